@@ -1,0 +1,1 @@
+"""Where, layer by layer, does a task live in a language model?"""

@@ -1,0 +1,218 @@
+"""One forward pass a text: every layer, site and pooling of it goes into the store, and is read from there."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from probes.activations.plan import Batch, plan_batches
+from probes.activations.progress import pass_progress
+from probes.activations.rows import row_ids
+from probes.activations.store import ActivationStore
+from probes.backbones import FrozenBackbone, LayerSpec, TokenizedTexts, pad_right
+from probes.values import Activations, Layer, Reading
+
+_log = logging.getLogger(__name__)
+Stores = Mapping[Reading, ActivationStore]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionSettings:
+    """How texts become activations.
+
+    Attributes:
+        pooling: `last`, `first`, `mean`, `max` or several; default `last` for decoders, `mean` for encoders.
+        site: `residual`, `attention`, `mlp` or several.
+        max_length: Tokens to which texts are cut at their beginning; default what the backbone allows.
+        tokens_per_batch: Most tokens of one forward pass, pads included.
+        texts_per_shard: Texts of one file of the store: what a killed run loses at most.
+    """
+
+    pooling: str | Sequence[str] | None = None
+    site: str | Sequence[str] = "residual"
+    max_length: int | None = None
+    tokens_per_batch: int = 1024
+    texts_per_shard: int = 512
+
+    def __post_init__(self) -> None:
+        for key in ("max_length", "tokens_per_batch", "texts_per_shard"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"`extraction.{key}` wants at least 1; got {value}.")
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What extraction did: texts asked for, texts and tokens that were computed, forward passes, seconds."""
+
+    texts: int
+    texts_computed: int
+    tokens_computed: int
+    forward_passes: int
+    seconds: float
+
+
+def open_stores(backbone: FrozenBackbone, settings: ExtractionSettings, root: Path) -> dict[Reading, ActivationStore]:
+    """The stores that hold what these settings read off a backbone, the primary reading first."""
+    fingerprint = backbone.fingerprint()
+    readings = backbone.readings(settings.pooling, settings.site)
+    return {
+        reading: ActivationStore(root, fingerprint=fingerprint, decoder_input=backbone.decoder_input, reading=reading)
+        for reading in readings
+    }
+
+
+def fill_stores(
+    backbone: FrozenBackbone,
+    texts: TokenizedTexts,
+    stores: Stores,
+    settings: ExtractionSettings,
+    *,
+    layers: LayerSpec | None = None,
+) -> PassReport:
+    """Run the backbone on the texts that some store lacks, each once.
+
+    Args:
+        backbone: What computes.
+        texts: Tokenised texts; equal ones are run once.
+        stores: What `open_stores` gave.
+        settings: Batch and shard sizes.
+        layers: Which layers; default the backbone's own.
+
+    Raises:
+        OSError: The disk has no room for what would be written.
+        ValueError: An activation is NaN or infinite.
+    """
+    start = time.monotonic()
+    ids = dict(zip(texts.text_ids, texts.ids, strict=True))
+    folder = next(iter(stores.values())).folder
+    with FileLock(folder / ".lock"):  # a second run of the same backbone waits, then finds everything here
+        for store in stores.values():
+            store.refresh()
+        wanted = {reading: backbone.layers(reading.stack, site=reading.site, spec=layers) for reading in stores}
+        lacking = {reading: store.missing(texts.text_ids, wanted[reading]) for reading, store in stores.items()}
+        missing = list(dict.fromkeys(text for lacks in lacking.values() for text in lacks))
+        todo = {reading: stores[reading] for reading, lacks in lacking.items() if lacks}
+        batches: list[Batch] = []
+        if missing:
+            _check_disk(backbone, {reading: len(missing) * len(wanted[reading]) for reading in todo}, folder)
+            limit = backbone.tokenizer.max_length
+            lengths = [len(ids[text]) for text in missing]
+            batches = plan_batches(lengths, tokens_per_batch=settings.tokens_per_batch, limit=limit)
+            computed = _compute(backbone, [(text, ids[text]) for text in missing], batches, list(todo), layers)
+            _write(computed, todo, wanted, settings.texts_per_shard)
+    tokens = sum(len(ids[text]) for text in missing)
+    return PassReport(len(ids), len(missing), tokens, len(batches), time.monotonic() - start)
+
+
+def extract(
+    backbone: FrozenBackbone,
+    texts: Sequence[str],
+    *,
+    layers: LayerSpec | None = None,
+    pooling: str | None = None,
+    site: str = "residual",
+    max_length: int | None = None,
+    cache_dir: str | Path | None = None,
+) -> Activations:
+    """Activations of texts at layers, without a config.
+
+    Args:
+        backbone: A frozen backbone, of one stack.
+        texts: Any number of texts.
+        layers: `all`, `final`, or a list; default the backbone's own.
+        pooling: Default `last` for decoders, `mean` for encoders.
+        site: `residual`, `attention` or `mlp`.
+        max_length: As in `ExtractionSettings`.
+        cache_dir: Keep activations there; default nowhere.
+
+    Returns:
+        Values of shape `(layers, texts, features)`, float32; `row_ids` follow texts.
+    """
+    settings = ExtractionSettings(pooling=pooling, site=site, max_length=max_length)
+    (reading,) = backbone.readings(pooling, site)
+    names = backbone.layers(reading.stack, site=site, spec=layers)
+    tokenized = backbone.tokenize(texts, max_length=max_length)
+    with tempfile.TemporaryDirectory() as scratch:
+        stores = open_stores(backbone, settings, Path(cache_dir or scratch).expanduser() / "activations")
+        fill_stores(backbone, tokenized, stores, settings, layers=layers)
+        values = stores[reading].read(tokenized.text_ids, names)
+    return Activations(values, names, row_ids("", "", tokenized.text_ids, tokenized.text_ids), reading)
+
+
+def _check_disk(backbone: FrozenBackbone, vectors: Mapping[Reading, int], folder: Path) -> None:
+    size = {r: torch.float32.itemsize if r.pooling == "mean" else backbone.dtype.itemsize for r in vectors}
+    needed = sum(count * backbone.hidden_size * size[reading] for reading, count in vectors.items())
+    free = shutil.disk_usage(folder).free
+    _log.info("Activations to compute: %.2f GB on disk, %.0f GB free at '%s'.", needed / 1e9, free / 1e9, folder.parent)
+    if needed > 0.95 * free:
+        raise OSError(
+            f"The activations want {needed / 1e9:.2f} GB and '{folder.parent}' has {free / 1e9:.2f} GB free. Set "
+            "`paths.cache_dir` to a larger disk, or fewer `backbone.layers`, poolings or `suite.max_rows`."
+        )
+
+
+def _compute(
+    backbone: FrozenBackbone,
+    texts: Sequence[tuple[str, np.ndarray]],
+    batches: Sequence[Batch],
+    readings: Sequence[Reading],
+    layers: LayerSpec | None,
+) -> Iterator[tuple[list[str], dict[Reading, Tensor]]]:
+    """Names and activations of one batch after another, each tensor of shape `(texts, layers, features)`."""
+    with pass_progress(texts=len(texts), tokens=sum(len(ids) for _, ids in texts)) as progress:
+        for batch in batches:
+            names, ids = map(list, zip(*(texts[i] for i in batch.texts), strict=True))
+            inputs = pad_right(ids, length=batch.length, pad_id=backbone.pad_id)
+            read = backbone(*inputs, readings=readings, layers=layers)
+            for reading, values in read.items():
+                named = backbone.layers(reading.stack, site=reading.site, spec=layers)
+                _check_finite(values, names, (reading, named), backbone.name)
+            progress.advance(texts=len(names), tokens=sum(map(len, ids)))
+            yield names, {reading: values.transpose(0, 1).cpu() for reading, values in read.items()}
+
+
+def _write(
+    computed: Iterator[tuple[list[str], dict[Reading, Tensor]]],
+    stores: Stores,
+    layers: Mapping[Reading, tuple[Layer, ...]],
+    texts_per_shard: int,
+) -> None:
+    names: list[str] = []
+    parts: dict[Reading, list[Tensor]] = {reading: [] for reading in stores}
+
+    def flush() -> None:
+        for reading, store in stores.items():
+            store.add(names, layers[reading], torch.cat(parts[reading]))
+            parts[reading].clear()
+        names.clear()
+
+    for batch_names, values in computed:
+        names += batch_names
+        for reading in stores:
+            parts[reading].append(values[reading])
+        if len(names) >= texts_per_shard:
+            flush()
+    if names:
+        flush()
+
+
+def _check_finite(values: Tensor, names: Sequence[str], read: tuple[Reading, tuple[Layer, ...]], backbone: str) -> None:
+    finite = values.isfinite().all(dim=2)
+    if not finite.all():
+        bad_layers = [layer for layer, ok in zip(read[1], finite.all(dim=1).tolist(), strict=True) if not ok]
+        bad_texts = [name for name, ok in zip(names, finite.all(dim=0).tolist(), strict=True) if not ok]
+        raise ValueError(
+            f"Backbone '{backbone}' gives NaN or infinite activations at layers {bad_layers} ({read[0]}) for texts "
+            f"{bad_texts[:5]}. In float16 this is an overflow: set `backbone.dtype` to bfloat16 or float32."
+        )

@@ -1,0 +1,7 @@
+"""The frozen wrapper around any transformers model: any stack, layer, site and pooling from one pass."""
+
+from probes.backbones.frozen import FrozenBackbone as FrozenBackbone
+from probes.backbones.layers import LayerSpec as LayerSpec
+from probes.backbones.tiny import tiny_backbone as tiny_backbone
+from probes.backbones.tokens import TokenizedTexts as TokenizedTexts
+from probes.backbones.tokens import pad_right as pad_right

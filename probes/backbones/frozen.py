@@ -1,0 +1,308 @@
+"""A frozen model that exposes any stack, layer, site and pooling of a text from one forward pass."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from typing_extensions import override
+
+from probes.backbones.capture import ForwardStopped, Sink, capture
+from probes.backbones.check import check_hooks
+from probes.backbones.fingerprint import fingerprint
+from probes.backbones.layers import LayerSpec, resolve_layers
+from probes.backbones.loading import Source, load_pretrained
+from probes.backbones.pooling import POOL
+from probes.backbones.sites import sublayer
+from probes.backbones.stacks import find_stacks
+from probes.backbones.tokens import TokenizedTexts, Tokenizer, longest_input
+from probes.values import POOLINGS, SITES, Layer, Reading
+
+
+class FrozenBackbone(nn.Module):
+    """Any transformers model, never trained: gradients off, eval mode kept.
+
+    Layer 0 is the input of the first block, layer k the output of block k on the residual stream, `"final"` what
+    follows the final norm (equal to layer L where a model has none).
+
+    Args:
+        model: A transformers model, with or without a head; a head is not run.
+        tokenizer: Its tokenizer; a private copy is made.
+        name: What errors and results call it.
+        stack: `encoder`, `decoder` or both in a list; default the only one there is, `encoder` for T5 and BART.
+        layers: `all` (0…L), `final`, or a list of numbers and `final`.
+        decoder_input: What the decoder of an encoder–decoder model reads: its `start` token, or the `text`.
+        chat_template: Render every text as the user's turn of a chat.
+
+    Raises:
+        ValueError: A stack or layer does not exist; or the hooks do not see what the model itself calls its hidden
+            states (checked on three tokens).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        *,
+        name: str = "",
+        stack: str | Sequence[str] | None = None,
+        layers: LayerSpec = "all",
+        decoder_input: str = "start",
+        chat_template: bool = False,
+    ) -> None:
+        super().__init__()
+        self.name = name or model.config.name_or_path or type(model).__name__
+        self.model = cast(PreTrainedModel, model.base_model)
+        self.model.requires_grad_(requires_grad=False)
+        self.train(mode=False)
+        if decoder_input not in {"start", "text"}:
+            raise ValueError(f"Unknown decoder input {decoder_input!r}. Set `backbone.decoder_input` to start or text.")
+        self.decoder_input = decoder_input
+        self._stacks = find_stacks(self.model)
+        self.stacks = self._choose_stacks(stack)
+        self.layer_spec = layers
+        for stack_name in self.stacks:
+            self.layers(stack_name)
+        longest = longest_input(tokenizer, self.model)
+        self.tokenizer = Tokenizer(
+            tokenizer,
+            max_length=longest - (self.model.config.is_encoder_decoder and decoder_input == "text"),
+            chat_template=chat_template,
+        )
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.model.config.pad_token_id
+        self.pad_id = 0 if pad is None else pad  # any id will do where there is none: the mask hides it
+        for stack_name in self.stacks:
+            check_hooks(self._stacks[stack_name], partial(self._run, [stack_name]), pad_id=self.pad_id, name=self.name)
+
+    @classmethod
+    def load(
+        cls,
+        name: str | None = None,
+        *,
+        path: str | None = None,
+        package: str | None = None,
+        revision: str | None = None,
+        adapter: str | None = None,
+        stack: str | Sequence[str] | None = None,
+        layers: LayerSpec = "all",
+        dtype: str = "auto",
+        device: str = "auto",
+        device_map: str | dict[str, Any] | None = None,
+        quantization: str | None = None,
+        trust_remote_code: bool = False,
+        decoder_input: str = "start",
+        chat_template: bool = False,
+        cache_dir: str | None = None,
+    ) -> Self:
+        """Load weights and tokenizer and freeze them.
+
+        Args:
+            name: Hub name, such as `gpt2`.
+            path: Instead of `name`: a local folder, or a GGUF file.
+            package: Instead of both: an installed Python package that carries one model (GGUF, or a folder).
+            revision: Hub branch, tag or commit.
+            adapter: PEFT adapter, a folder or Hub name.
+            stack: As in the constructor.
+            layers: As in the constructor.
+            dtype: `auto` (bfloat16 where the device computes it natively, else float32) or a torch dtype's name.
+            device: `auto` (a GPU if there is one), or a torch device.
+            device_map: Spread over devices, as in transformers; then `device` is not read.
+            quantization: `4bit` or `8bit` (bitsandbytes; wants a GPU).
+            trust_remote_code: Run code that comes with the weights.
+            decoder_input: As in the constructor.
+            chat_template: As in the constructor.
+            cache_dir: Where converted GGUF files are kept; default `~/.cache/probes`.
+
+        Raises:
+            ValueError: Not exactly one of `name`, `path`, `package`; an adapter that changes nothing; quantisation
+                without a GPU.
+            FileNotFoundError: The path or package has no model.
+        """
+        source = Source(name=name, path=path, package=package, revision=revision, trust_remote_code=trust_remote_code)
+        model, tokenizer = load_pretrained(
+            source,
+            adapter=adapter,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            quantization=quantization,
+            cache_dir=cache_dir,
+        )
+        return cls(
+            model,
+            tokenizer,
+            name=source.title if adapter is None else f"{source.title}+{adapter}",
+            stack=stack,
+            layers=layers,
+            decoder_input=decoder_input,
+            chat_template=chat_template,
+        )
+
+    @override
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode, whatever Lightning asks for."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What hidden states are computed in."""
+        return self.model.dtype
+
+    @property
+    def num_layers(self) -> int:
+        """Number of blocks L of the (first) chosen stack."""
+        return len(self._stacks[self.stacks[0]].blocks)
+
+    @property
+    def hidden_size(self) -> int:
+        """Features of one layer."""
+        return self._stacks[self.stacks[0]].module.config.hidden_size  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
+
+    @property
+    def has_final_norm(self) -> bool:
+        """Whether layer `final` differs from layer L in the (first) chosen stack."""
+        return self._stacks[self.stacks[0]].final_norm is not None
+
+    def fingerprint(self) -> str:
+        """Identity by content of weights, configuration and what the decoder reads; 32 hexadecimal digits."""
+        return fingerprint(self.model)
+
+    def layers(self, stack: str, *, site: str = "residual", spec: LayerSpec | None = None) -> tuple[Layer, ...]:
+        """Names of the layers that `spec` (default the backbone's own) means at a site of a stack."""
+        spec = self.layer_spec if spec is None else spec
+        num_layers = len(self._stacks[stack].blocks)
+        return resolve_layers(spec, num_layers=num_layers, site=site, name=self.name)
+
+    def readings(
+        self, poolings: str | Sequence[str] | None = None, sites: str | Sequence[str] = "residual"
+    ) -> tuple[Reading, ...]:
+        """Every combination of the chosen stacks with sites and poolings.
+
+        Args:
+            poolings: Among `last`, `first`, `mean`, `max`; default `last` for a decoder, `mean` for an encoder.
+            sites: Among `residual`, `attention`, `mlp`.
+
+        Raises:
+            ValueError: An unknown pooling or site, or a site no module of this family yields.
+        """
+        sites = _one_of(sites, SITES, "extraction.site")
+        readings = []
+        for stack in self.stacks:
+            default = "last" if stack == "decoder" else "mean"
+            for site in sites:
+                if site != "residual":
+                    sublayer(self._stacks[stack].blocks[0], site=site, model_type=self._model_type(stack))
+                for pooling in _one_of(default if poolings is None else poolings, POOLINGS, "extraction.pooling"):
+                    readings.append(Reading(stack, site, pooling))
+        return tuple(readings)
+
+    def tokenize(self, texts: Sequence[str], *, max_length: int | None = None) -> TokenizedTexts:
+        """Token ids of texts, cut at their beginning to what the backbone, or `max_length`, allows."""
+        return self.tokenizer(texts, max_length=max_length)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        readings: Sequence[Reading],
+        layers: LayerSpec | None = None,
+    ) -> dict[Reading, Tensor]:
+        """One pass over a right-padded batch, pooled inside the hooks; blocks past the deepest wanted are not run.
+
+        Args:
+            input_ids: int64, shape `(batch, tokens)`.
+            attention_mask: 1 where a token is attended, same shape.
+            readings: What to read; see `readings()`.
+            layers: Which layers; default the backbone's own.
+
+        Returns:
+            For each reading a tensor of shape `(layers, batch, features)`: float32 for `mean`, else in the model's
+            dtype (a picked token is exact in it).
+        """
+        input_ids, attention_mask = input_ids.to(self.device), attention_mask.to(self.device)
+        pooled: dict[Reading, dict[Layer, Tensor]] = {reading: {} for reading in readings}
+        stacks = tuple(name for name in ("encoder", "decoder") if any(r.stack == name for r in readings))
+        with ExitStack() as hooks, suppress(ForwardStopped):
+            for name in stacks:
+                mask = self._mask(name, attention_mask)
+                wanted = {(r.site, layer) for r in readings if r.stack == name for layer in self._wanted(r, layers)}
+                stop = name == stacks[-1]
+                hooks.enter_context(
+                    capture(self._stacks[name], sorted(wanted, key=str), _pool_into(pooled, name, mask), stop=stop)
+                )
+            self._run(stacks, input_ids, attention_mask)
+        return {
+            reading: torch.stack([pooled[reading][layer].to(self.device) for layer in self._wanted(reading, layers)])
+            for reading in readings
+        }
+
+    def _wanted(self, reading: Reading, spec: LayerSpec | None) -> tuple[Layer, ...]:
+        return self.layers(reading.stack, site=reading.site, spec=spec)
+
+    def _model_type(self, stack: str) -> str:
+        return self._stacks[stack].module.config.model_type  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
+
+    def _choose_stacks(self, stack: str | Sequence[str] | None) -> tuple[str, ...]:
+        if stack is None:
+            return ("encoder",) if "encoder" in self._stacks else ("decoder",)
+        chosen = (stack,) if isinstance(stack, str) else tuple(stack)
+        missing = [name for name in chosen if name not in self._stacks]
+        if missing or not chosen:
+            raise ValueError(
+                f"Backbone '{self.name}' has no stack {missing}. It has {list(self._stacks)}. "
+                "Set `backbone.stack` to one or several of these."
+            )
+        return chosen
+
+    def _mask(self, stack: str, attention_mask: Tensor) -> Tensor:
+        """Which positions of a stack are attended: the text's, or the decoder's own."""
+        if stack == "encoder" or not self.model.config.is_encoder_decoder:
+            return attention_mask
+        start = attention_mask.new_ones(attention_mask.shape[0], 1)
+        return start if self.decoder_input == "start" else torch.cat([start, attention_mask], dim=1)
+
+    def _run(self, stacks: Sequence[str], input_ids: Tensor, attention_mask: Tensor, **kwargs: Any) -> Any:
+        """Run the module that computes the wanted stacks; positions are the model's own affair."""
+        module: nn.Module = self._stacks[stacks[-1]].module
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.model.config.is_encoder_decoder and "decoder" in stacks:
+            module = self.model
+            start = torch.full_like(input_ids[:, :1], self.model.config.decoder_start_token_id)
+            inputs["decoder_input_ids"] = (
+                start if self.decoder_input == "start" else torch.cat([start, input_ids], dim=1)
+            )
+            inputs["decoder_attention_mask"] = self._mask("decoder", attention_mask)
+        if "use_cache" in inspect.signature(module.forward).parameters:
+            inputs["use_cache"] = False
+        return module(**inputs, **kwargs)
+
+
+def _pool_into(pooled: dict[Reading, dict[Layer, Tensor]], stack: str, mask: Tensor) -> Sink:
+    def sink(site: str, layer: Layer, hidden: Tensor) -> None:
+        hidden = hidden.reshape(*mask.shape, -1)  # OPT's MLP flattens rows and tokens
+        for reading, by_layer in pooled.items():
+            if (reading.stack, reading.site) == (stack, site):
+                by_layer[layer] = POOL[reading.pooling](hidden, mask)
+
+    return sink
+
+
+def _one_of(given: str | Sequence[str], known: Sequence[str], key: str) -> tuple[str, ...]:
+    chosen = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+    unknown = [name for name in chosen if name not in known]
+    if unknown or not chosen:
+        raise ValueError(f"Unknown {key.split('.')[-1]} {unknown}. There are {list(known)}. Set `{key}` among these.")
+    return chosen

