@@ -1,0 +1,44 @@
+"""What a loader hands over: the rows of a task as they were read, before prompts, labels and splits are settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from probes.tasks.task import Kind
+
+Row = Mapping[str, Any]
+Render = Callable[[Row], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRows:
+    """Rows of one task as read.
+
+    Attributes:
+        name: Unique in its suite.
+        rows: Split → rows in order. A row has `targets` (the answer in words) or `label` or both, and whatever fields
+            its prompt is made of.
+        kind: What the labels are; `None`: inferred from them.
+        labels: Names of the classes in index order; `None`: inferred.
+        cluster: The family the task belongs to.
+        unseen: Kept out of a tuning mixture.
+        source: Where the examples come from.
+        places: Split → where its rows lie, for messages.
+    """
+
+    name: str
+    rows: Mapping[str, Sequence[Row]]
+    kind: Kind | None = None
+    labels: tuple[str, ...] | None = None
+    cluster: str = ""
+    unseen: bool = False
+    source: str = ""
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    def place(self, split: str, position: int | None = None) -> str:
+        """Where a split, or the row at a position counted from 0, is found: task, split, file and line."""
+        place = self.places.get(split, "")
+        row = "" if position is None else f", row {position + 1}"
+        return f"task '{self.name}', split '{split}'{row}" + (f" ({place})" if place else "")

@@ -1,0 +1,69 @@
+"""Short opinions on four topics: sentiment and topic are balanced against each other and share the sentences."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+from probes.tasks.starter.appraisals import TOPICS
+from probes.tasks.starter.clauses import ROWS
+from probes.tasks.starter.vocabulary import Vocabulary, vocabulary
+
+TOPIC_NAMES = tuple(TOPICS)
+SENTIMENTS = ("negative", "positive")
+OPINION_GROUPS = (
+    "names", "praise_adjectives", "praise_verbs", "blame_adjectives", "blame_verbs",
+    *(f"{topic}_{part}" for topic in TOPICS for part in ("things", "venues")),
+)  # fmt: skip
+
+_FORMS = (
+    "{name} {verb} the {thing} at the {venue}.",
+    "The {thing} at the {venue} was {adjective}.",
+    "{name} found the {thing} at the {venue} {adjective}.",
+    "According to {name}, the {thing} was {adjective}.",
+    "At the {venue}, {name} {verb} the {thing}.",
+    "{name} and {other} {verb} the {thing}.",
+    "{name} told {other} that the {thing} was {adjective}.",
+    "The {thing} that {name} {verb} was {adjective}.",
+)
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """A sentence with the class indices of its sentiment and its topic."""
+
+    text: str
+    sentiment: int
+    topic: int
+
+
+@lru_cache(maxsize=16)
+def opinions(seed: int, split: str) -> tuple[Opinion, ...]:
+    """The opinions of a split, in random order, all different, and none of validation in train."""
+    rng = random.Random(f"{seed}/opinions/{split}")
+    words = vocabulary(seed, split)
+    cells = list(product(range(len(SENTIMENTS)), range(len(TOPIC_NAMES)))) * (ROWS[split] // 8)
+    rng.shuffle(cells)
+    taken = {opinion.text for opinion in opinions(seed, "train")} if split == "validation" else set()
+    found: dict[str, Opinion] = {}
+    for sentiment, topic in cells:
+        text = _text(sentiment, topic, words, rng)
+        while text in found or text in taken:
+            text = _text(sentiment, topic, words, rng)
+        found[text] = Opinion(text, sentiment, topic)
+    return tuple(found.values())
+
+
+def _text(sentiment: int, topic: int, words: Vocabulary, rng: random.Random) -> str:
+    polarity = "praise" if sentiment else "blame"
+    name, other = words.pick_distinct(rng, ["names"], 2)
+    return rng.choice(_FORMS).format(
+        name=name,
+        other=other,
+        verb=words.pick(rng, f"{polarity}_verbs"),
+        adjective=words.pick(rng, f"{polarity}_adjectives"),
+        thing=words.pick(rng, f"{TOPIC_NAMES[topic]}_things"),
+        venue=words.pick(rng, f"{TOPIC_NAMES[topic]}_venues"),
+    )
