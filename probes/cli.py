@@ -70,8 +70,11 @@ def _check(override: Override, text: str, before: Sequence[str]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         raise OverrideError(_explain(override, before, error)) from error
     key = override.key_or_group
-    if override.is_add() and not key.startswith("hydra") and not _is_read(cfg, key):
+    adds = override.is_add() or override.is_force_add()
+    if adds and not key.startswith("hydra") and not _is_read(cfg, key):
         base = compose("train", overrides=list(before))
+        if key in _keys(base):
+            return
         raise OverrideError(f"Nobody reads `{key}`.{_close(key, list(_keys(base)))} See `python train.py --cfg job`.")
 
 

@@ -51,7 +51,7 @@ def _run_study(cfg: DictConfig, output_dir: Path) -> float:
         extraction=instantiate(cfg.extraction),
         probe=instantiate(cfg.probe),
         trainer=instantiate(cfg.trainer),
-        tracker=instantiate(cfg.logger, **_sweep(cfg)) if rank_zero_only.rank == 0 else FilesOnly(),
+        tracker=instantiate(cfg.logger, **_sweep(cfg)) if _rank() == 0 else FilesOnly(),
         seed=cfg.seed,
         cache_dir=Path(cfg.paths.cache_dir).expanduser(),
         output_dir=output_dir,
@@ -93,11 +93,16 @@ def _built_nodes(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 @contextmanager
 def _output_dir(cfg: DictConfig) -> Iterator[Path]:
     """Where the run leaves its files; under DDP, what ranks other than zero leave is thrown away."""
-    if rank_zero_only.rank != 0:
+    if _rank() != 0:
         with tempfile.TemporaryDirectory() as scratch:
             yield Path(scratch)
     else:
         yield Path(HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else cfg.paths.output_dir)
+
+
+def _rank() -> int:
+    """This process among those of a distributed run; 0 where there is one."""
+    return rank_zero_only.rank  # pyright: ignore[reportFunctionMemberAccess]  # set on import, by launcher variables
 
 
 def _sweep(cfg: DictConfig) -> dict[str, str]:

@@ -132,7 +132,7 @@ class LayerByTask:
 
     @classmethod
     def pivot(cls, quantity: str, unit: str, results: Iterable[Result], reading: Reading) -> LayerByTask:
-        """Arrange results as a matrix; layers and tasks keep the order of their first appearance.
+        """Arrange results as a matrix; layers ascend, `"final"` last, tasks keep the order of their first appearance.
 
         Args:
             quantity: Name of the matrix.
@@ -151,7 +151,7 @@ class LayerByTask:
             if cell in cells:
                 raise ValueError(f"Two results of '{quantity}' claim layer {cell[0]} of task '{cell[1]}'.")
             cells[cell] = result
-        layers = tuple(dict.fromkeys(layer for layer, _ in cells))
+        layers = tuple(sorted({layer for layer, _ in cells}, key=_depth))
         tasks = tuple(dict.fromkeys(task for _, task in cells))
 
         def matrix(name: str) -> np.ndarray:
@@ -174,3 +174,7 @@ class LayerByTask:
             reading=reading,
             notes=MappingProxyType({cell: result.note for cell, result in cells.items() if result.note}),
         )
+
+
+def _depth(layer: Layer) -> float:
+    return np.inf if layer == "final" else float(layer)

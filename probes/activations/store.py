@@ -44,7 +44,7 @@ class ActivationStore:
             "torch": torch.__version__,
         }
         text = json.dumps(identity, sort_keys=True, indent=1)
-        self.reading = reading
+        self.fingerprint, self.reading = fingerprint, reading
         self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:24]
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "identity.json").write_text(text)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import tempfile
 from pathlib import Path
 
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+_log = logging.getLogger(__name__)
 
 
 def convert_gguf(file: Path, cache_dir: Path) -> Path:
@@ -30,6 +33,7 @@ def convert_gguf(file: Path, cache_dir: Path) -> Path:
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+        _log.info("Converting '%s', once; later runs load the result.", file.name)
         try:
             _convert(file, partial)
             partial.rename(folder)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import logging as hf_logging
 
 from probes.backbones.gguf import convert_gguf
 
@@ -82,6 +85,31 @@ def load_pretrained(
     cache_dir: str | None = None,
 ) -> tuple[PreTrainedModel, Any]:
     """Model without head (eval mode not yet set) and tokenizer; arguments as in `FrozenBackbone.load`."""
+    with _no_progress_bars():
+        return _load(source, adapter, dtype, device, device_map, quantization, cache_dir)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars, which fill log files; the caller's setting comes back."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+def _load(
+    source: Source,
+    adapter: str | None,
+    dtype: str,
+    device: str,
+    device_map: str | dict[str, Any] | None,
+    quantization: str | None,
+    cache_dir: str | None,
+) -> tuple[PreTrainedModel, Any]:
     place = source.locate(Path(cache_dir or "~/.cache/probes").expanduser())
     target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     known: dict[str, Any] = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}

@@ -7,19 +7,20 @@ from probes.values import RESULT_COLUMNS, Activations, LayerByTask, Reading, Res
 READING = Reading("decoder", "residual", "last")
 
 
-def test_a_pivot_puts_every_result_in_its_cell_and_nan_elsewhere():
+def test_a_pivot_puts_every_result_in_its_cell_layers_ascending_and_nan_elsewhere():
     results = [
-        Result(task="a", layer=0, value=1.0, ci_low=0.5),
-        Result(task="b", layer=0, value=2.0, null_mean=0.1),
-        Result(task="b", layer="final", value=3.0, note="constant layer"),
+        Result(task="a", layer="final", value=1.5),
+        Result(task="a", layer=10, value=1.0, ci_low=0.5),
+        Result(task="b", layer=10, value=2.0, null_mean=0.1),
+        Result(task="b", layer=2, value=3.0, note="constant layer"),
         Result(task="a", layer=None, value=9.0),
     ]
     matrix = LayerByTask.pivot("probe/accuracy", "share", results, READING)
-    assert (matrix.layers, matrix.tasks) == ((0, "final"), ("a", "b"))
-    np.testing.assert_equal(matrix.values, [[1.0, 2.0], [np.nan, 3.0]])
-    np.testing.assert_equal(matrix.ci_low, [[0.5, np.nan], [np.nan, np.nan]])
-    np.testing.assert_equal(matrix.null_mean, [[np.nan, 0.1], [np.nan, np.nan]])
-    assert matrix.notes == {("final", "b"): "constant layer"}
+    assert (matrix.layers, matrix.tasks) == ((2, 10, "final"), ("a", "b"))
+    np.testing.assert_equal(matrix.values, [[np.nan, 3.0], [1.0, 2.0], [1.5, np.nan]])
+    np.testing.assert_equal(matrix.ci_low, [[np.nan, np.nan], [0.5, np.nan], [np.nan, np.nan]])
+    np.testing.assert_equal(matrix.null_mean, [[np.nan, np.nan], [np.nan, 0.1], [np.nan, np.nan]])
+    assert matrix.notes == {(2, "b"): "constant layer"}
 
 
 def test_two_results_in_one_cell_are_refused():

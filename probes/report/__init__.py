@@ -1,0 +1,55 @@
+"""Files, figures, tables and W&B: the only room that draws or logs. It arranges numbers; others compute them.
+
+Names are loaded when first asked for, so that a run without W&B never imports it,
+and naming a tracker does not import matplotlib.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from probes.report.csv_files import file_stem, read_results, write_layer_by_task, write_results
+    from probes.report.heatmap_figure import heatmap
+    from probes.report.profile_figure import profiles
+    from probes.report.run_report import report_run, save_png
+    from probes.report.tables import best_layer_table, print_best_layers, print_screen
+    from probes.report.tracker import FilesOnly, Tracker
+    from probes.report.tracking import WandbTracker
+
+__all__ = [
+    "FilesOnly",
+    "Tracker",
+    "WandbTracker",
+    "best_layer_table",
+    "file_stem",
+    "heatmap",
+    "print_best_layers",
+    "print_screen",
+    "profiles",
+    "read_results",
+    "report_run",
+    "save_png",
+    "write_layer_by_task",
+    "write_results",
+]
+
+_HOMES = {
+    "csv_files": ("file_stem", "read_results", "write_layer_by_task", "write_results"),
+    "heatmap_figure": ("heatmap",),
+    "profile_figure": ("profiles",),
+    "run_report": ("report_run", "save_png"),
+    "tables": ("best_layer_table", "print_best_layers", "print_screen"),
+    "tracker": ("FilesOnly", "Tracker"),
+    "tracking": ("WandbTracker",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'probes.report' has no attribute '{name}'; it has {', '.join(__all__)}.")
+    value = getattr(import_module(f"probes.report.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value

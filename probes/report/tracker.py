@@ -1,0 +1,47 @@
+"""What a study needs of a tracker, and the one that tracks nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+from probes.values import LayerByTask
+
+
+class Tracker(Protocol):
+    """Where numbers are logged besides files. Everything but `run` is called inside `run`'s block."""
+
+    def run(self, config: Mapping[str, Any], output_dir: Path) -> AbstractContextManager[object]:
+        """Open a run for one study job; leaving the block ends it, as failed where an exception left it."""
+        ...
+
+    def log_matrix(self, matrix: LayerByTask, heatmap: Path, *, primary: bool) -> None:
+        """Log one quantity: its numbers and its picture."""
+        ...
+
+    def summarize(self, scalars: Mapping[str, float | int | str]) -> None:
+        """Set summary values; a name set before is replaced."""
+        ...
+
+    def log_artifacts(self, paths: Iterable[Path]) -> None:
+        """Offer files and folders for upload; the tracker decides whether it wants them."""
+        ...
+
+
+class FilesOnly:
+    """The tracker of `logger=csv`: the output folder is all there is."""
+
+    def run(self, config: Mapping[str, Any], output_dir: Path) -> AbstractContextManager[object]:  # noqa: ARG002
+        """Open nothing."""
+        return nullcontext()
+
+    def log_matrix(self, matrix: LayerByTask, heatmap: Path, *, primary: bool) -> None:
+        """Do nothing."""
+
+    def summarize(self, scalars: Mapping[str, float | int | str]) -> None:
+        """Do nothing."""
+
+    def log_artifacts(self, paths: Iterable[Path]) -> None:
+        """Do nothing."""

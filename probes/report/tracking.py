@@ -1,0 +1,185 @@
+"""One W&B run a study job."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import wandb
+from wandb.errors import Error as WandbError
+
+from probes.report.wandb_mode import MODES, Mode, choose_mode
+from probes.values import LayerByTask
+
+RUN_ID_FILE = "wandb_run_id.txt"
+TABLE_COLUMNS = ("layer", "task", "value", "ci_low", "ci_high", "null_mean", "note")
+
+_log = logging.getLogger(__name__)
+_SECONDS_TO_START = 15.0  # under mode=auto; W&B's own limit is 90
+
+
+class WandbTracker:
+    """Logs a study job as one W&B run, finished at its end.
+
+    Each quantity becomes one table, `layer_by_task/<quantity>`, and one picture, `heatmap/<quantity>` (with
+    `@<reading>` if the reading is not the run's first), under one step. W&B's own files lie in the output folder, and
+    so does the run's id, in `wandb_run_id.txt`.
+
+    Attributes:
+        run_id: The id to resume, before the run; the run's own from then on. `None` where nothing is tracked.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: str = "probes",
+        entity: str | None = None,
+        group: str | None = None,
+        name: str | None = None,
+        tags: Sequence[str] = (),
+        job_type: str = "probe",
+        notes: str | None = None,
+        mode: Mode = "auto",
+        run_id: str | None = None,
+        upload_artifacts: bool = False,
+        enabled: bool = True,
+    ) -> None:
+        """Keep the settings; nothing is contacted or written before `run`.
+
+        Args:
+            project: W&B project.
+            entity: W&B user or team; `None` is the account's default.
+            group: Runs of one sweep share it.
+            name: Shown name; `None` lets W&B invent one.
+            tags: Labels to filter runs by.
+            job_type: Kind of study.
+            notes: Free text.
+            mode: `online`, `offline`, `disabled`, or `auto`: online if there is a key and a server, else offline.
+            run_id: Continue this run instead of beginning one.
+            upload_artifacts: Whether probes and CSV files go along as an artifact.
+            enabled: False on every rank but the first: then nothing is tracked.
+
+        Raises:
+            ValueError: `mode` is unknown.
+        """
+        if mode not in MODES:
+            raise ValueError(f"Unknown W&B mode '{mode}'. Set `logger.mode` to one of {', '.join(MODES)}.")
+        self.run_id = run_id
+        self._mode: Mode = mode if enabled else "disabled"
+        self._upload_artifacts = upload_artifacts
+        self._run: wandb.Run | None = None
+        self._output_dir = Path()
+        self._about = {
+            "project": project,
+            "entity": entity,
+            "group": group,
+            "name": name,
+            "tags": tuple(tags) or None,
+            "job_type": job_type,
+            "notes": notes,
+        }
+
+    @contextmanager
+    def run(self, config: Mapping[str, Any], output_dir: Path) -> Iterator[WandbTracker]:
+        """Open the run; leaving the block finishes it, with exit code 1 where an exception left it."""
+        self._output_dir = output_dir
+        mode, reason = choose_mode(self._mode)
+        if mode != "disabled":
+            self._start(mode, reason, dict(config))
+        exit_code = 1
+        try:
+            yield self
+            exit_code = 0
+        finally:
+            if self._run is not None:
+                self._run.finish(exit_code=exit_code)
+                self._run = None
+
+    def log_matrix(self, matrix: LayerByTask, heatmap: Path, *, primary: bool) -> None:
+        """Log one quantity as a table, a row a cell, and its picture; numbers keep all their digits, NaN is null."""
+        if self._run is None:
+            return
+        name = matrix.quantity if primary else f"{matrix.quantity}@{matrix.reading}"
+        rows: Any = _cells(matrix)  # W&B's stubs ask for a list of its own row type
+        table = wandb.Table(columns=list(TABLE_COLUMNS), data=rows)
+        self._run.log({f"layer_by_task/{name}": table, f"heatmap/{name}": wandb.Image(str(heatmap))})
+
+    def summarize(self, scalars: Mapping[str, float | int | str]) -> None:
+        """Set summary values; NaN ones are left out."""
+        if self._run is not None:
+            known = {key: value for key, value in scalars.items() if not _is_nan(value)}
+            self._run.summary.update(known)
+
+    def log_artifacts(self, paths: Iterable[Path]) -> None:
+        """Log files and folders as one artifact of type `probes`, if `upload_artifacts` is set."""
+        if self._run is None or not self._upload_artifacts:
+            return
+        artifact = wandb.Artifact(f"probes-{self.run_id}", type="probes")
+        for path in paths:
+            if path.is_dir():
+                artifact.add_dir(str(path), name=path.name)
+            else:
+                artifact.add_file(str(path), name=path.name)
+        self._run.log_artifact(artifact)
+
+    def _start(self, mode: Mode, reason: str, config: dict[str, Any]) -> None:
+        self._output_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self._run = self._open(mode, config)
+        except WandbError as error:
+            if mode != "online" or self._mode != "auto":
+                raise
+            reason = f"W&B refused: {error}"
+            self._run = self._open("offline", config)
+        self.run_id = self._run.id
+        (self._output_dir / RUN_ID_FILE).write_text(f"{self.run_id}\n", encoding="utf-8")
+        self._tell(reason)
+
+    def _open(self, mode: Mode, config: dict[str, Any]) -> wandb.Run:
+        settings: dict[str, Any] = {"silent": True, "console": "off", "save_code": False, "x_disable_stats": True}
+        if self._mode == "auto":
+            settings["init_timeout"] = _SECONDS_TO_START
+        if mode == "online" and self.run_id is not None:
+            settings["resume"] = "allow"  # offline, W&B ignores it and `id` alone lets `wandb sync` join the runs
+        return wandb.init(
+            **self._about,
+            config=config,
+            id=self.run_id,
+            dir=str(self._output_dir),
+            mode=mode,  # pyright: ignore[reportArgumentType]  # `auto` has been decided by now
+            reinit="create_new",  # never a run that is still open in this process
+            settings=wandb.Settings(**settings),
+        )
+
+    def _tell(self, reason: str) -> None:
+        run = self._run
+        if run is None:
+            return
+        if run.offline:
+            folder = Path(run.dir).parent.absolute()
+            because = f" because {reason}" if reason else ""
+            _log.warning("W&B keeps this run offline%s. Upload it with: wandb sync %s", because, folder)
+        else:
+            _log.info("W&B run: %s", run.url)
+
+
+def _cells(matrix: LayerByTask) -> list[list[Any]]:
+    """Rows of the table: layers in order, and within a layer its tasks."""
+    arrays = (matrix.values, matrix.ci_low, matrix.ci_high, matrix.null_mean)
+    return [
+        [str(layer), task, *(_or_none(array[row, column]) for array in arrays), matrix.notes.get((layer, task), "")]
+        for row, layer in enumerate(matrix.layers)
+        for column, task in enumerate(matrix.tasks)
+    ]
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

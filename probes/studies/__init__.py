@@ -1,0 +1,3 @@
+"""Whole runs: the rooms in order, top to bottom."""
+
+from probes.studies.probe import probe_study as probe_study

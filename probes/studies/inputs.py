@@ -1,0 +1,97 @@
+"""From a suite and a backbone to the activations of every row: tokens, one pass, rows by id."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from probes.activations import ActivationStore, ExtractionSettings, PassReport, fill_stores, open_stores, row_ids
+from probes.backbones import FrozenBackbone, TokenizedTexts
+from probes.tasks import Suite, Task
+from probes.values import Activations, Layer, Reading
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SuiteActivations:
+    """Every row of a suite as one backbone sees it.
+
+    Attributes:
+        backbone: The backbone's name.
+        fingerprint: Its identity by content.
+        layers: Names of the layers of each reading.
+        report: What the pass computed.
+        num_cut: Rows whose beginning was cut off, by task.
+    """
+
+    backbone: str
+    fingerprint: str
+    layers: Mapping[Reading, tuple[Layer, ...]]
+    report: PassReport
+    num_cut: Mapping[str, int]
+    _stores: Mapping[Reading, ActivationStore]
+    _text_ids: Mapping[tuple[str, str], Sequence[str]]
+
+    def rows(self, task: Task, split: str, reading: Reading) -> Activations:
+        """Activations of one split of a task, rows in the task's order."""
+        text_ids = self._text_ids[task.name, split]
+        values = self._stores[reading].read(text_ids, self.layers[reading])
+        names = row_ids(task.name, split, text_ids, task.splits[split].labels)
+        return Activations(values, self.layers[reading], names, reading)
+
+
+def read_suite(
+    suite: Suite, backbone: FrozenBackbone, settings: ExtractionSettings, cache_dir: Path
+) -> SuiteActivations:
+    """Tokenise every row of a suite, run the backbone on texts it has not seen, and say how rows find theirs.
+
+    Raises:
+        ValueError: A text has no tokens, an unknown pooling or site, NaN activations.
+        OSError: No room on the disk.
+    """
+    stores = open_stores(backbone, settings, cache_dir / "activations")
+    tokenized: dict[tuple[str, str], TokenizedTexts] = {}
+    for task in suite.tasks:
+        for name, split in task.splits.items():
+            try:
+                tokenized[task.name, name] = backbone.tokenize(split.prompts, max_length=settings.max_length)
+            except ValueError as error:
+                raise ValueError(f"Task '{task.name}', split '{name}': {error}") from error
+    num_cut = {task.name: sum(tokenized[task.name, split].num_cut for split in task.splits) for task in suite.tasks}
+    _report_cuts(num_cut, tokenized, settings.max_length or backbone.tokenizer.max_length)
+    report = fill_stores(backbone, _together(tokenized.values()), stores, settings)
+    return SuiteActivations(
+        backbone=backbone.name,
+        fingerprint=next(iter(stores.values())).fingerprint,
+        layers={reading: backbone.layers(reading.stack, site=reading.site) for reading in stores},
+        report=report,
+        num_cut=num_cut,
+        _stores=stores,
+        _text_ids={key: texts.text_ids for key, texts in tokenized.items()},
+    )
+
+
+def _together(parts: Iterable[TokenizedTexts]) -> TokenizedTexts:
+    parts = list(parts)
+    return TokenizedTexts(
+        ids=tuple(ids for part in parts for ids in part.ids),
+        text_ids=tuple(text for part in parts for text in part.text_ids),
+        num_cut=sum(part.num_cut for part in parts),
+        num_tokens_cut=sum(part.num_tokens_cut for part in parts),
+    )
+
+
+def _report_cuts(num_cut: Mapping[str, int], tokenized: Mapping[tuple[str, str], TokenizedTexts], limit: int) -> None:
+    for task, cut in num_cut.items():
+        if cut:
+            lost = sum(texts.num_tokens_cut for (name, _), texts in tokenized.items() if name == task)
+            _log.warning(
+                "Task '%s': %d rows are longer than %d tokens and lost their beginning, %d tokens together.",
+                task,
+                cut,
+                limit,
+                lost,
+            )

@@ -1,0 +1,158 @@
+"""Linear probes of many layers solved to their optimum along a path of penalties."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from probes.metrics import Kind
+
+from .certificate import certify
+from .eigenbasis import Eigenbasis
+from .linear_losses import LinearLoss, SigmoidLoss, SoftmaxLoss, SquaredLoss
+from .map_layers import map_layers
+from .minimise import minimise
+
+
+@dataclass(frozen=True)
+class LinearSolution:
+    """Linear probes at their optimum.
+
+    Attributes:
+        weights: Shape `(layers, penalties, controls, classes, features)`.
+        biases: Shape `(layers, penalties, controls, classes)`.
+        gaps: Certificate: bound on (objective − optimum) / objective, shape `(layers, penalties, controls)`; the
+            largest over the labels of a multi-label task.
+        iterations: Quasi-Newton iterations of the slowest layer, summed over penalties.
+    """
+
+    weights: Tensor
+    biases: Tensor
+    gaps: Tensor
+    iterations: int
+
+
+def solve_linear(
+    kind: Kind,
+    x: Tensor,
+    targets: Tensor,
+    penalties: Tensor,
+    *,
+    classes: int,
+    row_weights: Tensor | None = None,
+    tolerance: float = 5e-5,
+    max_iterations: int = 500,
+) -> LinearSolution:
+    """Minimise mean loss + λ/2 · ‖W‖² for every layer, penalty and control; biases bear no penalty.
+
+    The loss is cross-entropy (softmax), the sum over labels of binary cross-entropies (multi-label), or squared error.
+    In scikit-learn's terms C = 1/(λ rows), 2/(λ rows) for a binary task against its single logit, and Ridge's alpha =
+    λ rows / 2. Penalties are walked from large to small, each starting at the last solution, in float32; what rounding
+    keeps from the tolerance is finished in float64.
+
+    Args:
+        kind: Kind of task.
+        x: Standardised activations, shape `(layers, rows, features)`.
+        targets: Shape `(controls, rows)`, or `(controls, rows, labels)` for multi-label tasks.
+        penalties: λ > 0, shape `(penalties,)`.
+        classes: Classes or labels; 1 for regression.
+        row_weights: Shape `(controls, rows)`, mean 1; `None` for equal weights.
+        tolerance: Wanted relative gap to the optimum.
+        max_iterations: Iterations at most for each penalty and precision.
+    """
+    loss = _loss(kind, targets, classes, row_weights).to(x)
+    own_penalties = _own_penalties(kind, penalties, classes)
+
+    def solve(layers: Tensor) -> _Path:
+        path = _Path(loss, x[layers[0] : layers[-1] + 1], own_penalties)
+        path.solve(tolerance, max_iterations)
+        return path
+
+    paths = map_layers(solve, len(x), x.device)
+    weights, biases = torch.cat([p.weights for p in paths]), torch.cat([p.biases for p in paths]).to(x)
+    if kind == "classification" and classes == 2:
+        weights = torch.cat([-weights / 2, weights / 2], dim=3)
+        biases = torch.cat([-biases / 2, biases / 2], dim=3)
+    head = (*weights.shape[:2], len(targets), classes)
+    gaps = torch.cat([p.gaps for p in paths]).view(*head[:3], -1).amax(-1)
+    iterations = max(p.iterations for p in paths)
+    return LinearSolution(weights.reshape(*head, -1), biases.reshape(head), gaps, iterations)
+
+
+class _Path:
+    """Solutions of every layer and penalty so far, in the solver's own outputs (one for a binary task)."""
+
+    def __init__(self, loss: LinearLoss, x: Tensor, penalties: Tensor) -> None:
+        self.loss, self.x, self.penalties = loss, x, penalties.to(x.device, torch.float64)
+        slices, outputs, _ = loss.targets.shape
+        shape = (len(x), len(penalties), slices, outputs)
+        self.weights = x.new_zeros(*shape, x.shape[-1])
+        self.biases = torch.zeros(shape, dtype=torch.float64, device=x.device)
+        self.gaps = torch.full(shape[:3], torch.inf, dtype=torch.float64, device=x.device)
+        self.iterations = 0
+
+    @torch.no_grad()
+    def solve(self, tolerance: float, max_iterations: int) -> None:
+        """Walk all layers in float32, then in float64 those that fell short."""
+        order = self.penalties.argsort(descending=True).tolist()
+        self._walk(Eigenbasis.of(self.x), torch.arange(len(self.x)), order, tolerance, max_iterations)
+        short = self.gaps > tolerance
+        for layer in short.flatten(1).any(1).cpu().nonzero():
+            basis = Eigenbasis.of(self.x[layer].double())
+            self._walk(basis, layer, [p for p in order if short[layer, p].any()], tolerance, max_iterations)
+
+    def _walk(self, basis: Eigenbasis, layers: Tensor, order: list[int], tolerance: float, max_iterations: int) -> None:
+        """Solve these layers at these penalties, in the precision of the basis."""
+        loss = self.loss.to(basis.rows)
+        parameters = self._rotated(basis, layers, order[0])
+        for penalty in order:
+            parameters, iterations = minimise(
+                loss,
+                basis,
+                parameters,
+                penalty=float(self.penalties[penalty]),
+                tolerance=tolerance,
+                max_iterations=max_iterations,
+            )
+            self.iterations += iterations
+            self._keep(basis, layers, penalty, parameters)
+        self._certify(layers, order)
+
+    def _rotated(self, basis: Eigenbasis, layers: Tensor, penalty: int) -> Tensor:
+        weights = self.weights[layers, penalty].to(basis.axes)
+        rotated = (weights.flatten(1, 2) @ basis.axes).view(*weights.shape[:3], -1)
+        return torch.cat([rotated, self.biases[layers, penalty, ..., None].to(rotated)], dim=-1)
+
+    def _keep(self, basis: Eigenbasis, layers: Tensor, penalty: int, parameters: Tensor) -> None:
+        weights, biases = basis.unrotate(parameters)
+        self.weights[layers, penalty] = weights.to(self.weights)
+        self.biases[layers, penalty] = biases.double()
+
+    def _certify(self, layers: Tensor, order: list[int]) -> None:
+        loss = self.loss.to(self.biases)
+        for layer in layers.tolist():
+            biases, objectives, gaps = certify(
+                loss, self.x[layer], self.weights[layer, order], self.biases[layer, order], self.penalties[order]
+            )
+            self.biases[layer, order] = biases
+            self.gaps[layer, order] = torch.where(gaps > 0, gaps / objectives, 0.0)
+
+
+def _own_penalties(kind: Kind, penalties: Tensor, classes: int) -> Tensor:
+    """Halve λ for a binary task: logits ∓w·x/2 have ‖W‖² = ‖w‖²/2."""
+    return penalties / 2 if kind == "classification" and classes == 2 else penalties
+
+
+def _loss(kind: Kind, targets: Tensor, classes: int, row_weights: Tensor | None) -> LinearLoss:
+    weights = None if row_weights is None else row_weights[:, None]
+    if kind == "regression":
+        return SquaredLoss(targets[:, None].float(), weights)
+    if kind == "multilabel":
+        by_label = targets.transpose(1, 2).flatten(0, 1)[:, None].float()
+        return SigmoidLoss(by_label, None if weights is None else weights.repeat_interleave(classes, 0))
+    if classes == 2:
+        return SigmoidLoss(targets[:, None].float(), weights)
+    return SoftmaxLoss(functional.one_hot(targets, classes).transpose(1, 2).float(), weights)

@@ -1,0 +1,119 @@
+"""Training rows in batches, whole slices of one tensor at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of all layers with the targets of the probe and of its controls.
+
+    Attributes:
+        values: Raw activations, shape `(layers, rows, features)`.
+        targets: True targets first, then each control's; shape `(1 + controls, rows, ...)`.
+        weights: Weight of each row in the loss, mean 1, shape `(1 + controls, rows)`.
+    """
+
+    values: Tensor
+    targets: Tensor
+    weights: Tensor
+
+    def __len__(self) -> int:
+        return self.values.shape[1]
+
+    def at(self, rows: Tensor) -> Rows:
+        """Return some of the rows, by index."""
+        return Rows(self.values[:, rows], self.targets[:, rows], self.weights[:, rows])
+
+    def of_layers(self, layers: slice | Tensor) -> Rows:
+        """Return some of the layers."""
+        return Rows(self.values[layers], self.targets, self.weights)
+
+
+class RowBatch(NamedTuple):
+    """Values `(layers, batch, features)`, targets `(1 + controls, batch, ...)`, weights `(1 + controls, batch)`.
+
+    `share` is what one row counts in the batch's mean loss: 1 over the rows of all processes' shares, times their
+    number (distributed training takes the mean of the processes' gradients).
+    """
+
+    values: Tensor
+    targets: Tensor
+    weights: Tensor
+    share: float
+
+
+class RowBatches:
+    """Batches of rows, in a new order every pass if shuffled; the orders depend on the seed alone.
+
+    Not a `DataLoader`: indexing one tensor in memory needs no workers, and every process takes its own part of each
+    batch.
+
+    Args:
+        rows: What to serve.
+        batch_size: Rows a batch, over all processes.
+        shuffle_seed: Decides the orders; `None` serves rows in order.
+        rank: This process.
+        world_size: Processes.
+    """
+
+    def __init__(
+        self, rows: Rows, batch_size: int, *, shuffle_seed: int | None = None, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.rows, self.batch_size, self.shuffle_seed = rows, batch_size, shuffle_seed
+        self.rank, self.world_size = rank, world_size
+        self._passes = itertools.count()
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        for batch in self._order(next(self._passes)).split(self.batch_size):
+            mine = batch[self.rank :: self.world_size]
+            part = self.rows.at(mine)
+            yield RowBatch(part.values, part.targets, part.weights, self.world_size / len(batch))
+
+    def _order(self, number: int) -> Tensor:
+        if self.shuffle_seed is None:
+            return torch.arange(len(self.rows))
+        generator = torch.Generator().manual_seed(derive_seed(self.shuffle_seed, "order", number))
+        return torch.randperm(len(self.rows), generator=generator)
+
+
+class LayerBatch(NamedTuple):
+    """All rows of some layers; `first` is the index of the first of them."""
+
+    values: Tensor
+    targets: Tensor
+    weights: Tensor
+    first: int
+
+
+class LayerBatches:
+    """All rows of a few layers at a time, for solvers that see the whole training split.
+
+    Args:
+        rows: What to serve.
+        layers_per_batch: Layers a batch.
+    """
+
+    def __init__(self, rows: Rows, layers_per_batch: int) -> None:
+        self.rows, self.layers_per_batch = rows, layers_per_batch
+
+    def __len__(self) -> int:
+        return -(-len(self.rows.values) // self.layers_per_batch)
+
+    def __iter__(self) -> Iterator[LayerBatch]:
+        first = 0
+        for values in self.rows.values.split(self.layers_per_batch):
+            yield LayerBatch(values, self.rows.targets, self.rows.weights, first)
+            first += len(values)

@@ -1,0 +1,124 @@
+"""Choosing a penalty for each layer on validation rows, or by cross-validation where those are few."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .bank import ProbeBank
+from .losses import default_row_loss
+from .rows import Rows
+from .seeds import derive_seed
+from .settings import ProbeSettings
+from .splits import fold_of_rows
+from .train_bank import Recipe, TrainedBank, train_bank
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen probes and what they answer on the rows they were chosen by.
+
+    Attributes:
+        trained: Probes of every penalty, trained on the training rows.
+        chosen: Index of each layer's penalty, int64 `(layers,)`.
+        logits: The chosen probes' and their controls' logits `(layers, 1 + controls, rows, classes)` on `rows`: the
+            validation rows, or all rows out of fold.
+        rows: Rows that decided.
+        folds: 0 if validation rows decided, else the folds of the cross-validation.
+    """
+
+    trained: TrainedBank
+    chosen: Tensor
+    logits: Tensor
+    rows: Rows
+    folds: int
+
+    def penalties(self, settings: ProbeSettings) -> list[float]:
+        """Return λ of each layer."""
+        return [settings.penalties[i] for i in self.chosen.tolist()]
+
+    def bank(self, *, controls: bool) -> ProbeBank:
+        """Return the chosen probe of each layer, with its controls after it or without."""
+        count = self.trained.gaps.shape[2]
+        replicas = self.chosen[:, None] * count + torch.arange(count if controls else 1)
+        return self.trained.bank.select(replicas)
+
+    def notes(self, settings: ProbeSettings) -> list[str]:
+        """Say of each layer whether its probe or a control of it is not what was asked for; empty if all is well."""
+        notes = []
+        for gap in pick(self.trained.gaps, self.chosen).amax(1).tolist():
+            if gap == float("inf"):
+                notes.append("diverged: never a finite loss")
+            elif gap > settings.tolerance:
+                notes.append(
+                    f"not converged: objective within {gap:.1e} of the optimum, {settings.tolerance:.1e} wanted"
+                )
+            else:
+                notes.append("")
+        return notes
+
+
+def select(train: Rows, validation: Rows, recipe: Recipe) -> Selection:
+    """Train, and choose for each layer the penalty with the lowest loss of the true labels' probe; never on test.
+
+    The loss is that of training without its penalty: cross-entropy or squared error, a proper score, unlike accuracy or
+    F1. Equal losses go to the larger penalty. A control keeps the penalty of its probe, so that both have the same
+    capacity. With fewer than `probe.min_validation_rows` validation rows, the losses are those of rows held out in turn
+    from train and validation together; standardisation and stopping, too, see a fold's training rows only. The probes
+    kept are then trained on the training rows.
+    """
+    settings = recipe.settings
+    if len(validation) >= max(1, settings.min_validation_rows):
+        trained, rows, folds = train_bank(train, validation, recipe), validation, 0
+        logits = trained.logits(validation.values)
+    else:
+        logits, rows = _out_of_fold(_joined(train, validation), recipe)
+        folds = settings.folds
+        trained = train_bank(*_refit_rows(train, validation, recipe), recipe)
+    chosen = _lowest(logits[:, :, 0], rows, recipe)
+    return Selection(trained, chosen, pick(logits, chosen), rows, folds)
+
+
+def pick(by_penalty: Tensor, chosen: Tensor) -> Tensor:
+    """Take each layer's chosen penalty: `(layers, penalties, ...)` → `(layers, ...)`."""
+    return by_penalty[torch.arange(len(chosen)), chosen]
+
+
+def _lowest(logits: Tensor, rows: Rows, recipe: Recipe) -> Tensor:
+    losses = default_row_loss(recipe.kind, logits, rows.targets[0].expand(*logits.shape[:2], *rows.targets[0].shape))
+    means = (losses * rows.weights[0]).double().mean(-1)
+    order = torch.tensor(recipe.settings.penalties).argsort(descending=True)
+    means = torch.where(means.isfinite(), means, torch.inf)
+    return order[means[:, order].argmin(1)]
+
+
+def _out_of_fold(rows: Rows, recipe: Recipe) -> tuple[Tensor, Rows]:
+    """Logits `(layers, penalties, 1 + controls, rows, classes)` by probes that never saw the row, and the rows."""
+    fold = fold_of_rows(recipe.kind, rows.targets[0], recipe.settings.folds, seed=derive_seed(recipe.seed, "selection"))
+    parts, order = [], []
+    for number in range(recipe.settings.folds):
+        held_out, kept = (fold == number).nonzero()[:, 0], (fold != number).nonzero()[:, 0]
+        if len(held_out) == 0:
+            continue
+        trained = train_bank(rows.at(kept), rows.at(held_out), recipe)
+        parts.append(trained.logits(rows.values[:, held_out]))
+        order.append(held_out)
+    return torch.cat(parts, dim=3), rows.at(torch.cat(order))
+
+
+def _refit_rows(train: Rows, validation: Rows, recipe: Recipe) -> tuple[Rows, Rows]:
+    """Rows to train on and rows to stop by; without validation rows, a fold of train."""
+    if len(validation) > 0 or recipe.exact:
+        return train, validation
+    fold = fold_of_rows(recipe.kind, train.targets[0], recipe.settings.folds, seed=derive_seed(recipe.seed, "stopping"))
+    return train.at((fold != 0).nonzero()[:, 0]), train.at((fold == 0).nonzero()[:, 0])
+
+
+def _joined(train: Rows, validation: Rows) -> Rows:
+    return Rows(
+        torch.cat([train.values, validation.values], dim=1),
+        torch.cat([train.targets, validation.targets], dim=1),
+        torch.cat([train.weights, validation.weights], dim=1),
+    )

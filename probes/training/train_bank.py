@@ -1,0 +1,200 @@
+"""Training the bank of one task, in as many turns as memory asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from lightning import Trainer
+from torch import Tensor, nn
+
+from probes.architectures import LinearProbe
+from probes.metrics import Kind
+from probes.values import Layer
+
+from .bank import ProbeBank
+from .datamodule import ActivationDataModule
+from .exact_module import ExactProbeModule
+from .minibatch_module import MinibatchProbeModule
+from .module import row_batched_logits
+from .rows import Rows
+from .seeds import derive_seed
+from .settings import ProbeSettings
+from .standardiser import Standardiser
+from .trainer import quiet_lightning
+
+
+class TrainerFactory(Protocol):
+    """Makes a trainer for each fit; `conf/trainer/*.yaml` are partials of `lightning.Trainer`."""
+
+    def __call__(self, **overrides: object) -> Trainer:
+        """Make a trainer with these arguments over its own."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a bank beside its rows.
+
+    Attributes:
+        kind: Kind of task.
+        layers: Names of the layers.
+        num_classes: Width of the logits.
+        exact: Solve for the optimum instead of training by minibatches.
+        settings: How probes are trained.
+        trainer_factory: Makes the trainers.
+        seed: Decides starts, dropout and the order of rows.
+    """
+
+    kind: Kind
+    layers: tuple[Layer, ...]
+    num_classes: int
+    exact: bool
+    settings: ProbeSettings
+    trainer_factory: TrainerFactory
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainedBank:
+    """Trained probes of every layer, penalty and control.
+
+    Attributes:
+        bank: Replicas are ordered by penalty, then control.
+        standardiser: Statistics of the training rows.
+        target_mean: Added to what a regression probe answers, after scaling; 0 otherwise.
+        target_deviation: Scale of what a regression probe answers; 1 otherwise.
+        gaps: Certificates `(layers, penalties, controls)`: the exact solver's bound on the relative distance to the
+            optimum; NaN for minibatches; infinite for a probe that never had a finite loss.
+    """
+
+    bank: ProbeBank
+    standardiser: Standardiser
+    target_mean: float
+    target_deviation: float
+    gaps: Tensor
+
+    def logits(self, values: Tensor) -> Tensor:
+        """Logits `(layers, penalties, controls, rows, classes)` of raw activations `(layers, rows, features)`."""
+        logits = row_batched_logits(self.bank, self.standardiser, values)
+        return logits.unflatten(1, tuple(self.gaps.shape[1:])) * self.target_deviation + self.target_mean
+
+
+def is_exact(settings: ProbeSettings, probe: nn.Module) -> bool:
+    """Whether probes of this architecture are solved exactly.
+
+    Raises:
+        ValueError: `exact` was asked for and cannot be had.
+    """
+    linear = type(probe) is LinearProbe
+    if settings.fit == "exact":
+        if not linear:
+            raise ValueError(
+                f"Only LinearProbe can be solved exactly; the architecture is {type(probe).__name__}. "
+                "Set `probe.fit` to minibatch or auto."
+            )
+        if 0 in settings.penalties:
+            raise ValueError(
+                "An exact fit wants penalties above 0; separable rows have no optimum at 0. Set `probe.penalties`."
+            )
+    return settings.fit != "minibatch" and linear and 0 not in settings.penalties
+
+
+def train_bank(train: Rows, validation: Rows | None, recipe: Recipe) -> TrainedBank:
+    """Train probes of all layers, penalties and controls on some rows.
+
+    Args:
+        train: Training rows, which also give the statistics that standardise activations and regression targets.
+        validation: Rows that stop minibatch training; the exact solver needs none.
+        recipe: Everything else.
+
+    Raises:
+        ValueError: The fit asked for does not suit the architecture, or there is nothing to stop minibatches by.
+    """
+    mean, deviation = _target_scale(recipe.kind, train.targets[0])
+    train, validation = _scaled(train, mean, deviation), validation and _scaled(validation, mean, deviation)
+    parts = []
+    for layers in _turns(train, recipe):
+        names = tuple(recipe.layers[i] for i in layers.tolist())
+        own = None if validation is None else validation.of_layers(layers)
+        parts.append(_fit(train.of_layers(layers), own, replace(recipe, layers=names)))
+    banks, standardisers, gaps = zip(*parts, strict=True)
+    shape = (len(recipe.layers), len(recipe.settings.penalties), len(train.targets))
+    return TrainedBank(
+        ProbeBank.concatenate(banks),
+        Standardiser(torch.cat([s.mean for s in standardisers]), torch.cat([s.deviation for s in standardisers])),
+        mean,
+        deviation,
+        torch.cat(gaps).view(shape),
+    )
+
+
+def _fit(train: Rows, validation: Rows | None, recipe: Recipe) -> tuple[ProbeBank, Standardiser, Tensor]:
+    settings, seed = recipe.settings, recipe.seed
+    bank = _bank(train, recipe)
+    standardiser, _ = Standardiser.of(train.values)
+    if recipe.exact:
+        module = ExactProbeModule(bank, standardiser, kind=recipe.kind, settings=settings)
+        data = ActivationDataModule(train, layers_per_batch=_layers_per_solve(train, recipe))
+        overrides = {"max_epochs": 1, "limit_val_batches": 0}
+    else:
+        if validation is None or len(validation) == 0:
+            raise ValueError("Minibatch training wants validation rows to stop by; got none.")
+        module = MinibatchProbeModule(bank, standardiser, kind=recipe.kind, settings=settings)
+        data = ActivationDataModule(train, validation, batch_size=settings.batch_size, seed=derive_seed(seed, "order"))
+        overrides = {"max_epochs": settings.max_epochs}
+    with quiet_lightning():
+        trainer = recipe.trainer_factory(num_sanity_val_steps=0, use_distributed_sampler=False, **overrides)
+        trainer.fit(module, datamodule=data)
+    return module.bank.cpu(), module.standardiser.cpu(), _gaps(module)
+
+
+def _bank(train: Rows, recipe: Recipe) -> ProbeBank:
+    replicas = [control for _ in recipe.settings.penalties for control in range(len(train.targets))]
+    return ProbeBank(
+        recipe.settings.architecture,
+        train.values.shape[-1],
+        recipe.num_classes,
+        layers=recipe.layers,
+        replicas=replicas,
+        seed=derive_seed(recipe.seed, "bank"),
+    )
+
+
+def _gaps(module: ExactProbeModule | MinibatchProbeModule) -> Tensor:
+    if isinstance(module, ExactProbeModule):
+        return module.gaps.cpu()
+    assert module.best is not None
+    return torch.where(module.best.lowest.cpu().double().isfinite(), torch.nan, torch.inf)
+
+
+def _turns(train: Rows, recipe: Recipe) -> tuple[Tensor, ...]:
+    """Part the layers by what fits in memory: parameters, gradients, Adam's two moments, the best."""
+    every = torch.arange(len(recipe.layers))
+    if recipe.exact:
+        return (every,)
+    one = _bank(train.of_layers(slice(0, 1)), replace(recipe, layers=recipe.layers[:1]))
+    size = sum(parameter.numel() for parameter in one.parameters()) * 4 * 5
+    return every.split(max(1, recipe.settings.max_bank_bytes // size))
+
+
+def _layers_per_solve(train: Rows, recipe: Recipe) -> int:
+    """Layers whose rows (standardised, rotated, one copy) and curvature pairs fit in memory together."""
+    _, rows, features = train.values.shape
+    outputs = len(train.targets) * recipe.num_classes
+    size = 4 * (3 * rows * features + 3 * features**2 + outputs * (24 * features + 8 * rows))
+    return max(1, recipe.settings.max_bank_bytes // size)
+
+
+def _target_scale(kind: Kind, targets: Tensor) -> tuple[float, float]:
+    if kind != "regression":
+        return 0.0, 1.0
+    deviation = targets.double().std(correction=0).item()
+    return targets.double().mean().item(), deviation if deviation > 0 else 1.0
+
+
+def _scaled(rows: Rows, mean: float, deviation: float) -> Rows:
+    if (mean, deviation) == (0.0, 1.0):
+        return rows
+    return replace(rows, targets=(rows.targets - mean) / deviation)

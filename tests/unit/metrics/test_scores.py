@@ -1,0 +1,165 @@
+"""Point values against torchmetrics and scikit-learn, draws against a loop that resamples rows."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics
+from torchmetrics import functional as torchmetrics
+
+from probes.metrics import bootstrap_counts, majority_logits, percentile_interval, score_rows
+
+LAYERS, ROWS = 3, 60
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def integers(high, *shape, seed=1):
+    return torch.randint(high, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def case(kind, classes):
+    if kind == "classification":
+        logits, targets = normal(LAYERS, ROWS, classes), integers(classes, ROWS)
+        logits[:2] += 2 * torch.nn.functional.one_hot(targets, classes)
+    elif kind == "multilabel":
+        logits, targets = normal(LAYERS, ROWS, classes), integers(2, ROWS, classes).float()
+        logits[:2] += 2 * targets - 1
+    else:
+        targets = normal(ROWS, seed=2).round(decimals=1)
+        logits = (normal(LAYERS, ROWS, 1) + targets[:, None]).round(decimals=1)
+    return logits, targets
+
+
+CASES = [("classification", 2), ("classification", 4), ("multilabel", 3), ("regression", 1)]
+
+
+def by_torchmetrics(kind, logits, targets):
+    classes = logits.shape[-1]
+    if kind == "classification":
+        f = torchmetrics.classification
+        scores = {
+            "accuracy": f.multiclass_accuracy(logits, targets, classes, average="micro"),
+            "macro_f1": f.multiclass_f1_score(logits, targets, classes, average="macro"),
+            "cross_entropy_bits": torch.nn.functional.cross_entropy(logits, targets) / math.log(2),
+        }
+        if classes == 2:
+            scores["auroc"] = f.binary_auroc(logits.softmax(-1)[:, 1], targets)
+        return scores
+    if kind == "multilabel":
+        f, whole = torchmetrics.classification, targets.long()
+        return {
+            "subset_accuracy": f.multilabel_exact_match(logits.sigmoid(), whole, classes),
+            "label_accuracy": f.multilabel_accuracy(logits.sigmoid(), whole, classes, average="micro"),
+            "macro_f1": f.multilabel_f1_score(logits.sigmoid(), whole, classes, average="macro"),
+            "cross_entropy_bits": torch.nn.functional.binary_cross_entropy_with_logits(logits, targets) / math.log(2),
+        }
+    return {
+        "mse": torchmetrics.mean_squared_error(logits[:, 0], targets),
+        "r2": torchmetrics.r2_score(logits[:, 0], targets),
+        "spearman": torchmetrics.spearman_corrcoef(logits[:, 0], targets),
+    }
+
+
+@pytest.mark.parametrize(("kind", "classes"), CASES)
+def test_point_values_equal_torchmetrics(kind, classes):
+    logits, targets = case(kind, classes)
+    values = score_rows(kind, logits, targets).values
+    for layer in range(LAYERS):
+        expected = by_torchmetrics(kind, logits[layer], targets)
+        assert values.keys() == expected.keys()
+        for metric, value in expected.items():
+            assert float(values[metric][layer]) == pytest.approx(float(value), abs=1e-5), metric
+
+
+def test_macro_f1_leaves_out_a_class_that_is_neither_true_nor_predicted_as_scikit_learn_does():
+    logits, targets = case("classification", 4)
+    logits[..., 3], targets = -50, targets.clamp_max(2)
+    values = score_rows("classification", logits, targets).values
+    expected = sklearn_metrics.f1_score(targets, logits[2].argmax(-1), average="macro")
+    assert float(values["macro_f1"][2]) == pytest.approx(expected)
+
+
+def test_macro_f1_counts_a_label_that_is_neither_true_nor_predicted_as_zero_as_scikit_learn_does():
+    logits, targets = case("multilabel", 3)
+    logits[..., 2], targets[:, 2] = -50, 0
+    values = score_rows("multilabel", logits, targets).values
+    expected = sklearn_metrics.f1_score(targets, logits[2] > 0, average="macro", zero_division=0)
+    assert float(values["macro_f1"][2]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("kind", "classes"), CASES)
+def test_draws_equal_scores_of_the_rows_drawn_one_resample_at_a_time(kind, classes):
+    logits, targets = case(kind, classes)
+    counts = bootstrap_counts(ROWS, 20, seed=0)
+    draws = score_rows(kind, logits, targets, counts).draws
+    for sample, count in enumerate(counts):
+        rows = torch.repeat_interleave(torch.arange(ROWS), count.long())
+        for layer in range(LAYERS):
+            for metric, value in by_torchmetrics(kind, logits[layer, rows], targets[rows]).items():
+                assert float(draws[metric][sample, layer]) == pytest.approx(float(value), abs=1e-4), metric
+
+
+def test_auroc_of_tied_scores_equals_scikit_learn_and_is_nan_with_one_class():
+    logits, targets = case("classification", 2)
+    logits = logits.round()
+    value = score_rows("classification", logits, targets).values["auroc"][2]
+    expected = sklearn_metrics.roc_auc_score(targets, logits[2, :, 1] - logits[2, :, 0])
+    assert float(value) == pytest.approx(expected)
+    assert score_rows("classification", logits, torch.ones(ROWS).long()).values["auroc"].isnan().all()
+
+
+def test_each_resample_has_as_many_rows_as_there_are_and_the_seed_decides_it_zero_included():
+    counts = bootstrap_counts(50, 200, seed=0)
+    assert (counts.sum(1) == 50).all()
+    assert torch.equal(counts, bootstrap_counts(50, 200, seed=0))
+    assert not torch.equal(counts, bootstrap_counts(50, 200, seed=1))
+    assert float((counts > 0).float().mean()) == pytest.approx(1 - math.exp(-1), abs=0.01)
+
+
+def test_the_interval_of_an_accuracy_has_the_width_of_the_normal_approximation():
+    targets = integers(2, 1000)
+    right = integers(10, 1000, seed=3) < 8
+    logits = torch.nn.functional.one_hot(torch.where(right, targets, 1 - targets), 2).float()[None]
+    scores = score_rows("classification", logits, targets, bootstrap_counts(1000, 2000, seed=0))
+    low, high = scores.interval("accuracy")
+    accuracy = float(right.float().mean())
+    half = 1.96 * math.sqrt(accuracy * (1 - accuracy) / 1000)
+    assert float(low[0]) == pytest.approx(accuracy - half, abs=0.004)
+    assert float(high[0]) == pytest.approx(accuracy + half, abs=0.004)
+
+
+def test_the_interval_is_numpys_percentiles_and_leaves_out_undefined_draws():
+    draws = normal(101, 2).double()
+    draws[3, 1] = torch.nan
+    low, high = percentile_interval(draws)
+    assert float(low[0]) == pytest.approx(np.percentile(draws[:, 0], 2.5))
+    assert float(high[1]) == pytest.approx(np.nanpercentile(draws[:, 1], 97.5))
+
+
+def test_the_majority_baseline_predicts_the_most_frequent_training_class_whatever_the_test_rows_hold():
+    train, test = torch.tensor([2, 2, 2, 0, 1]), torch.tensor([0, 0, 2, 1])
+    values = score_rows("classification", majority_logits("classification", train, 4, classes=3), test).values
+    assert float(values["accuracy"]) == 0.25
+    expected = -(2 * math.log2(0.2) + math.log2(0.6) + math.log2(0.2)) / 4
+    assert float(values["cross_entropy_bits"]) == pytest.approx(expected)
+    regression = score_rows("regression", majority_logits("regression", train, 4, classes=1), test.float()).values
+    assert float(regression["mse"]) == pytest.approx(float(((test - 1.4) ** 2).mean()))
+    assert regression["spearman"].isnan().all()
+
+
+def test_a_loss_after_a_softmax_would_have_a_floor_that_ours_does_not_have():
+    logits = torch.tensor([[[20.0, -20.0]]])
+    assert float(score_rows("classification", logits, torch.tensor([0])).values["cross_entropy_bits"]) < 1e-6
+    softmaxed = score_rows("classification", logits.softmax(-1), torch.tensor([0])).values["cross_entropy_bits"]
+    assert float(softmaxed) * math.log(2) == pytest.approx(0.313, abs=1e-3)
+
+
+def test_scoring_without_rows_or_with_other_rows_is_an_error():
+    with pytest.raises(ValueError, match="as many targets as rows"):
+        score_rows("classification", torch.zeros(1, 0, 2), torch.zeros(0).long())
+    with pytest.raises(ValueError, match="got 3 and 2"):
+        score_rows("classification", torch.zeros(1, 2, 2), torch.zeros(3).long())
