@@ -113,7 +113,7 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
         for key in node:
             path = f"{prefix}{key}"
             yield path
-            if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+            if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, str(key)):
                 yield from _keys(node[key], f"{path}.")
 
 

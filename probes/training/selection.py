@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probes.metrics import MAIN_METRIC, score_rows
+
 from .bank import ProbeBank
-from .losses import default_row_loss
 from .rows import Rows
 from .seeds import derive_seed
 from .settings import ProbeSettings
@@ -61,13 +62,14 @@ class Selection:
 
 
 def select(train: Rows, validation: Rows, recipe: Recipe) -> Selection:
-    """Train, and choose for each layer the penalty with the lowest loss of the true labels' probe; never on test.
+    """Train, and choose for each layer the penalty whose probe of the true labels scores best; never on test.
 
-    The loss is that of training without its penalty: cross-entropy or squared error, a proper score, unlike accuracy or
-    F1. Equal losses go to the larger penalty. A control keeps the penalty of its probe, so that both have the same
-    capacity. With fewer than `probe.min_validation_rows` validation rows, the losses are those of rows held out in turn
-    from train and validation together; standardisation and stopping, too, see a fold's training rows only. The probes
-    kept are then trained on the training rows.
+    The score is the main metric that is reported: macro-F1, or R² for regression. (By cross-entropy, a hard and
+    unbalanced task would get the penalty that always predicts the majority.) Equal scores go to the larger penalty. A
+    control keeps the penalty of its probe, so that both have the same capacity. With fewer than
+    `probe.min_validation_rows` validation rows, the scores are those of rows held out in turn from train and validation
+    together; standardisation and stopping, too, see a fold's training rows only. The probes kept are then trained on
+    the training rows.
     """
     settings = recipe.settings
     if len(validation) >= max(1, settings.min_validation_rows):
@@ -77,7 +79,7 @@ def select(train: Rows, validation: Rows, recipe: Recipe) -> Selection:
         logits, rows = _out_of_fold(_joined(train, validation), recipe)
         folds = settings.folds
         trained = train_bank(*_refit_rows(train, validation, recipe), recipe)
-    chosen = _lowest(logits[:, :, 0], rows, recipe)
+    chosen = _best(logits[:, :, 0], rows, recipe)
     return Selection(trained, chosen, pick(logits, chosen), rows, folds)
 
 
@@ -86,12 +88,12 @@ def pick(by_penalty: Tensor, chosen: Tensor) -> Tensor:
     return by_penalty[torch.arange(len(chosen)), chosen]
 
 
-def _lowest(logits: Tensor, rows: Rows, recipe: Recipe) -> Tensor:
-    losses = default_row_loss(recipe.kind, logits, rows.targets[0].expand(*logits.shape[:2], *rows.targets[0].shape))
-    means = (losses * rows.weights[0]).double().mean(-1)
+def _best(logits: Tensor, rows: Rows, recipe: Recipe) -> Tensor:
     order = torch.tensor(recipe.settings.penalties).argsort(descending=True)
-    means = torch.where(means.isfinite(), means, torch.inf)
-    return order[means[:, order].argmin(1)]
+    metric = MAIN_METRIC[recipe.kind]
+    by_penalty = [score_rows(recipe.kind, logits[:, p], rows.targets[0]).values[metric] for p in order.tolist()]
+    scores = torch.stack(by_penalty, dim=1)
+    return order[scores.where(scores.isfinite(), -torch.inf).argmax(1)]
 
 
 def _out_of_fold(rows: Rows, recipe: Recipe) -> tuple[Tensor, Rows]:
