@@ -41,9 +41,12 @@ class Claim:
         return asdict(self) | {"ratio": self.ratio, "passed": self.passed}
 
 
-def alternate(ours: Callable[[], object], peer: Callable[[], object], *, rounds: int) -> tuple[float, float]:
-    """Median seconds of two functions, called in turn; both are called once before, untimed."""
-    ours(), peer()
+def alternate(
+    ours: Callable[[], object], peer: Callable[[], object], *, rounds: int, warm_up: bool = True
+) -> tuple[float, float]:
+    """Median seconds of two functions, called in turn; with `warm_up` both are called once before, untimed."""
+    if warm_up:
+        ours(), peer()
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for function, times in zip((ours, peer), seconds, strict=True):

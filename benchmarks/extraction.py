@@ -14,7 +14,7 @@ from probes.activations.plan import plan_batches
 from probes.backbones import FrozenBackbone, pad_right
 from probes.tasks import starter_suite
 
-TEXTS = 600
+TEXTS = 300
 
 
 def prompts() -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import logging
 import shutil
 import tempfile
@@ -46,7 +48,8 @@ def convert_gguf(file: Path, cache_dir: Path) -> Path:
 
 
 def _convert(file: Path, folder: Path) -> None:
-    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar obeys no setting
+        read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
     config = read.config
     if hasattr(config, "quantization_config"):
         delattr(config, "quantization_config")
