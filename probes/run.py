@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import io
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,9 @@ def _built_nodes(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 @contextmanager
 def _output_dir(cfg: DictConfig) -> Iterator[Path]:
-    """Where the run leaves its files; under DDP, what ranks other than zero leave is thrown away."""
+    """Where the run leaves its files; under DDP, what ranks other than zero leave and print is thrown away."""
     if _rank() != 0:
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, redirect_stdout(io.StringIO()):
             yield Path(scratch)
     else:
         yield Path(HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else cfg.paths.output_dir)

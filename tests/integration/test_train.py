@@ -261,3 +261,15 @@ def test_a_suite_of_nothing_but_generation_is_refused_before_the_backbone_is_loa
     cfg = configured(tmp_path, *missing, *local, experiment=None)
     with pytest.raises(ValueError, match=r"has no task with labels: story.*`suite\.tasks`"):
         run(cfg)
+
+
+@pytest.mark.slow
+def test_two_processes_leave_one_run_with_the_numbers_of_one_process(tmp_path):
+    overrides = ("experiment=quick", "logger=wandb", "suite.tasks=[topic]", "hydra.run.dir=out")
+    processes = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    done = command(*overrides, *processes, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Test scores at the best layer") == 1
+    assert len(list(tmp_path.rglob("offline-run-*"))) == 1
+    run(configured(tmp_path, "suite.tasks=[topic]", f"paths.output_dir={tmp_path / 'alone'}"))
+    assert rows_of(tmp_path / "out") == rows_of(tmp_path / "alone")

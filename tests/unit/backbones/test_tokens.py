@@ -76,3 +76,18 @@ def test_a_text_of_the_longest_length_runs(family: str):
     ids = backbone.tokenize(["x" * 500]).ids
     assert len(ids[0]) == backbone.tokenizer.max_length
     backbone(*pad_right(ids, length=len(ids[0]), pad_id=backbone.pad_id), readings=backbone.readings("last"))
+
+
+def test_a_tokenizer_without_a_pad_token_is_handled():
+    from probes.backbones import FrozenBackbone
+
+    tokenizer = byte_tokenizer()
+    tokenizer.pad_token = None
+    backbone = FrozenBackbone(tiny_model("gpt2"), tokenizer)
+    assert backbone.pad_id == 0
+    readings = backbone.readings(["last", "mean", "max"])
+    ids = backbone.tokenize(["a", "longer text"]).ids
+    together = backbone(*pad_right(ids, length=11, pad_id=backbone.pad_id), readings=readings)
+    alone = backbone(*pad_right(ids[:1], length=1, pad_id=backbone.pad_id), readings=readings)
+    for reading in readings:
+        np.testing.assert_allclose(together[reading][:, 0], alone[reading][:, 0], rtol=1e-4, atol=1e-5)
