@@ -49,7 +49,11 @@ def test_every_command_of_the_readme_runs(command: str, tmp_path):
     shows = "--help" in words
     if not shows:
         named = any(word.startswith(("backbone=", "backbone.layers", "experiment=")) for word in words)
-        words += ([] if named else ["backbone=tiny"]) + ["++suite.max_rows=40", "probe.max_epochs=2", "logger=csv"]
+        words += [] if named else ["backbone=tiny"]
+        words += (
+            [] if any(word.startswith(("suite", "experiment=")) for word in words) else ["suite.tasks=[tense,topic]"]
+        )
+        words += ["++suite.max_rows=40", "probe.max_epochs=2", "logger=csv"]
     (tmp_path / "my_probes.py").write_text(
         re.findall(r"```python\n(# my_probes\.py.*?)```", README, flags=re.DOTALL)[0]
     )
