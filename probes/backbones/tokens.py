@@ -37,7 +37,6 @@ class Tokenizer:
         tokenizer: A transformers tokenizer.
         max_length: Longest sequence, special tokens included.
         chat_template: Render every text as the user's turn of a chat before tokenising.
-        template: Another chat template (Jinja) than the tokenizer's own.
     """
 
     def __init__(self, tokenizer: Any, *, max_length: int, chat_template: bool = False) -> None:
@@ -47,11 +46,6 @@ class Tokenizer:
         self.chat_template = chat_template
         if chat_template and not self._tokenizer.chat_template:
             raise ValueError("This tokenizer has no chat template. Set `backbone.chat_template=false`.")
-
-    @property
-    def identity(self) -> str:
-        """Everything besides the ids that tells two renderings apart, for cache keys."""
-        return f"max_length={self.max_length} truncation=left chat_template={self.chat_template}"
 
     def __call__(self, texts: Sequence[str], *, max_length: int | None = None) -> TokenizedTexts:
         """Tokenise; a text longer than `max_length` loses tokens at its beginning, never its special tokens.
