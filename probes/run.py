@@ -52,6 +52,8 @@ def _run_study(cfg: DictConfig, output_dir: Path) -> float:
         extraction=instantiate(cfg.extraction),
         probe=instantiate(cfg.probe),
         trainer=instantiate(cfg.trainer),
+        callbacks=instantiate(cfg.callbacks),
+        reference_backbone=partial(instantiate, cfg.reference_backbone) if cfg.reference_backbone else None,
         tracker=instantiate(cfg.logger, **_sweep(cfg)) if _rank() == 0 else FilesOnly(),
         seed=cfg.seed,
         cache_dir=Path(cfg.paths.cache_dir).expanduser(),

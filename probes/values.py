@@ -1,4 +1,4 @@
-"""Frozen values that pass between rooms: readings, activations with their rows, results, layer × task matrices."""
+"""Frozen values that pass between rooms: readings, activations with their rows, estimates, results, matrices."""
 
 from __future__ import annotations
 
@@ -52,6 +52,27 @@ class Activations:
                 f"Activations want values of shape (layers, examples, features) = {(*expected, 'features')}; "
                 f"got {tuple(self.values.shape)}."
             )
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """One quantity at every layer of one task, with its doubt; float64, NaN where unknown.
+
+    Attributes:
+        values: Shape `(layers,)`.
+        n: Rows they rest on.
+        errors: Shape `(errors, layers)`, scaled so that `errors.T @ errors` is the covariance of `values`; `None` where
+            there is no interval.
+        null: Values by chance, such as under permutations, shape `(draws, layers)`; one draw where only their mean is
+            known; `None` where chance has no meaning.
+        note: What is to be said of the layers that have no value.
+    """
+
+    values: np.ndarray
+    n: int
+    errors: np.ndarray | None = None
+    null: np.ndarray | None = None
+    note: str = "constant layer: all rows are equal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +129,7 @@ class LayerByTask:
         null_mean: What each value would be by chance.
         reading: Stack, site and pooling.
         notes: Why a cell is NaN or marked, by `(layer, task)`.
+        p: Each value's p under its null, corrected for looking at several cells; default unknown.
     """
 
     quantity: str
@@ -120,9 +142,12 @@ class LayerByTask:
     null_mean: np.ndarray
     reading: Reading
     notes: Mapping[tuple[Layer, str], str] = field(default_factory=lambda: MappingProxyType({}))
+    p: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def __post_init__(self) -> None:
-        for name in ("values", "ci_low", "ci_high", "null_mean"):
+        if self.p.size == 0:
+            object.__setattr__(self, "p", np.full(self.values.shape, np.nan))
+        for name in ("values", "ci_low", "ci_high", "null_mean", "p"):
             shape = getattr(self, name).shape
             if shape != (len(self.layers), len(self.tasks)):
                 raise ValueError(
@@ -171,9 +196,46 @@ class LayerByTask:
             ci_low=matrix("ci_low"),
             ci_high=matrix("ci_high"),
             null_mean=matrix("null_mean"),
+            p=matrix("p"),
             reading=reading,
             notes=MappingProxyType({cell: result.note for cell, result in cells.items() if result.note}),
         )
+
+
+@dataclass(frozen=True)
+class LayerByLayer:
+    """How alike every layer of one model is to every layer of another, on the rows of one task.
+
+    Attributes:
+        quantity: Its name, such as `cka`.
+        unit: Its unit.
+        task: Whose rows.
+        x_name: The backbone whose layers are the rows.
+        y_name: The one whose layers are the columns.
+        x_layers: Names of the rows.
+        y_layers: Names of the columns.
+        values: float64, shape `(x_layers, y_layers)`; NaN where unknown.
+        reading: Stack, site and pooling.
+        n: Examples compared.
+    """
+
+    quantity: str
+    unit: str
+    task: str
+    x_name: str
+    y_name: str
+    x_layers: tuple[Layer, ...]
+    y_layers: tuple[Layer, ...]
+    values: np.ndarray
+    reading: Reading
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (len(self.x_layers), len(self.y_layers)):
+            raise ValueError(
+                f"LayerByLayer '{self.quantity}' wants values of shape (x_layers, y_layers) = "
+                f"{(len(self.x_layers), len(self.y_layers))}; got {self.values.shape}."
+            )
 
 
 def _depth(layer: Layer) -> float:

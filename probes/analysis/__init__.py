@@ -1,6 +1,45 @@
-"""How alike are layers, and how far do they follow labels? Pure functions on tensors."""
+"""How alike are layers, how far do they follow labels, how do tasks differ? Pure functions on tensors."""
 
+from probes.analysis.between import BetweenTasks as BetweenTasks
+from probes.analysis.bias_floor import biased_cka_floor as biased_cka_floor
+from probes.analysis.cca import pwcca as pwcca
+from probes.analysis.cca import svcca as svcca
 from probes.analysis.cka import cka_pairs as cka_pairs
 from probes.analysis.cka import label_cka as label_cka
+from probes.analysis.cka import label_rows as label_rows
 from probes.analysis.cka import linear_cka as linear_cka
+from probes.analysis.columns import Column as Column
+from probes.analysis.columns import column_results as column_results
+from probes.analysis.columns import specificity_results as specificity_results
+from probes.analysis.cosine import matched_cosine as matched_cosine
 from probes.analysis.hsic import hsic_pairs as hsic_pairs
+from probes.analysis.intervals import confidence_interval as confidence_interval
+from probes.analysis.intervals import half_sample_errors as half_sample_errors
+from probes.analysis.intervals import jackknife_errors as jackknife_errors
+from probes.analysis.join import at_layers as at_layers
+from probes.analysis.join import join_rows as join_rows
+from probes.analysis.join import match_layers as match_layers
+from probes.analysis.leave_one_out import cka_leave_one_out as cka_leave_one_out
+from probes.analysis.measures import LabelCKA as LabelCKA
+from probes.analysis.measures import ReferenceCKA as ReferenceCKA
+from probes.analysis.measures import RowMeasure as RowMeasure
+from probes.analysis.measures import SpectralMeasure as SpectralMeasure
+from probes.analysis.measures import TaskMeasure as TaskMeasure
+from probes.analysis.measures import TaskRows as TaskRows
+from probes.analysis.minibatch_cka import minibatch_cka as minibatch_cka
+from probes.analysis.neighbours import neighbour_overlap as neighbour_overlap
+from probes.analysis.permutations import cka_null as cka_null
+from probes.analysis.permutations import family_wise_p as family_wise_p
+from probes.analysis.permutations import moment_matched_tail as moment_matched_tail
+from probes.analysis.procrustes import procrustes_similarity as procrustes_similarity
+from probes.analysis.rbf_cka import rbf_cka as rbf_cka
+from probes.analysis.rsa import rsa as rsa
+from probes.analysis.separability import between_share as between_share
+from probes.analysis.separability import group_identity_accuracy as group_identity_accuracy
+from probes.analysis.separability import silhouette as silhouette
+from probes.analysis.specificity import specificity as specificity
+from probes.analysis.spectra import anisotropy as anisotropy
+from probes.analysis.spectra import effective_rank as effective_rank
+from probes.analysis.spectra import matrix_entropy as matrix_entropy
+from probes.analysis.spectra import participation_ratio as participation_ratio
+from probes.analysis.two_nn import two_nn as two_nn

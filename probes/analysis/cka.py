@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from probes.analysis.hsic import hsic_pairs
+from probes.analysis.hsic import hsic_pairs, is_constant
+from probes.analysis.invariances import invariant_to
 
 
+@invariant_to("rotation", "scale", "shift")
 def linear_cka(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
     """Similarity of two layers' activations on the same samples.
 
@@ -55,17 +57,18 @@ def cka_pairs(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
     within_x = torch.stack([hsic_pairs(layer[None], layer[None], debiased=debiased)[0, 0] for layer in x])
     within_y = torch.stack([hsic_pairs(layer[None], layer[None], debiased=debiased)[0, 0] for layer in y])
     scale = (within_x[:, None] * within_y[None]).sqrt()
-    constant = _is_constant(x)[:, None] | _is_constant(y)[None]
+    constant = is_constant(x)[:, None] | is_constant(y)[None]
     return torch.where(constant | ~(scale > 0), torch.nan, between / scale)
 
 
+@invariant_to("rotation", "scale", "shift")
 def label_cka(x: Tensor, labels: Tensor, *, num_classes: int | None = None, debiased: bool = True) -> Tensor:
     """How far the geometry of every layer follows the labels: kernel–target alignment, no probe needed.
 
     Args:
         x: Shape `(layers, rows, features)`.
-        labels: Class indices, int64 of shape `(rows,)`, compared as one-hot rows; or real values, float of shape
-            `(rows,)`.
+        labels: Class indices, int64 of shape `(rows,)`, compared as one-hot rows; real values, float of shape
+            `(rows,)`; or 0/1 entries of several labels, float of shape `(rows, labels)`.
         num_classes: Number of classes; default one more than the largest label.
         debiased: As in `linear_cka`.
 
@@ -78,12 +81,18 @@ def label_cka(x: Tensor, labels: Tensor, *, num_classes: int | None = None, debi
     Source:
         Cortes et al. 2012, JMLR 13, "Algorithms for learning kernels based on centered alignment".
     """
+    return cka_pairs(x, label_rows(labels, num_classes).to(x.dtype)[None], debiased=debiased)[:, 0]
+
+
+def label_rows(labels: Tensor, num_classes: int | None = None) -> Tensor:
+    """Labels as rows of features: one-hot, one real value, or the 0/1 entries of several labels.
+
+    Args:
+        labels: int64 `(rows,)` for classes, float `(rows,)` for real values or `(rows, labels)` for 0/1 entries.
+        num_classes: Number of classes; default one more than the largest label.
+    """
+    if labels.ndim == 2:
+        return labels
     if labels.is_floating_point():
-        targets = labels[:, None]
-    else:
-        targets = functional.one_hot(labels, -1 if num_classes is None else num_classes)
-    return cka_pairs(x, targets.to(x.dtype)[None], debiased=debiased)[:, 0]
-
-
-def _is_constant(x: Tensor) -> Tensor:
-    return (x == x[:, :1]).all(dim=2).all(dim=1)
+        return labels[:, None]
+    return functional.one_hot(labels, -1 if num_classes is None else num_classes)

@@ -38,7 +38,7 @@ def hsic_pairs(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
     rows = x.shape[1]
     if rows < MIN_ROWS:
         raise ValueError(f"HSIC wants at least {MIN_ROWS} rows; got {rows}.")
-    x, y = _centred(x), _centred(y)
+    x, y = centred(x), centred(y)
     by_rows = rows * (len(x) * x.shape[2] + len(y) * y.shape[2] + len(x) * len(y))
     by_features = len(x) * len(y) * x.shape[2] * y.shape[2]
     products = (_products_by_rows if by_rows < by_features else _products_by_features)(x, y)
@@ -47,8 +47,8 @@ def hsic_pairs(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
     return _unbiased(products, x, y)
 
 
-def _centred(x: Tensor) -> Tensor:
-    """Neither form changes by a shift; about the mean, rounding is smallest."""
+def centred(x: Tensor) -> Tensor:
+    """Rows about their mean, which no HSIC of linear kernels changes by; about the mean, rounding is smallest."""
     wide = x.double()
     centred = wide - wide.mean(dim=1, keepdim=True)
     return centred if x.dtype == torch.float64 else centred.float()
@@ -74,11 +74,30 @@ def _products_by_rows(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _unbiased(products: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Song's equation 5 with centred rows: K 1 = 0, so every sum over the hollow kernel is one over its diagonal."""
-    rows = x.shape[1]
-    x_diagonal, y_diagonal = (z.double().square().sum(2) for z in (x, y))
+    """With centred rows K 1 = 0, so every sum over the hollow kernel is one over its diagonal."""
+    x_diagonal, y_diagonal = diagonal(x), diagonal(y)
     on_diagonal = x_diagonal @ y_diagonal.T
-    trace = products - on_diagonal
     totals = x_diagonal.sum(1)[:, None] * y_diagonal.sum(1)[None]
-    total = trace + totals / ((rows - 1) * (rows - 2)) - 2 / (rows - 2) * on_diagonal
-    return total / (rows * (rows - 3))
+    return song_sum(products - on_diagonal, on_diagonal, totals, rows=x.shape[1])
+
+
+def song_sum(trace: Tensor, row_sums: Tensor, totals: Tensor, *, rows: int) -> Tensor:
+    """Unbiased HSIC from sums over two hollow kernels (Song et al. 2012, equation 5).
+
+    Args:
+        trace: Sum over all elements of their elementwise product.
+        row_sums: Inner product of their row sums.
+        totals: Product of their sums over all elements.
+        rows: Rows of the kernels.
+    """
+    return (trace + totals / ((rows - 1) * (rows - 2)) - 2 / (rows - 2) * row_sums) / (rows * (rows - 3))
+
+
+def diagonal(x: Tensor) -> Tensor:
+    """Diagonals of linear kernels: squared norms of rows; float64, shape `(layers, rows)`."""
+    return x.double().square().sum(2)
+
+
+def is_constant(x: Tensor) -> Tensor:
+    """Whether all rows of a layer are equal; bool, shape `(layers,)`."""
+    return (x == x[:, :1]).all(dim=2).all(dim=1)

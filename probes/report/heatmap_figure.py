@@ -17,6 +17,7 @@ from probes.report.axes import is_signed, layer_ticks, quantity_label, readable_
 from probes.values import Layer, LayerByTask
 
 CELL_TEXTS_UP_TO = 60  # cells; beyond, numbers would be too small to read
+LEVEL = 0.05  # of a cell's p
 _REASONS_SHOWN = 3
 _MISSING = {"facecolor": "#d9d9d9", "edgecolor": "#8c8c8c", "hatch": "////", "linewidth": 0.0}
 
@@ -26,7 +27,7 @@ def heatmap(matrix: LayerByTask, *, best_layer: Mapping[str, Layer] | None = Non
 
     Scores use a perceptually uniform map; signed quantities (`is_signed`) a diverging one with white at 0. Both are
     safe for colour-blind readers. Cells without a value are hatched grey, their reasons in the legend. A dot marks
-    cells whose 95 % interval excludes the null mean. At most `CELL_TEXTS_UP_TO` cells show their numbers.
+    cells that pass their null (`passing_cells`). At most `CELL_TEXTS_UP_TO` cells show their numbers.
 
     Args:
         matrix: What to draw.
@@ -105,8 +106,12 @@ def _mark_best(axes: Axes, matrix: LayerByTask, best_layer: Mapping[str, Layer])
 
 
 def passing_cells(matrix: LayerByTask) -> np.ndarray:
-    """Whether each cell's 95 % interval excludes its null mean; bool, `(layers, tasks)`; false where either is NaN."""
-    return (matrix.ci_low > matrix.null_mean) | (matrix.ci_high < matrix.null_mean)
+    """Whether each cell passes its null; bool, `(layers, tasks)`; false where nothing is known.
+
+    A cell with a p passes below 0.05, any other where its 95 % interval excludes its null mean.
+    """
+    excludes = (matrix.ci_low > matrix.null_mean) | (matrix.ci_high < matrix.null_mean)
+    return np.where(np.isnan(matrix.p), excludes, matrix.p < LEVEL)
 
 
 def _mark_passing(axes: Axes, matrix: LayerByTask, image: AxesImage, *, corner: bool) -> list[Line2D]:
@@ -116,7 +121,8 @@ def _mark_passing(axes: Axes, matrix: LayerByTask, image: AxesImage, *, corner: 
     colours = [_ink(image, matrix.values[cell]) for cell in zip(rows, columns, strict=True)]
     shift = 0.36 if corner else 0.0  # out of the number's way
     axes.scatter(columns + shift, rows + shift * 0.8, s=5, c=colours, linewidths=0, zorder=5, gid="passing")
-    label = "95 % interval excludes the null mean"
+    tested = np.isfinite(matrix.p).any()
+    label = f"p < {LEVEL} under the null" if tested else "95 % interval excludes the null mean"
     return [Line2D([], [], linestyle="none", marker="o", markersize=3.2, color="black", label=label)]
 
 

@@ -16,7 +16,7 @@ from probes.report.wandb_mode import MODES, Mode, choose_mode
 from probes.values import LayerByTask
 
 RUN_ID_FILE = "wandb_run_id.txt"
-TABLE_COLUMNS = ("layer", "task", "value", "ci_low", "ci_high", "null_mean", "note")
+TABLE_COLUMNS = ("layer", "task", "value", "ci_low", "ci_high", "null_mean", "p", "note")
 
 _log = logging.getLogger(__name__)
 _SECONDS_TO_START = 15.0  # under mode=auto; W&B's own limit is 90
@@ -169,7 +169,7 @@ class WandbTracker:
 
 def _cells(matrix: LayerByTask) -> list[list[Any]]:
     """Rows of the table: layers in order, and within a layer its tasks."""
-    arrays = (matrix.values, matrix.ci_low, matrix.ci_high, matrix.null_mean)
+    arrays = (matrix.values, matrix.ci_low, matrix.ci_high, matrix.null_mean, matrix.p)
     return [
         [str(layer), task, *(_or_none(array[row, column]) for array in arrays), matrix.notes.get((layer, task), "")]
         for row, layer in enumerate(matrix.layers)

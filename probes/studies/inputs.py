@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from probes.activations import ActivationStore, ExtractionSettings, PassReport, fill_stores, open_stores, row_ids
 from probes.backbones import FrozenBackbone, TokenizedTexts
-from probes.tasks import Suite, Task
+from probes.tasks import SPLITS, Suite, Task
 from probes.values import Activations, Layer, Reading
 
 _log = logging.getLogger(__name__)
@@ -36,17 +36,29 @@ class SuiteActivations:
     _text_ids: Mapping[tuple[str, str], Sequence[str]]
 
     def rows(self, task: Task, split: str, reading: Reading) -> Activations:
-        """Activations of one split of a task, rows in the task's order."""
-        text_ids = self._text_ids[task.name, split]
-        values = self._stores[reading].read(text_ids, self.layers[reading])
-        names = row_ids(task.name, split, text_ids, task.splits[split].labels)
+        """Activations of one split of a task, rows in the task's order; their ids are the same for every backbone."""
+        values = self._stores[reading].read(self._text_ids[task.name, split], self.layers[reading])
+        rows = task.splits[split]
+        names = row_ids(task.name, split, rows.prompts, rows.labels)
         return Activations(values, self.layers[reading], names, reading)
 
 
 def read_suite(
-    suite: Suite, backbone: FrozenBackbone, settings: ExtractionSettings, cache_dir: Path
+    suite: Suite,
+    backbone: FrozenBackbone,
+    settings: ExtractionSettings,
+    cache_dir: Path,
+    *,
+    splits: Sequence[str] = SPLITS,
 ) -> SuiteActivations:
     """Tokenise every row of a suite, run the backbone on texts it has not seen, and say how rows find theirs.
+
+    Args:
+        suite: The tasks.
+        backbone: What reads them.
+        settings: Poolings, sites, lengths.
+        cache_dir: Activations are kept under it.
+        splits: Which splits are read.
 
     Raises:
         ValueError: A text has no tokens, an unknown pooling or site, NaN activations.
@@ -56,11 +68,16 @@ def read_suite(
     tokenized: dict[tuple[str, str], TokenizedTexts] = {}
     for task in suite.tasks:
         for name, split in task.splits.items():
+            if name not in splits:
+                continue
             try:
                 tokenized[task.name, name] = backbone.tokenize(split.prompts, max_length=settings.max_length)
             except ValueError as error:
                 raise ValueError(f"Task '{task.name}', split '{name}': {error}") from error
-    num_cut = {task.name: sum(tokenized[task.name, split].num_cut for split in task.splits) for task in suite.tasks}
+    num_cut = {
+        task.name: sum(texts.num_cut for (name, _), texts in tokenized.items() if name == task.name)
+        for task in suite.tasks
+    }
     _report_cuts(num_cut, tokenized, settings.max_length or backbone.tokenizer.max_length)
     report = fill_stores(backbone, _together(tokenized.values()), stores, settings)
     return SuiteActivations(
@@ -72,6 +89,18 @@ def read_suite(
         _stores=stores,
         _text_ids={key: texts.text_ids for key, texts in tokenized.items()},
     )
+
+
+def test_rows_of(
+    read: SuiteActivations, suite: Suite, *, like: SuiteActivations
+) -> Callable[[str, Reading], Activations]:
+    """How a task's test rows are found in another backbone: its reading that stands in the same place.
+
+    Two backbones read with the same settings may have different stacks and default poolings, but as many readings.
+    """
+    tasks = {task.name: task for task in suite.tasks}
+    readings = dict(zip(like.layers, read.layers, strict=True))
+    return lambda task, reading: read.rows(tasks[task], "test", readings[reading])
 
 
 def _together(parts: Iterable[TokenizedTexts]) -> TokenizedTexts:

@@ -6,16 +6,19 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from probes.activations import ExtractionSettings
+from probes.analysis import Column
 from probes.backbones import FrozenBackbone
+from probes.callbacks import MatrixAnalysis
 from probes.metrics import MAIN_METRIC, UNITS
-from probes.report import Tracker, print_best_layers, report_run, write_results
-from probes.studies.inputs import SuiteActivations, read_suite
+from probes.report import Tracker, print_best_layers, write_results
+from probes.studies.inputs import SuiteActivations, read_suite, test_rows_of
 from probes.studies.provenance import Provenance
 from probes.tasks import Suite, Task
 from probes.training import LabelledActivations, ProbeSettings, TaskData, TaskProbes, TrainerFactory, fit_task
@@ -31,6 +34,8 @@ def probe_study(
     extraction: ExtractionSettings,
     probe: ProbeSettings,
     trainer: TrainerFactory,
+    callbacks: Callable[..., MatrixAnalysis],
+    reference_backbone: Callable[[], FrozenBackbone] | None = None,
     tracker: Tracker,
     seed: int,
     cache_dir: Path,
@@ -46,6 +51,8 @@ def probe_study(
         extraction: Poolings, sites, lengths.
         probe: Architecture and training of the probes.
         trainer: Makes the Lightning trainer of one task.
+        callbacks: Makes the analysis that goes along with all trainers.
+        reference_backbone: Loads a backbone whose layers the same rows are compared with.
         tracker: Where numbers are logged besides files.
         seed: Decides initialisation, order, folds and control labels; never the data.
         cache_dir: Activations are kept under it.
@@ -69,22 +76,40 @@ def probe_study(
             activations = read_suite(loaded_suite, loaded, extraction, cache_dir)
         del loaded
         provenance.record(_facts(loaded_suite, activations))
+        reference = None
+        if reference_backbone is not None:
+            with provenance.stage("reference activations"):
+                reference = read_suite(loaded_suite, reference_backbone(), extraction, cache_dir, splits=("test",))
+        analysis = callbacks(reference=reference and test_rows_of(reference, loaded_suite, like=activations))
+        with_analysis = partial(trainer, callbacks=[analysis])
         common = Result(study=name, backbone=activations.backbone, suite=loaded_suite.name)
+        if reference is not None:
+            common = replace(common, reference=reference.backbone)
         fits: dict[Reading, dict[str, TaskProbes]] = {reading: {} for reading in activations.layers}
         results: list[Result] = []
         for reading, task in ((reading, task) for reading in fits for task in loaded_suite.tasks):
             with provenance.stage("probes"):
                 data = _task_data(task, activations, reading)
-                fit = fit_task(data, probe, trainer, seed)
+                fit = fit_task(data, probe, with_analysis, seed)
+                analysis.add_task(data)  # if no trainer ran, because every layer is constant
+                for column in _probe_columns(data, fit):
+                    analysis.add_column(column)
             fits[reading][task.name] = fit
             fit.save(_probe_file(output_dir, task, reading, first=next(iter(fits))), metadata=_identity(activations))
-            results += [_filled(result, common, task) for result in fit.results]
+            results += [described(result, common=common, suite=loaded_suite) for result in fit.results]
             write_results(results, output_dir / "results.csv")  # after each task: a run that dies keeps what it has
         with provenance.stage("report"):
             primary = next(iter(fits.values()))
             best = {task: layer for task, fit in primary.items() if (layer := fit.validation_best_layer) is not None}
             matrices = [matrix for reading in fits for matrix in layer_by_task(results, reading)]
-            figures = report_run(output_dir, results=results, matrices=matrices, best_layers=best, tracker=tracker)
+            figures = analysis.finish(
+                output_dir,
+                tracker=tracker,
+                results=results,
+                matrices=matrices,
+                best_layers=best,
+                describe=partial(described, common=common, suite=loaded_suite),
+            )
     classes = {task.name: len(task.labels) for task in loaded_suite.tasks if task.labels}
     print_best_layers(results, best_layers=best, figure=figures[0], output_dir=output_dir, classes=classes)
     return _mean_of_known(fit.objective for fit in primary.values())
@@ -138,10 +163,18 @@ def _task_data(task: Task, activations: SuiteActivations, reading: Reading) -> T
     return TaskData(task=task.name, kind=task.kind, labels=task.labels, **splits)
 
 
-def _filled(result: Result, common: Result, task: Task) -> Result:
-    return replace(
-        result, study=common.study, backbone=common.backbone, suite=common.suite, task=task.name, cluster=task.cluster
-    )
+def _probe_columns(data: TaskData, fit: TaskProbes) -> list[Column]:
+    return [
+        Column(quantity, UNITS[quantity.removeprefix("probe/")], data.task, data.reading, data.layers, estimates)
+        for quantity, estimates in fit.estimates.items()
+    ]
+
+
+def described(result: Result, *, common: Result, suite: Suite) -> Result:
+    """A result with the names of study, backbones and suite filled in, and the cluster of its task."""
+    cluster = next((task.cluster for task in suite.tasks if task.name == result.task), "")
+    names = {name: getattr(common, name) for name in ("study", "role", "backbone", "reference", "suite")}
+    return replace(result, cluster=cluster, **names)
 
 
 def _probe_file(output_dir: Path, task: Task, reading: Reading, *, first: Reading) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning import LightningDataModule
 
 from .rows import LayerBatches, RowBatches, Rows
+from .task_data import TaskData
 
 EVALUATION_ROWS = 512
 """Rows of a validation batch."""
@@ -22,6 +23,7 @@ class ActivationDataModule(LightningDataModule):
         batch_size: Rows a training batch, over all processes; `None` serves all rows of some layers instead.
         layers_per_batch: Layers a batch, if all rows are served.
         seed: Decides the order of rows; 0 is a seed like any other.
+        task_data: The whole task these rows are of, all splits and layers, for callbacks that look at it.
     """
 
     def __init__(
@@ -32,8 +34,10 @@ class ActivationDataModule(LightningDataModule):
         batch_size: int | None = None,
         layers_per_batch: int = 1,
         seed: int = 0,
+        task_data: TaskData | None = None,
     ) -> None:
         super().__init__()
+        self.task_data = task_data
         self.train, self.validation = train, validation
         self.batch_size, self.layers_per_batch, self.seed = batch_size, layers_per_batch, seed
 

@@ -14,7 +14,7 @@ from .losses import class_weights
 from .module import row_batched_logits
 from .one_probe import build_probe
 from .rows import Rows
-from .scoring import ScoreSheet, SplitLogits
+from .scoring import ScoreSheet, SplitLogits, SplitScores
 from .selection import Selection, select
 from .settings import ProbeSettings
 from .splits import with_shuffled_controls
@@ -43,12 +43,15 @@ def fit_task(data: TaskData, settings: ProbeSettings, trainer_factory: TrainerFa
     _, constant = Standardiser.of(data.train.activations.values)
     live = (~constant).nonzero()[:, 0]
     layers = tuple(data.layers[i] for i in live.tolist())
-    recipe = Recipe(data.kind, layers, data.num_classes, exact, settings, trainer_factory, seed)
+    recipe = Recipe(data, layers, data.num_classes, exact, settings, trainer_factory, seed)
     rows = {split: _rows(data, split, live, settings, seed) for split in SPLITS}
     selection = select(rows["train"], rows["validation"], recipe) if layers else None
     probes = _chosen_probes(data, recipe, selection)
     answers = [] if selection is None else _answers(selection, rows)
-    return TaskProbes(probes, _results(probes, answers, rows, _sheet(data, recipe, selection)))
+    sheet = _sheet(data, recipe, selection)
+    scores = [sheet.score(answer) for answer in answers]
+    estimates = sheet.estimates(scores[-1], data.layers) if scores else {}
+    return TaskProbes(probes, _results(probes, scores, rows, sheet), estimates)
 
 
 def _rows(data: TaskData, split: str, live: Tensor, settings: ProbeSettings, seed: int) -> Rows:
@@ -119,13 +122,13 @@ def _sheet(data: TaskData, recipe: Recipe, selection: Selection | None) -> Score
 
 
 def _results(
-    probes: LayerProbes, answers: list[SplitLogits], rows: Mapping[str, Rows], sheet: ScoreSheet
+    probes: LayerProbes, scores: list[SplitScores], rows: Mapping[str, Rows], sheet: ScoreSheet
 ) -> list[Result]:
     results, train_targets = [], rows["train"].targets[0]
-    for answer in answers:
-        results += sheet.results(answer)
+    for split_scores in scores:
+        results += sheet.results(split_scores)
     for split in SPLITS:
-        scored = next((a.targets[0] for a in answers if a.split == split), rows[split].targets[0])
+        scored = next((s.answers.targets[0] for s in scores if s.answers.split == split), rows[split].targets[0])
         if len(scored) > 0:
             results += sheet.majority_rows(split, train_targets, scored, probes.num_classes)
     metrics = dict.fromkeys(result.metric for result in results)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from probes.metrics import MAIN_METRIC, Kind, Scores, bootstrap_counts, majority_logits, score_rows
-from probes.values import Layer, Result
+from probes.values import Estimates, Layer, Result
 
 from .seeds import derive_seed
 
@@ -30,6 +32,30 @@ class SplitLogits:
     logits: Tensor
     targets: Tensor
     note: str = ""
+
+
+@dataclass(frozen=True)
+class SplitScores:
+    """What those answers score.
+
+    Attributes:
+        answers: What was scored.
+        true: Scores of the probes.
+        control: Mean scores of the controls; `None` without controls.
+    """
+
+    answers: SplitLogits
+    true: Scores
+    control: Scores | None
+
+    def selectivity(self, kind: Kind) -> Scores:
+        """Main metric minus the control's, resample by resample; nothing without controls."""
+        if self.control is None:
+            return Scores({}, {})
+        metric = MAIN_METRIC[kind]
+        true, control = self.true, self.control
+        draws = {"selectivity": true.draws[metric] - control.draws[metric]} if metric in true.draws else {}
+        return Scores({"selectivity": true.values[metric] - control.values[metric]}, draws)
 
 
 @dataclass(frozen=True)
@@ -54,8 +80,8 @@ class ScoreSheet:
     samples: int
     seed: int
 
-    def results(self, answers: SplitLogits) -> list[Result]:
-        """Score one split: every metric of probes and controls, and selectivity; intervals on all splits but train."""
+    def score(self, answers: SplitLogits) -> SplitScores:
+        """Score probes and controls on one split, with resamples on all splits but train."""
         counts = None
         if self.samples > 0 and answers.split != "train":
             seed = derive_seed(self.seed, "bootstrap", answers.split)
@@ -63,14 +89,37 @@ class ScoreSheet:
         true, *shuffled = [
             score_rows(self.kind, answers.logits[:, i], targets, counts) for i, targets in enumerate(answers.targets)
         ]
-        if not shuffled:
-            return list(self._rows(answers, true, control="", null=None))
-        control = _mean(shuffled)
-        return [
-            *self._rows(answers, true, control="", null=control),
-            *self._rows(answers, control, control="shuffled_labels", null=None, shuffles=len(shuffled)),
-            *(self._rows(answers, _selectivity(self.kind, true, control), control="", null=None)),
-        ]
+        return SplitScores(answers, true, _mean(shuffled) if shuffled else None)
+
+    def results(self, scores: SplitScores) -> list[Result]:
+        """Every metric of probes and controls, and selectivity, at every layer."""
+        answers, control = scores.answers, scores.control
+        rows = [*self._rows(answers, scores.true, control="", null=control)]
+        if control is not None:
+            shuffles = len(answers.targets) - 1
+            rows += self._rows(answers, control, control="shuffled_labels", null=None, shuffles=shuffles)
+            rows += self._rows(answers, scores.selectivity(self.kind), control="", null=None)
+        return rows
+
+    def estimates(self, scores: SplitScores, layers: Sequence[Layer]) -> dict[str, Estimates]:
+        """Main metric and selectivity of one split as `Estimates` of these layers, NaN at those without a probe."""
+        metric, selectivity = MAIN_METRIC[self.kind], scores.selectivity(self.kind)
+        main = Scores({metric: scores.true.values[metric]}, {k: v for k, v in scores.true.draws.items() if k == metric})
+        return {
+            f"probe/{name}": self._estimates(part, name, layers, scores.answers.targets.shape[1])
+            for part in (main, selectivity)
+            for name in part.values
+        }
+
+    def _estimates(self, scores: Scores, metric: str, layers: Sequence[Layer], rows: int) -> Estimates:
+        probed = [layers.index(layer) for layer in self.layers]
+        values, errors = np.full(len(layers), np.nan), None
+        values[probed] = scores.values[metric].numpy(force=True)
+        if metric in scores.draws:
+            draws = scores.draws[metric].numpy(force=True)
+            errors = np.full((len(draws), len(layers)), np.nan)
+            errors[:, probed] = (draws - draws.mean(0)) / math.sqrt(len(draws) - 1)
+        return Estimates(values, rows, errors)
 
     def constant_rows(self, splits: Sequence[str], metrics: Sequence[str], layers: Sequence[Layer]) -> list[Result]:
         """Mark the cells of layers that have no probe."""
@@ -118,10 +167,3 @@ def _mean(scores: Sequence[Scores]) -> Scores:
         {metric: torch.stack([s.values[metric] for s in scores]).mean(0) for metric in first.values},
         {metric: torch.stack([s.draws[metric] for s in scores]).mean(0) for metric in first.draws},
     )
-
-
-def _selectivity(kind: Kind, true: Scores, control: Scores) -> Scores:
-    """Main metric minus the control's, resample by resample."""
-    metric = MAIN_METRIC[kind]
-    draws = {"selectivity": true.draws[metric] - control.draws[metric]} if metric in true.draws else {}
-    return Scores({"selectivity": true.values[metric] - control.values[metric]}, draws)

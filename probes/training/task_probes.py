@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.metrics import MAIN_METRIC
-from probes.values import Layer, Result
+from probes.values import Estimates, Layer, Result
 
 from .layer_probes import LayerProbes
 
@@ -20,10 +20,13 @@ class TaskProbes:
     Attributes:
         probes: The chosen probe of each layer.
         results: Rows of `results.csv`, but for what the study fills in.
+        estimates: `probe/<main metric>` and `probe/selectivity` on test at every layer, with the errors that layers
+            share, for what is computed from several layers at once.
     """
 
     probes: LayerProbes
     results: list[Result]
+    estimates: Mapping[str, Estimates]
 
     @property
     def objective_metric(self) -> str:

@@ -22,6 +22,7 @@ from .rows import Rows
 from .seeds import derive_seed
 from .settings import ProbeSettings
 from .standardiser import Standardiser
+from .task_data import TaskData
 from .trainer import quiet_lightning
 
 
@@ -38,8 +39,8 @@ class Recipe:
     """What decides a bank beside its rows.
 
     Attributes:
-        kind: Kind of task.
-        layers: Names of the layers.
+        task_data: The task the rows are of.
+        layers: Names of the layers, fewer than the task's where some are constant or trained in another turn.
         num_classes: Width of the logits.
         exact: Solve for the optimum instead of training by minibatches.
         settings: How probes are trained.
@@ -47,13 +48,18 @@ class Recipe:
         seed: Decides starts, dropout and the order of rows.
     """
 
-    kind: Kind
+    task_data: TaskData
     layers: tuple[Layer, ...]
     num_classes: int
     exact: bool
     settings: ProbeSettings
     trainer_factory: TrainerFactory
     seed: int
+
+    @property
+    def kind(self) -> Kind:
+        """Kind of task."""
+        return self.task_data.kind
 
 
 @dataclass(frozen=True)
@@ -136,13 +142,21 @@ def _fit(train: Rows, validation: Rows | None, recipe: Recipe) -> tuple[ProbeBan
     standardiser, _ = Standardiser.of(train.values)
     if recipe.exact:
         module = ExactProbeModule(bank, standardiser, kind=recipe.kind, settings=settings)
-        data = ActivationDataModule(train, layers_per_batch=_layers_per_solve(train, recipe))
+        data = ActivationDataModule(
+            train, layers_per_batch=_layers_per_solve(train, recipe), task_data=recipe.task_data
+        )
         overrides = {"max_epochs": 1, "limit_val_batches": 0}
     else:
         if validation is None or len(validation) == 0:
             raise ValueError("Minibatch training wants validation rows to stop by; got none.")
         module = MinibatchProbeModule(bank, standardiser, kind=recipe.kind, settings=settings)
-        data = ActivationDataModule(train, validation, batch_size=settings.batch_size, seed=derive_seed(seed, "order"))
+        data = ActivationDataModule(
+            train,
+            validation,
+            batch_size=settings.batch_size,
+            seed=derive_seed(seed, "order"),
+            task_data=recipe.task_data,
+        )
         overrides = {"max_epochs": settings.max_epochs}
     with quiet_lightning():
         trainer = recipe.trainer_factory(num_sanity_val_steps=0, use_distributed_sampler=False, **overrides)

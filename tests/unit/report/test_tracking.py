@@ -85,11 +85,12 @@ class TestOfflineRun:
         assert set(reported.logged["tables"]) == {f"layer_by_task/{name}" for name in names}
         for name, matrix in zip(names, reported.matrices, strict=True):
             table = reported.logged["tables"][f"layer_by_task/{name}"]
-            assert table["columns"] == ["layer", "task", "value", "ci_low", "ci_high", "null_mean", "note"]
+            assert table["columns"] == ["layer", "task", "value", "ci_low", "ci_high", "null_mean", "p", "note"]
             assert len(table["data"]) == matrix.values.size
-            for layer, task, value, low, high, null, note in table["data"]:
+            for layer, task, value, low, high, null, p, note in table["data"]:
                 cell = [str(known) for known in matrix.layers].index(layer), matrix.tasks.index(task)
-                for number, array in ((value, "values"), (low, "ci_low"), (high, "ci_high"), (null, "null_mean")):
+                numbers = {"values": value, "ci_low": low, "ci_high": high, "null_mean": null, "p": p}
+                for array, number in numbers.items():
                     expected = getattr(matrix, array)[cell]
                     assert number == expected or (number is None and np.isnan(expected))
                 assert note == matrix.notes.get((matrix.layers[cell[0]], task), "")

@@ -1,0 +1,130 @@
+"""Estimates of several tasks side by side: rows of results, and what only shows between tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+from probes.analysis.intervals import confidence_interval
+from probes.analysis.permutations import family_wise_p
+from probes.analysis.specificity import specificity
+from probes.values import Estimates, Layer, Reading, Result
+
+
+@dataclass(frozen=True)
+class Column:
+    """One task's estimates of one quantity at every layer of a reading.
+
+    Attributes:
+        quantity: Name of the quantity.
+        unit: Its unit.
+        task: Name of the task.
+        reading: Stack, site and pooling.
+        layers: Names of the layers.
+        estimates: The numbers.
+    """
+
+    quantity: str
+    unit: str
+    task: str
+    reading: Reading
+    layers: tuple[Layer, ...]
+    estimates: Estimates
+
+
+def column_results(columns: Sequence[Column]) -> list[Result]:
+    """One result a cell of one quantity's columns, p corrected for looking at all of them.
+
+    Args:
+        columns: Of one quantity and reading, with the same layers; nulls with as many draws in all or none.
+    """
+    p = _family_wise(columns)
+    return [result for column, own in zip(columns, p, strict=True) for result in _results(column, own)]
+
+
+def specificity_results(columns: Sequence[Column]) -> list[Result]:
+    """Specificity of every cell of one quantity's columns, with normal 95 % intervals where all columns have errors."""
+    first = columns[0]
+    values = np.stack([column.estimates.values for column in columns], axis=1)
+    errors = [column.estimates.errors for column in columns]
+    known = [own for own in errors if own is not None]
+    specific, deviations = specificity(values, known if len(known) == len(columns) else None)
+    reach = norm.ppf(0.975) * deviations
+    return [
+        _result(
+            column,
+            layer,
+            metric=f"specificity/{first.quantity.removeprefix('probe/')}",
+            value=specific[row, task],
+            ci=(specific[row, task] - reach[row, task], specific[row, task] + reach[row, task]),
+            null=0.0,
+        )
+        for task, column in enumerate(columns)
+        for row, layer in enumerate(first.layers)
+    ]
+
+
+def _family_wise(columns: Sequence[Column]) -> list[np.ndarray]:
+    nulls = [column.estimates.null for column in columns]
+    tested = [null for null in nulls if null is not None and len(null) > 1]
+    if len(tested) < len(columns) or len({len(null) for null in tested}) != 1:
+        return [np.full(len(column.layers), np.nan) for column in columns]
+    observed = np.concatenate([column.estimates.values for column in columns])
+    return np.split(family_wise_p(observed, np.concatenate(tested, axis=1)), len(columns))
+
+
+def _results(column: Column, p: np.ndarray) -> list[Result]:
+    estimates = column.estimates
+    unknown = np.full(len(column.layers), np.nan)
+    low, high = (unknown, unknown)
+    if estimates.errors is not None:
+        low, high = confidence_interval(estimates.values, estimates.errors)
+    null = unknown if estimates.null is None else estimates.null.mean(0)
+    return [
+        _result(
+            column,
+            layer,
+            metric=column.quantity,
+            value=estimates.values[i],
+            ci=(low[i], high[i]),
+            null=null[i],
+            p=p[i],
+        )
+        for i, layer in enumerate(column.layers)
+    ]
+
+
+def _result(
+    column: Column,
+    layer: Layer,
+    *,
+    metric: str,
+    value: float,
+    ci: tuple[float, float],
+    null: float,
+    p: float = float("nan"),
+) -> Result:
+    reading, missing = column.reading, bool(np.isnan(value))
+    return Result(
+        task=column.task,
+        stack=reading.stack,
+        layer=layer,
+        site=reading.site,
+        pooling=reading.pooling,
+        split="test",
+        metric=metric,
+        value=float(value),
+        ci_low=_known(ci[0]),
+        ci_high=_known(ci[1]),
+        null_mean=None if missing else _known(null),
+        p=_known(p),
+        n=column.estimates.n,
+        note=column.estimates.note if missing else "",
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,20 @@
+"""Measures of activations as `torchmetrics.Metric`s: rows come in batches, merge over ranks, need not fit in memory.
+
+Call `update` for every batch and `compute` once: the value is that of the function of the same name on all rows at once
+in float64, to rounding, whatever the batches. Calling the metric itself also computes the value of the batch alone,
+which is slow, and refused for fewer than 4 rows. Sums are float64 and live on the metric's device. A measure of pairs
+of rows is computed on a sample of them (`SampledMeasure`).
+"""
+
+from probes.analysis.streaming.anisotropy import Anisotropy as Anisotropy
+from probes.analysis.streaming.cca import PWCCA as PWCCA
+from probes.analysis.streaming.cca import SVCCA as SVCCA
+from probes.analysis.streaming.cka import LinearCKA as LinearCKA
+from probes.analysis.streaming.cosine import MatchedCosine as MatchedCosine
+from probes.analysis.streaming.labels import LabelCKA as LabelCKA
+from probes.analysis.streaming.minibatch import MinibatchCKA as MinibatchCKA
+from probes.analysis.streaming.row_sample import RowSample as RowSample
+from probes.analysis.streaming.sampled_measure import SampledMeasure as SampledMeasure
+from probes.analysis.streaming.spectra import EffectiveRank as EffectiveRank
+from probes.analysis.streaming.spectra import MatrixEntropy as MatrixEntropy
+from probes.analysis.streaming.spectra import ParticipationRatio as ParticipationRatio
