@@ -42,24 +42,30 @@ def run(cfg: DictConfig) -> float:
 
 
 def _run_study(cfg: DictConfig, output_dir: Path) -> float:
-    output_dir.mkdir(parents=True, exist_ok=True)
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    output_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, output_dir / "config.yaml", resolve=True)
     lightning.seed_everything(cfg.seed, verbose=False)
-    return instantiate(cfg.study)(
-        backbone=partial(instantiate, cfg.backbone),
-        suite=partial(instantiate, cfg.suite),
-        extraction=instantiate(cfg.extraction),
-        probe=instantiate(cfg.probe),
-        trainer=instantiate(cfg.trainer),
-        callbacks=instantiate(cfg.callbacks),
-        reference_backbone=partial(instantiate, cfg.reference_backbone) if cfg.reference_backbone else None,
-        tracker=instantiate(cfg.logger, **_sweep(cfg)) if _rank() == 0 else FilesOnly(),
-        seed=cfg.seed,
-        cache_dir=Path(cfg.paths.cache_dir).expanduser(),
-        output_dir=output_dir,
-        config=config,
-    )
+    study = instantiate(cfg.study)
+    parts = _parts(cfg) | {"config": config, "output_dir": output_dir}
+    wanted = inspect.signature(study).parameters
+    return study(**{name: part for name, part in parts.items() if name in wanted})
+
+
+def _parts(cfg: DictConfig) -> dict[str, Any]:
+    """Everything a study may ask for by name: what is made once, and factories of what is made several times."""
+    return {
+        "backbone": partial(instantiate, cfg.backbone),
+        "suite": partial(instantiate, cfg.suite),
+        "extraction": instantiate(cfg.extraction),
+        "probe": instantiate(cfg.probe),
+        "trainer": instantiate(cfg.trainer),
+        "callbacks": instantiate(cfg.callbacks),
+        "reference_backbone": partial(instantiate, cfg.reference_backbone) if cfg.reference_backbone else None,
+        "tracker": instantiate(cfg.logger, **_sweep(cfg)) if _rank() == 0 else FilesOnly(),
+        "seed": cfg.seed,
+        "cache_dir": Path(cfg.paths.cache_dir).expanduser(),
+    }
 
 
 def check_arguments(cfg: DictConfig) -> None:

@@ -17,7 +17,7 @@ from probes.analysis.smooth_null import (
     log_likelihood,
     smooth_covariances,
     smooth_draws,
-    smooth_log_likelihood,
+    smooth_log_likelihoods,
     straight_line,
     whitening,
 )
@@ -25,6 +25,7 @@ from probes.analysis.smooth_null import (
 MIN_LAYERS = 8
 MIN_BAND = 3
 WIDTHS = (1, 2, 3)
+WHITE = 0
 DRAWS = 2000
 ROUNDING = 1e-10
 """Share of a profile's norm under which its distance from a straight line is rounding."""
@@ -52,7 +53,9 @@ class ChangePoints:
 def find_boundaries(profile: np.ndarray, *, max_boundaries: int = 2, level: float = 0.05) -> ChangePoints:
     """Level shifts that neither a ramp nor an autocorrelated or smooth drift explains.
 
-    Bands are at least 3 layers long. A second boundary is reported if, given the best single one, it passes the same test.
+    Bands are at least 3 layers long. A second boundary is reported if, beside the best single one, it improves the fit by
+    more than it would by chance under the drift that is likeliest once both are taken out.
+
     Multiplying the profile or adding a straight line to it changes nothing.
 
     Args:
@@ -74,11 +77,11 @@ def find_boundaries(profile: np.ndarray, *, max_boundaries: int = 2, level: floa
     layers = profile.shape[1]
     added = tuple(range(1, min(max_boundaries, layers // MIN_BAND - 1) + 1))
     best = tuple(best_shifts(profile, k)[0] for k in added)
-    p = 1.0 if _is_straight(profile[0]) else _p_value(profile, (), added)
+    p = 1.0 if _is_straight(profile[0]) else _p_any(profile, added)
     shifts: tuple[Shift, ...] = ()
     if p <= level:
         shifts = best[0]
-        if len(best) == 2 and _ways(layers, shifts, 1) and _p_value(profile, shifts, (1,)) <= level:
+        if len(best) == 2 and _p_second(profile, *best) <= level:
             shifts = best[1]
     return ChangePoints(shifts=shifts, p=p, best=best)
 
@@ -99,14 +102,16 @@ def best_shifts(profiles: np.ndarray, boundaries: int) -> list[tuple[Shift, ...]
 
 @dataclass(frozen=True)
 class _Bands:
-    """All ways to add shifts to a design, ready for least squares.
+    """All ways to add shifts to a design, ready for least squares whitened for one drift.
 
-    `first` and `second` hold an orthonormal basis of what each way adds, shape `(layers, ways)`; `second` is None if each
-    adds one shift.
+    `first` and `second`, shape `(layers, ways)`, take a profile to its coordinates along an orthonormal basis of what each
+    way adds; `second` is None if each adds one shift.
     """
 
     design: np.ndarray
     shifts: tuple[tuple[Shift, ...], ...]
+    residual_maker: np.ndarray
+    offset: float
     first: np.ndarray
     second: np.ndarray | None
 
@@ -117,27 +122,29 @@ class _Bands:
             total += np.square(profiles @ self.second)
         return total
 
-    def log_likelihood(self, profiles: np.ndarray) -> np.ndarray:
-        """Of the best way, with independent scatter."""
-        residual_maker, offset = whitening(np.eye(len(self.design)), self.design)
-        squares = np.square(profiles @ residual_maker).sum(1)
+    def log_likelihoods(self, profiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of the design alone and of the best way, each of shape `(profiles,)`."""
+        squares = np.square(profiles @ self.residual_maker.T).sum(1)
         left = np.maximum(squares - self.reductions(profiles).max(1), 0)
-        return log_likelihood(left, offset, self.design)
+        return log_likelihood(squares, self.offset, self.design), log_likelihood(left, self.offset, self.design)
 
 
 @cache
-def _bands(layers: int, known: tuple[Shift, ...], added: int) -> _Bands:
-    line = straight_line(layers)
-    design = np.column_stack([line, *(_shape(layers, shift) for shift in known)])
+def _bands(layers: int, known: tuple[Shift, ...], added: int, drift: int = WHITE) -> _Bands:
+    design = _design(layers, known)
     ways = _ways(layers, known, added)
-    residual_maker = whitening(np.eye(layers), design)[0]
-    columns = np.stack([[_shape(layers, shift) for shift in way] for way in ways]) @ residual_maker
+    maker, offset = whitening(smooth_covariances(layers)[drift], design)
+    columns = np.stack([[_shape(layers, shift) for shift in way] for way in ways]) @ maker.T
     first = columns[:, 0] / np.linalg.norm(columns[:, 0], axis=1, keepdims=True)
     second = None
     if added == 2:
         rest = columns[:, 1] - (columns[:, 1] * first).sum(1, keepdims=True) * first
-        second = (rest / np.linalg.norm(rest, axis=1, keepdims=True)).T
-    return _Bands(design=design, shifts=ways, first=first.T, second=second)
+        second = (rest / np.linalg.norm(rest, axis=1, keepdims=True) @ maker).T
+    return _Bands(design, ways, maker, offset, (first @ maker).T, second)
+
+
+def _design(layers: int, known: tuple[Shift, ...]) -> np.ndarray:
+    return np.column_stack([straight_line(layers), *(_shape(layers, shift) for shift in known)])
 
 
 def _ways(layers: int, known: tuple[Shift, ...], added: int) -> tuple[tuple[Shift, ...], ...]:
@@ -154,27 +161,46 @@ def _shape(layers: int, shift: Shift) -> np.ndarray:
     return np.clip((np.arange(layers) - start + (width + 1) // 2) / width, 0, 1)
 
 
-def _evidence(profiles: np.ndarray, known: tuple[Shift, ...], added: int) -> np.ndarray:
-    """Log-likelihood of bands less that of drift, both beside a straight line and the known shifts."""
-    bands = _bands(profiles.shape[1], known, added)
-    return bands.log_likelihood(profiles) - smooth_log_likelihood(profiles, bands.design)
+def _evidence(profiles: np.ndarray, boundaries: int) -> np.ndarray:
+    """Log-likelihood of the best bands less that of the best drift, shape `(profiles,)`."""
+    bands = _bands(profiles.shape[1], (), boundaries)
+    return bands.log_likelihoods(profiles)[1] - smooth_log_likelihoods(profiles, bands.design).max(0)
 
 
-def _p_value(profile: np.ndarray, known: tuple[Shift, ...], added: tuple[int, ...]) -> float:
-    """Of the largest evidence over the numbers of added shifts, each less its own critical value at 5 %."""
-    null, critical = _null(profile.shape[1], known, added)
-    excess = np.max([_evidence(profile, known, k)[0] - critical[i] for i, k in enumerate(added)])
-    exceeding = (null >= excess).sum(1)
-    return float((1 + exceeding.max()) / (1 + DRAWS))
+def _p_any(profile: np.ndarray, boundaries: tuple[int, ...]) -> float:
+    """Of the largest evidence over the numbers of boundaries, each less its own critical value."""
+    null, critical = _null_evidence(profile.shape[1], boundaries)
+    excess = max(_evidence(profile, k)[0] - critical[i] for i, k in enumerate(boundaries))
+    return float((1 + (null >= excess).sum(1).max()) / (1 + DRAWS))
 
 
 @cache
-def _null(layers: int, known: tuple[Shift, ...], added: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Simulated excess evidence, shape `(drifts, draws)`, and the critical value of every number of added shifts."""
+def _null_evidence(layers: int, boundaries: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Simulated excess, shape `(drifts, draws)`, and for every number of boundaries the critical value at 5 %."""
     draws = smooth_draws(layers, DRAWS)
-    evidence = np.array([[_evidence(of_drift, known, k) for of_drift in draws] for k in added])
+    evidence = np.array([[_evidence(of_drift, k) for of_drift in draws] for k in boundaries])
     critical = np.quantile(evidence, 0.95, axis=2).max(1)
     return (evidence - critical[:, None, None]).max(0), critical
+
+
+def _p_second(profile: np.ndarray, one: tuple[Shift, ...], two: tuple[Shift, ...]) -> float:
+    """Of the gain from a second shift beside the best single one; 1 where no second one fits in."""
+    layers = profile.shape[1]
+    if not _ways(layers, one, 1):
+        return 1.0
+    drift = int(smooth_log_likelihoods(profile, _design(layers, two))[:, 0].argmax())
+    null = _null_gain(layers, one, drift)
+    return float((1 + (null >= _gain(profile, one, drift)[0]).sum()) / (1 + DRAWS))
+
+
+@cache
+def _null_gain(layers: int, known: tuple[Shift, ...], drift: int) -> np.ndarray:
+    return _gain(smooth_draws(layers, DRAWS)[drift], known, drift)
+
+
+def _gain(profiles: np.ndarray, known: tuple[Shift, ...], drift: int) -> np.ndarray:
+    without, with_one_more = _bands(profiles.shape[1], known, 1, drift).log_likelihoods(profiles)
+    return with_one_more - without
 
 
 def _is_straight(profile: np.ndarray) -> bool:

@@ -136,11 +136,13 @@ def _about(packed: Tensor, x_centre: Tensor, y_centre: Tensor) -> Tensor:
     """Sums of lifted rows about another centre; `x_centre` is a column, `y_centre` a row."""
     x_step, y_step = x_centre - packed[..., 1:-1, :1], y_centre - packed[..., :1, 1:-1]
     sums = _with_means(packed, torch.zeros_like(x_step), torch.zeros_like(y_step))
-    return _moved(_moved(sums, x_step).mT, y_step.mT).mT
+    _move_rows(sums, x_step)
+    _move_rows(sums.mT, y_step.mT)
+    return sums
 
 
-def _moved(sums: Tensor, step: Tensor) -> Tensor:
-    """Move the centre of the side on the rows: u becomes u − step, |u|² becomes |u|² − 2 step·u + |step|²."""
+def _move_rows(sums: Tensor, step: Tensor) -> None:
+    """Move the centre of the side on the rows, in place: u to u − step, |u|² to |u|² − 2 step·u + |step|²."""
     ones, centred, norms = sums[..., :1, :], sums[..., 1:-1, :], sums[..., -1:, :]
-    moved_norms = norms - 2 * step.mT @ centred + step.mT @ step * ones
-    return torch.cat([ones, centred - step * ones, moved_norms], dim=-2)
+    norms += step.mT @ step * ones - 2 * step.mT @ centred
+    centred.addcmul_(step, ones, value=-1)

@@ -37,8 +37,8 @@ def smooth_covariances(layers: int) -> np.ndarray:
     return np.stack(drifts)
 
 
-def smooth_log_likelihood(profiles: np.ndarray, design: np.ndarray) -> np.ndarray:
-    """Restricted log-likelihood of profiles under whichever drift explains each best.
+def smooth_log_likelihoods(profiles: np.ndarray, design: np.ndarray) -> np.ndarray:
+    """Restricted log-likelihood of profiles under every drift.
 
     Unchanged by adding to a profile any combination of the design's columns.
 
@@ -47,14 +47,12 @@ def smooth_log_likelihood(profiles: np.ndarray, design: np.ndarray) -> np.ndarra
         design: What is known beside the drift, shape `(layers, columns)`, of full column rank.
 
     Returns:
-        float64, shape `(profiles,)`, in nats, up to a constant that depends on the two shapes alone.
+        float64, shape `(drifts, profiles)`, in nats, up to a constant that depends on the two shapes alone.
     """
-    best = np.full(len(profiles), -np.inf)
-    for covariance in smooth_covariances(len(design)):
-        residual_maker, offset = whitening(covariance, design)
-        residual = profiles @ residual_maker.T
-        best = np.maximum(best, log_likelihood(np.square(residual).sum(1), offset, design))
-    return best
+    fits = (whitening(covariance, design) for covariance in smooth_covariances(len(design)))
+    return np.stack(
+        [log_likelihood(np.square(profiles @ maker.T).sum(1), offset, design) for maker, offset in fits],
+    )
 
 
 def whitening(covariance: np.ndarray, design: np.ndarray) -> tuple[np.ndarray, float]:
@@ -80,8 +78,9 @@ def log_likelihood(squares: np.ndarray, offset: float, design: np.ndarray) -> np
 
 def smooth_draws(layers: int, draws: int) -> np.ndarray:
     """Gaussian profiles of every drift about the line 0, the same on every call, shape `(drifts, draws, layers)`."""
-    white = np.random.default_rng(0).standard_normal((draws, layers))
-    return white @ np.linalg.cholesky(smooth_covariances(layers)).swapaxes(1, 2)
+    factors = np.linalg.cholesky(smooth_covariances(layers))
+    white = np.random.default_rng(0).standard_normal((len(factors), draws, layers))
+    return white @ factors.swapaxes(1, 2)
 
 
 def straight_line(layers: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -37,10 +37,11 @@ ALL_TASKS = "all_tasks"
 
 @dataclass(frozen=True)
 class Findings:
-    """What an analysis found: rows of `results.csv`, and each quantity as a matrix."""
+    """What an analysis found: rows of `results.csv`, each quantity as a matrix, and its pictures once reported."""
 
     results: list[Result]
     matrices: list[LayerByTask]
+    heatmaps: Sequence[Path] = ()
 
 
 class MatrixAnalysis(Callback):
@@ -140,7 +141,7 @@ class MatrixAnalysis(Callback):
         matrices: Sequence[LayerByTask] = (),
         best_layers: Mapping[str, Layer] | None = None,
         describe: Callable[[Result], Result] = lambda result: result,
-    ) -> list[Path]:
+    ) -> Findings:
         """Compute what lies between tasks, and report every quantity once.
 
         Args:
@@ -152,16 +153,18 @@ class MatrixAnalysis(Callback):
             describe: Fills in what a study knows of a result: names of study, backbone, suite and cluster.
 
         Returns:
-            The heatmaps, the study's own first.
+            All of it, the study's own first.
         """
         found = self.findings()
-        return report_run(
+        every = Findings([*results, *map(describe, found.results)], [*matrices, *found.matrices])
+        heatmaps = report_run(
             output_dir,
-            results=[*results, *map(describe, found.results)],
-            matrices=[*matrices, *found.matrices],
+            results=every.results,
+            matrices=every.matrices,
             best_layers=best_layers or {},
             tracker=tracker,
         )
+        return replace(every, heatmaps=heatmaps)
 
     def _joined(self, task: str, activations: Activations, labels: Tensor | None) -> TaskRows:
         if self.reference is None:

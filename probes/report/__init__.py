@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from probes.report.csv_files import file_stem, read_results, write_layer_by_task, write_results
     from probes.report.heatmap_figure import heatmap
+    from probes.report.layer_by_layer_report import report_layer_by_layer
+    from probes.report.layer_table import layer_table
+    from probes.report.png import save_png
     from probes.report.profile_figure import profiles
-    from probes.report.run_report import report_run, save_png
+    from probes.report.run_report import report_run
     from probes.report.tables import best_layer_table, print_best_layers, print_screen
     from probes.report.tracker import FilesOnly, Tracker
     from probes.report.tracking import WandbTracker
@@ -25,10 +28,12 @@ __all__ = [
     "best_layer_table",
     "file_stem",
     "heatmap",
+    "layer_table",
     "print_best_layers",
     "print_screen",
     "profiles",
     "read_results",
+    "report_layer_by_layer",
     "report_run",
     "save_png",
     "write_layer_by_task",
@@ -39,7 +44,10 @@ _HOMES = {
     "csv_files": ("file_stem", "read_results", "write_layer_by_task", "write_results"),
     "heatmap_figure": ("heatmap",),
     "profile_figure": ("profiles",),
-    "run_report": ("report_run", "save_png"),
+    "layer_by_layer_report": ("report_layer_by_layer",),
+    "layer_table": ("layer_table",),
+    "png": ("save_png",),
+    "run_report": ("report_run",),
     "tables": ("best_layer_table", "print_best_layers", "print_screen"),
     "tracker": ("FilesOnly", "Tracker"),
     "tracking": ("WandbTracker",),

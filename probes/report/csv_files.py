@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from probes.report.atomic import whole_file
-from probes.values import RESULT_COLUMNS, Layer, LayerByTask, Result
+from probes.values import RESULT_COLUMNS, Layer, LayerByLayer, LayerByTask, Result
 
 
 def write_results(results: Iterable[Result], path: Path) -> Path:
@@ -57,6 +57,12 @@ def write_layer_by_task(matrix: LayerByTask, folder: Path, *, primary: bool = Tr
     """
     rows = ([str(layer), *map(_field, values)] for layer, values in zip(matrix.layers, matrix.values, strict=True))
     return _write(folder / f"{file_stem(matrix, primary=primary)}.csv", ("layer", *matrix.tasks), rows)
+
+
+def write_layer_by_layer(matrix: LayerByLayer, folder: Path) -> Path:
+    """Write a matrix as `<folder>/<task>.csv`: a row a layer of x, whose name comes first, a column a layer of y."""
+    rows = ([str(layer), *map(_field, values)] for layer, values in zip(matrix.x_layers, matrix.values, strict=True))
+    return _write(folder / f"{matrix.task}.csv", ("layer", *map(str, matrix.y_layers)), rows)
 
 
 def file_stem(matrix: LayerByTask, *, primary: bool = True) -> str:

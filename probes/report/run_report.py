@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from probes.report.atomic import whole_file
 from probes.report.csv_files import file_stem, write_layer_by_task, write_results
 from probes.report.heatmap_figure import heatmap
+from probes.report.png import save_png
 from probes.report.profile_figure import profiles
 from probes.report.tracker import Tracker
 from probes.values import Layer, LayerByTask, Reading, Result
@@ -76,13 +75,6 @@ def mean_at_best_layer(matrices: Iterable[LayerByTask], best_layers: Mapping[str
         if known and matrix.quantity.startswith("probe/"):
             means[f"mean/{matrix.quantity.removeprefix('probe/')}"] = float(np.mean(known))
     return means
-
-
-def save_png(figure: Figure, path: Path) -> Path:
-    """Save a figure whole or not at all."""
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return path
 
 
 def _draw(folder: Path, matrix: LayerByTask, best_layers: Mapping[str, Layer] | None) -> Path:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
-from probes.values import LayerByTask
+from probes.values import LayerByLayer, LayerByTask
 
 
 class Tracker(Protocol):
@@ -19,6 +19,10 @@ class Tracker(Protocol):
 
     def log_matrix(self, matrix: LayerByTask, heatmap: Path, *, primary: bool) -> None:
         """Log one quantity: its numbers and its picture."""
+        ...
+
+    def log_layer_by_layer(self, name: str, matrices: Sequence[LayerByLayer], picture: Path) -> None:
+        """Log one quantity between the layers of two backbones, a matrix a task."""
         ...
 
     def summarize(self, scalars: Mapping[str, float | int | str]) -> None:
@@ -38,6 +42,9 @@ class FilesOnly:
         return nullcontext()
 
     def log_matrix(self, matrix: LayerByTask, heatmap: Path, *, primary: bool) -> None:
+        """Do nothing."""
+
+    def log_layer_by_layer(self, name: str, matrices: Sequence[LayerByLayer], picture: Path) -> None:
         """Do nothing."""
 
     def summarize(self, scalars: Mapping[str, float | int | str]) -> None:

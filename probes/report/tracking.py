@@ -13,7 +13,7 @@ import wandb
 from wandb.errors import Error as WandbError
 
 from probes.report.wandb_mode import MODES, Mode, choose_mode
-from probes.values import LayerByTask
+from probes.values import LayerByLayer, LayerByTask
 
 RUN_ID_FILE = "wandb_run_id.txt"
 TABLE_COLUMNS = ("layer", "task", "value", "ci_low", "ci_high", "null_mean", "p", "note")
@@ -107,6 +107,19 @@ class WandbTracker:
         rows: Any = _cells(matrix)  # W&B's stubs ask for a list of its own row type
         table = wandb.Table(columns=list(TABLE_COLUMNS), data=rows)
         self._run.log({f"layer_by_task/{name}": table, f"heatmap/{name}": wandb.Image(str(heatmap))})
+
+    def log_layer_by_layer(self, name: str, matrices: Sequence[LayerByLayer], picture: Path) -> None:
+        """Log one table, `layer_by_layer/<name>`, a row a task and pair of layers, and one picture of all tasks."""
+        if self._run is None:
+            return
+        rows: Any = [
+            [matrix.task, str(x_layer), str(y_layer), _or_none(matrix.values[i, j])]
+            for matrix in matrices
+            for i, x_layer in enumerate(matrix.x_layers)
+            for j, y_layer in enumerate(matrix.y_layers)
+        ]
+        table = wandb.Table(columns=["task", "x_layer", "y_layer", "value"], data=rows)
+        self._run.log({f"layer_by_layer/{name}": table, f"heatmap/layer_by_layer/{name}": wandb.Image(str(picture))})
 
     def summarize(self, scalars: Mapping[str, float | int | str]) -> None:
         """Set summary values; NaN ones are left out."""

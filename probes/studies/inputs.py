@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from probes.activations import ActivationStore, ExtractionSettings, PassReport, fill_stores, open_stores, row_ids
 from probes.backbones import FrozenBackbone, TokenizedTexts
 from probes.tasks import SPLITS, Suite, Task
-from probes.values import Activations, Layer, Reading
+from probes.values import Activations, Layer, Reading, Result
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +105,37 @@ def test_rows_of(
     tasks = {task.name: task for task in suite.tasks}
     readings = dict(zip(like.layers, read.layers, strict=True))
     return lambda task, reading: read.rows(tasks[task], "test", readings[reading])
+
+
+def test_labels(task: Task) -> Tensor | None:
+    """Labels of a task's test rows as measures want them: int64 classes, else float; `None` without labels."""
+    if task.kind == "generation":
+        return None
+    labels = torch.tensor(task.splits["test"].labels)
+    return labels if task.kind == "classification" else labels.float()
+
+
+def described(result: Result, *, common: Result, suite: Suite) -> Result:
+    """A result with the names of study, backbones and suite filled in, and the cluster of its task."""
+    cluster = next((task.cluster for task in suite.tasks if task.name == result.task), "")
+    names = {name: getattr(common, name) for name in ("study", "role", "backbone", "reference", "suite")}
+    return replace(result, cluster=cluster, **names)
+
+
+def facts_of(suite: Suite, activations: SuiteActivations) -> dict[str, Any]:
+    """What `provenance.json` tells of a suite read by a backbone."""
+    report = activations.report
+    return {
+        "backbone": activations.backbone,
+        "backbone_fingerprint": activations.fingerprint,
+        "suite": suite.name,
+        "tasks": {task.name: {split: len(rows) for split, rows in task.splits.items()} for task in suite.tasks},
+        "rows_cut": dict(activations.num_cut),
+        "texts": report.texts,
+        "texts_computed": report.texts_computed,
+        "tokens_computed": report.tokens_computed,
+        "forward_passes": report.forward_passes,
+    }
 
 
 def _together(parts: Iterable[TokenizedTexts]) -> TokenizedTexts:

@@ -18,7 +18,7 @@ from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
 from probes.metrics import MAIN_METRIC, UNITS
 from probes.report import Tracker, print_best_layers, write_results
-from probes.studies.inputs import SuiteActivations, read_suite, test_rows_of
+from probes.studies.inputs import SuiteActivations, described, facts_of, read_suite, test_rows_of
 from probes.studies.provenance import Provenance
 from probes.tasks import Suite, Task
 from probes.training import LabelledActivations, ProbeSettings, TaskData, TaskProbes, TrainerFactory, fit_task
@@ -75,7 +75,7 @@ def probe_study(
         with provenance.stage("activations"):
             activations = read_suite(loaded_suite, loaded, extraction, cache_dir)
         del loaded
-        provenance.record(_facts(loaded_suite, activations))
+        provenance.record(facts_of(loaded_suite, activations))
         reference = None
         if reference_backbone is not None:
             with provenance.stage("reference activations"):
@@ -102,7 +102,7 @@ def probe_study(
             primary = next(iter(fits.values()))
             best = {task: layer for task, fit in primary.items() if (layer := fit.validation_best_layer) is not None}
             matrices = [matrix for reading in fits for matrix in layer_by_task(results, reading)]
-            figures = analysis.finish(
+            found = analysis.finish(
                 output_dir,
                 tracker=tracker,
                 results=results,
@@ -111,7 +111,7 @@ def probe_study(
                 describe=partial(described, common=common, suite=loaded_suite),
             )
     classes = {task.name: len(task.labels) for task in loaded_suite.tasks if task.labels}
-    print_best_layers(results, best_layers=best, figure=figures[0], output_dir=output_dir, classes=classes)
+    print_best_layers(results, best_layers=best, figure=found.heatmaps[0], output_dir=output_dir, classes=classes)
     return _mean_of_known(fit.objective for fit in primary.values())
 
 
@@ -170,13 +170,6 @@ def _probe_columns(data: TaskData, fit: TaskProbes) -> list[Column]:
     ]
 
 
-def described(result: Result, *, common: Result, suite: Suite) -> Result:
-    """A result with the names of study, backbones and suite filled in, and the cluster of its task."""
-    cluster = next((task.cluster for task in suite.tasks if task.name == result.task), "")
-    names = {name: getattr(common, name) for name in ("study", "role", "backbone", "reference", "suite")}
-    return replace(result, cluster=cluster, **names)
-
-
 def _probe_file(output_dir: Path, task: Task, reading: Reading, *, first: Reading) -> Path:
     stem = task.name if reading == first else f"{task.name}@{reading}"
     return output_dir / "probes" / f"{stem}.safetensors"
@@ -184,18 +177,3 @@ def _probe_file(output_dir: Path, task: Task, reading: Reading, *, first: Readin
 
 def _identity(activations: SuiteActivations) -> dict[str, str]:
     return {"backbone": activations.backbone, "backbone_fingerprint": activations.fingerprint}
-
-
-def _facts(suite: Suite, activations: SuiteActivations) -> dict[str, Any]:
-    report = activations.report
-    return {
-        "backbone": activations.backbone,
-        "backbone_fingerprint": activations.fingerprint,
-        "suite": suite.name,
-        "tasks": {task.name: {split: len(rows) for split, rows in task.splits.items()} for task in suite.tasks},
-        "rows_cut": dict(activations.num_cut),
-        "texts": report.texts,
-        "texts_computed": report.texts_computed,
-        "tokens_computed": report.tokens_computed,
-        "forward_passes": report.forward_passes,
-    }

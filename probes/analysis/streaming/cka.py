@@ -16,8 +16,9 @@ class LinearCKA(PairMoments):
     centred rows u and v, Σ K∘L is ‖Σ u vᵀ‖², their diagonals are |u|² and |v|², and rows of K sum to 0, so Song's
     estimate is a function of sums over rows alone.
 
-    Memory, float64: `num_layers` × (x_features² + x_features × y_features + y_features²), about 246 MB for 31 layers of
-    576 features on both sides, and twice that while a batch is merged.
+    Memory, float64: `num_layers` × (x_features² + x_features × y_features + y_features²), 248 MB for 31 layers of 576
+    features on both sides; as much again is held to reset to, and once more while a batch is merged. Merging costs as
+    much as the products of some 256 rows, so batches larger than that pay.
 
     Args:
         num_layers: Layers of both sides.

@@ -23,7 +23,7 @@ from probes.analysis.streaming.batches import require_batch, require_enough_rows
 class LayerMoments(Metric, ABC):
     """Packed moments of every layer with itself; the same in every subclass, so a `MetricCollection` keeps them once.
 
-    Memory, float64: `num_layers` × features², 82 MB for 31 layers of 576 features.
+    Memory, float64: `num_layers` × features², 83 MB for 31 layers of 576 features.
 
     Args:
         num_layers: Layers.
