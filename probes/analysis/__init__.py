@@ -1,5 +1,6 @@
 """How alike are layers, how far do they follow labels, how do tasks differ? Pure functions on tensors."""
 
+from probes.analysis.agreement import rank_agreement as rank_agreement
 from probes.analysis.between import BetweenTasks as BetweenTasks
 from probes.analysis.bias_floor import biased_cka_floor as biased_cka_floor
 from probes.analysis.cca import pwcca as pwcca
@@ -8,10 +9,15 @@ from probes.analysis.cka import cka_pairs as cka_pairs
 from probes.analysis.cka import label_cka as label_cka
 from probes.analysis.cka import label_rows as label_rows
 from probes.analysis.cka import linear_cka as linear_cka
+from probes.analysis.column_table import ColumnTable as ColumnTable
+from probes.analysis.column_table import Findings as Findings
+from probes.analysis.columns import ALL_TASKS as ALL_TASKS
 from probes.analysis.columns import Column as Column
 from probes.analysis.columns import column_results as column_results
+from probes.analysis.columns import column_segments as column_segments
 from probes.analysis.columns import specificity_results as specificity_results
 from probes.analysis.cosine import matched_cosine as matched_cosine
+from probes.analysis.groups import group_means as group_means
 from probes.analysis.hsic import hsic_pairs as hsic_pairs
 from probes.analysis.intervals import confidence_interval as confidence_interval
 from probes.analysis.intervals import half_sample_errors as half_sample_errors
@@ -34,6 +40,9 @@ from probes.analysis.permutations import moment_matched_tail as moment_matched_t
 from probes.analysis.procrustes import procrustes_similarity as procrustes_similarity
 from probes.analysis.rbf_cka import rbf_cka as rbf_cka
 from probes.analysis.rsa import rsa as rsa
+from probes.analysis.segments import Band as Band
+from probes.analysis.segments import Segments as Segments
+from probes.analysis.segments import find_segments as find_segments
 from probes.analysis.separability import between_share as between_share
 from probes.analysis.separability import group_identity_accuracy as group_identity_accuracy
 from probes.analysis.separability import silhouette as silhouette
@@ -42,4 +51,8 @@ from probes.analysis.spectra import anisotropy as anisotropy
 from probes.analysis.spectra import effective_rank as effective_rank
 from probes.analysis.spectra import matrix_entropy as matrix_entropy
 from probes.analysis.spectra import participation_ratio as participation_ratio
+from probes.analysis.task_map import tsne_points as tsne_points
+from probes.analysis.tuning_gain import control_cka as control_cka
+from probes.analysis.tuning_gain import replicate_noise as replicate_noise
+from probes.analysis.tuning_gain import tuning_gain as tuning_gain
 from probes.analysis.two_nn import two_nn as two_nn

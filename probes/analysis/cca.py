@@ -11,8 +11,8 @@ from probes.analysis.invariances import by_layer, invariant_to, require_matched_
 from probes.analysis.moments import Moments
 
 _RANK_TOLERANCE = 1e-12
-"""Directions with less than this share of the largest direction's variance count as empty: a millionth of its spread,
-which float32 activations do not resolve."""
+"""A side's faintest directions that together hold less than this share of its variance count as empty: a millionth of
+its spread, which float32 activations do not resolve."""
 
 
 @invariant_to("rotation", "scale", "shift")
@@ -144,6 +144,5 @@ def _whitening(scatter: Tensor, truncation: Truncation) -> Tensor:
     values, vectors = torch.linalg.eigh(scatter)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     share = values.cumsum(0) / values.sum()
-    enough = int((share < truncation.variance - _RANK_TOLERANCE).sum()) + 1
-    kept = min(enough, int((values > _RANK_TOLERANCE * values[0]).sum()))
+    kept = int((share < truncation.variance - _RANK_TOLERANCE).sum()) + 1
     return vectors[:, :kept] / (values[:kept] + truncation.ridge * values.mean()).sqrt()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import norm
 
 from probes.analysis.intervals import confidence_interval
 from probes.analysis.permutations import family_wise_p
+from probes.analysis.segments import Segments, find_segments
 from probes.analysis.specificity import specificity
 from probes.values import Estimates, Layer, Reading, Result
+
+ALL_TASKS = "all_tasks"
+"""Stands for the task of what lies between tasks."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Column:
         reading: Stack, site and pooling.
         layers: Names of the layers.
         estimates: The numbers.
+        role: Which model they are of where a study compares several, such as `base`.
     """
 
     quantity: str
@@ -33,6 +38,12 @@ class Column:
     reading: Reading
     layers: tuple[Layer, ...]
     estimates: Estimates
+    role: str = ""
+
+    @property
+    def name(self) -> str:
+        """The quantity, with the role before it if there is one."""
+        return f"{self.role}/{self.quantity}" if self.role else self.quantity
 
 
 def column_results(columns: Sequence[Column]) -> list[Result]:
@@ -65,6 +76,46 @@ def specificity_results(columns: Sequence[Column]) -> list[Result]:
         for task, column in enumerate(columns)
         for row, layer in enumerate(first.layers)
     ]
+
+
+def column_segments(columns: Sequence[Column]) -> tuple[Segments, list[Result]]:
+    """Bands of layers by the spread of one quantity's columns over tasks, and what of them goes into the results.
+
+    Results are `between_task_sd/<quantity>` at every layer, and one `boundary/<quantity>` a boundary, whose value is
+    the share of task resamples that put it within one layer; without boundaries a row that says so.
+    """
+    first = columns[0]
+    values = np.stack([column.estimates.values for column in columns], axis=1)
+    found = find_segments(values, layers=first.layers)
+    spread, boundary = f"between_task_sd/{first.quantity}", f"boundary/{first.quantity}"
+    rows = [
+        _between(first, layer, metric=spread, value=float(value), n=len(columns))
+        for layer, value in zip(found.layers, found.profile, strict=True)
+    ]
+    for band, edge in zip(found.bands[1:], found.boundaries, strict=True):
+        note = f"{band.name} begins; the shift is spread over {edge.width} layers"
+        row = _between(first, edge.layer, metric=boundary, value=edge.share, n=len(columns))
+        rows.append(replace(row, p=_known(found.p), note=note))
+    if not found.boundaries:
+        row = _between(first, None, metric=boundary, value=float("nan"), n=len(columns))
+        rows.append(replace(row, p=_known(found.p), note=found.note))
+    return found, rows
+
+
+def _between(column: Column, layer: Layer | None, *, metric: str, value: float, n: int) -> Result:
+    reading = column.reading
+    return Result(
+        role=column.role,
+        task=ALL_TASKS,
+        stack=reading.stack,
+        layer=layer,
+        site=reading.site,
+        pooling=reading.pooling,
+        split="test",
+        metric=metric,
+        value=value,
+        n=n,
+    )
 
 
 def _family_wise(columns: Sequence[Column]) -> list[np.ndarray]:
@@ -109,6 +160,7 @@ def _result(
 ) -> Result:
     reading, missing = column.reading, bool(np.isnan(value))
     return Result(
+        role=column.role,
         task=column.task,
         stack=reading.stack,
         layer=layer,

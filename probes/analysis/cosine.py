@@ -27,6 +27,7 @@ def matched_cosine(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         ValueError: Fewer than 4 rows, layers, rows or features that don't match, non-finite rows.
 
+    >>> import torch
     >>> x = torch.randn(1, 100, 8, generator=torch.Generator().manual_seed(0))
     >>> round(matched_cosine(x, -3 * x).item(), 6)
     -1.0

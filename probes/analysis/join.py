@@ -52,13 +52,17 @@ def join_rows(x: Activations, y: Activations) -> JoinedActivations:
 def match_layers(layers: tuple[Layer, ...], others: tuple[Layer, ...]) -> tuple[Layer, ...]:
     """The layer of another model that stands beside each layer: of the same name, or else at the same relative depth.
 
+    Names count if the other model has them all, unless both lists hold every layer up to a last one (from 0, or from 1
+    for sublayers) and the last ones differ: then the models are of different depth.
+
     >>> match_layers((0, 1, 2, "final"), (0, 1, 2, 3, 4, "final"))
     (0, 2, 4, 'final')
     """
-    if set(layers) <= set(others):
+    own, numbered = ([layer for layer in names if isinstance(layer, int)] for names in (layers, others))
+    unequal_depths = _every_layer(own) and _every_layer(numbered) and len(own) != len(numbered)
+    if set(layers) <= set(others) and not unequal_depths:
         return layers
-    numbered = [layer for layer in others if isinstance(layer, int)]
-    depth = max((layer for layer in layers if isinstance(layer, int)), default=0)
+    depth = max(own, default=0)
     matched = []
     for layer in layers:
         if isinstance(layer, int) and numbered:
@@ -74,6 +78,10 @@ def at_layers(activations: Activations, layers: tuple[Layer, ...]) -> Tensor:
     if layers == activations.layers:
         return activations.values
     return activations.values[[activations.layers.index(layer) for layer in layers]]
+
+
+def _every_layer(numbers: list[int]) -> bool:
+    return numbers in (list(range(len(numbers))), list(range(1, len(numbers) + 1))) and len(numbers) > 0
 
 
 def _finite_rows(values: Tensor) -> list[bool]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probes.analysis.hsic import MIN_ROWS, centred, diagonal, is_constant, song_sum
+from probes.analysis.hsic import MIN_ROWS, centred, diagonal, song_sum
 
 _BLOCK_ROWS = 512
 
@@ -18,8 +18,8 @@ class LeaveOneOut:
     """A statistic of all rows, and of all rows but one; float64.
 
     Attributes:
-        values: Shape `(layers,)`; NaN where a layer is constant.
-        without: Shape `(layers, rows)`: the value without row `i`.
+        values: Shape `(layers,)`; NaN where a layer is constant, or unbiased and all rows but one are equal.
+        without: Shape `(layers, rows)`: the value without row `i`; NaN where that is so of the others.
     """
 
     values: Tensor
@@ -51,15 +51,26 @@ def cka_leave_one_out(x: Tensor, y: Tensor, *, debiased: bool = True) -> Alignme
         )
     if x.shape[1] <= MIN_ROWS:
         raise ValueError(f"CKA without each row wants at least {MIN_ROWS + 1} rows; got {x.shape[1]}.")
-    constant = is_constant(x) | is_constant(y)
+    undefined, undefined_without = _undefined(x, y, least_odd_rows=2 if debiased else 1)
     x, y = centred(x), centred(y)
     sums = row_products(x, y)
     between = hsic_leave_one_out(x, y, sums.xy, debiased=debiased)
     within_x = hsic_leave_one_out(x, x, sums.xx, debiased=debiased)
     within_y = hsic_leave_one_out(y, y, sums.yy, debiased=debiased)
-    values, norm = _ratio(between.values, within_x.values * within_y.values, constant)
-    without, _ = _ratio(between.without, within_x.without * within_y.without, constant[:, None])
+    values, norm = _ratio(between.values, within_x.values * within_y.values, undefined)
+    without, _ = _ratio(between.without, within_x.without * within_y.without, undefined_without)
     return Alignment(values, without, norm)
+
+
+def odd_rows(x: Tensor) -> Tensor:
+    """Rows that differ from the others where nearly all rows of a layer are equal; bool, shape `(layers, rows)`.
+
+    Exact where at most two rows differ, of five or more; where more do, more than two are named.
+    """
+    first = x[:, :5]
+    alike = (first[:, :, None] == first[:, None]).all(dim=3).sum(dim=2)
+    usual = x[torch.arange(len(x)), alike.argmax(1)]
+    return (x != usual[:, None]).any(dim=2)
 
 
 def hsic_leave_one_out(x: Tensor, y: Tensor, products: Tensor, *, debiased: bool) -> LeaveOneOut:
@@ -143,6 +154,18 @@ def _kernel_times(x: Tensor, weights: Tensor) -> Tensor:
     return (wide @ (wide.mT @ weights[..., None]))[..., 0]
 
 
-def _ratio(between: Tensor, within: Tensor, constant: Tensor) -> tuple[Tensor, Tensor]:
-    norm = torch.where(constant | ~(within > 0), torch.nan, within).sqrt()
+def _undefined(x: Tensor, y: Tensor, *, least_odd_rows: int) -> tuple[Tensor, Tensor]:
+    """Where CKA is 0 / 0, for all rows and without each: `(layers,)` and `(layers, rows)`.
+
+    A constant layer has no HSIC with anything; one with a single odd row has no unbiased HSIC either.
+    """
+    undefined = torch.zeros(len(x), x.shape[1] + 1, dtype=torch.bool, device=x.device)
+    for odd in (odd_rows(x), odd_rows(y)):
+        remaining = odd.sum(1, keepdim=True) - torch.cat([torch.zeros_like(odd[:, :1]), odd], dim=1).int()
+        undefined |= remaining < least_odd_rows
+    return undefined[:, 0], undefined[:, 1:]
+
+
+def _ratio(between: Tensor, within: Tensor, undefined: Tensor) -> tuple[Tensor, Tensor]:
+    norm = torch.where(undefined | ~(within > 0), torch.nan, within).sqrt()
     return between / norm, norm

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from probes.analysis.bias_floor import biased_cka_floor
 from probes.analysis.cka import label_rows
-from probes.analysis.hsic import is_constant
 from probes.analysis.intervals import half_sample_errors, jackknife_errors
-from probes.analysis.leave_one_out import cka_leave_one_out
+from probes.analysis.leave_one_out import cka_leave_one_out, odd_rows
 from probes.analysis.permutations import cka_null
 from probes.analysis.spectra import effective_rank_of_shares
 from probes.analysis.spectral_errors import spectral_jackknife
 from probes.values import Estimates
+
+_NO_CKA = "constant layer: all rows, or all but one, are equal"
 
 Needs = Literal["rows", "labels", "reference"]
 
@@ -32,7 +33,7 @@ class TaskRows:
         labels: int64 `(rows,)` for classes, float `(rows,)` for numbers, float `(rows, labels)` for 0/1 entries; `None`
             where the task has no labels.
         reference: Activations of the same rows in another model, `(layers, rows, reference_features)`; `None` where
-            there is no other model, or it has other layers.
+            there is no other model.
     """
 
     values: Tensor
@@ -79,11 +80,14 @@ class LabelCKA:
     needs: ClassVar[Needs] = "labels"
 
     def __call__(self, rows: TaskRows) -> Estimates:
-        """Measure every layer; NaN where the layer is constant or there is one class only."""
+        """Measure every layer; NaN where the layer is constant, or all rows, or all but one, have one label."""
         assert rows.labels is not None
         labels = label_rows(rows.labels)[None].to(rows.values.dtype)
         estimates = _cka(rows.values, labels, permutations=self.permutations, seed=self.seed)
-        return replace(estimates, note="all rows have one label") if is_constant(labels) else estimates
+        odd = int(odd_rows(labels).sum())
+        if odd > 1:
+            return estimates
+        return replace(estimates, note="all rows but one have one label" if odd else "all rows have one label")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +187,7 @@ def _cka(x: Tensor, y: Tensor, *, permutations: int, seed: int) -> Estimates:
     null = None
     if permutations > 0:
         null = _array(cka_null(x, y, norm=statistic.norm, permutations=permutations, seed=seed))
-    return Estimates(_array(statistic.values), x.shape[1], jackknife_errors(statistic), null)
+    return Estimates(_array(statistic.values), x.shape[1], jackknife_errors(statistic), null, _NO_CKA)
 
 
 def _array(values: Tensor) -> np.ndarray:

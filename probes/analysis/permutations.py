@@ -87,7 +87,7 @@ def family_wise_p(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
     Cells are compared in units of their own null's deviation, so that a noisy cell does not hide the others.
 
     Args:
-        observed: Shape `(cells,)`; NaN cells stay NaN.
+        observed: Shape `(cells,)`; NaN cells stay NaN, and so do cells whose null does not vary.
         null: The same under permutations, shape `(permutations, cells)`.
 
     Returns:
@@ -96,7 +96,7 @@ def family_wise_p(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
     Source:
         Westfall and Young 1993, single-step maxT.
     """
-    known = np.isfinite(observed) & np.isfinite(null).all(0)
+    known = np.isfinite(observed) & np.isfinite(null).all(0) & (np.ptp(null, axis=0) > 0)
     if not known.any():
         return np.full(observed.shape, np.nan)
     mean, deviation = null[:, known].mean(0), null[:, known].std(0)

@@ -1,8 +1,8 @@
-"""What a profile over layers looks like without bands: a straight line plus scatter that may drift from layer to layer.
+"""What a profile over layers looks like without bands: a straight line plus scatter that may drift along the layers.
 
-Neighbouring layers resemble each other, so a detector that assumes independent layers sees a boundary in every drift. The
-drifts considered here: AR(1) with coefficients from 0 (white) to 0.95, and white scatter on top of a random walk (rough
-drift) or of an integrated random walk (smooth curve, the prior of a cubic smoothing spline), in several proportions.
+Neighbouring layers resemble each other, so a detector that assumes independent layers sees a boundary in every drift.
+The drifts considered here: AR(1) with coefficients from 0 (white) to 0.95, and white scatter on top of a random walk
+(rough drift) or of an integrated random walk (smooth curve, the prior of a cubic smoothing spline), in several shares.
 """
 
 from __future__ import annotations
@@ -49,33 +49,37 @@ def smooth_log_likelihoods(profiles: np.ndarray, design: np.ndarray) -> np.ndarr
     Returns:
         float64, shape `(drifts, profiles)`, in nats, up to a constant that depends on the two shapes alone.
     """
-    fits = (whitening(covariance, design) for covariance in smooth_covariances(len(design)))
-    return np.stack(
-        [log_likelihood(np.square(profiles @ maker.T).sum(1), offset, design) for maker, offset in fits],
-    )
+    residual_makers, offsets = whitening(smooth_covariances(len(design)), design)
+    squares = np.square(profiles @ residual_makers.mT).sum(-1)
+    return log_likelihood(squares, offsets[:, None], design)
 
 
-def whitening(covariance: np.ndarray, design: np.ndarray) -> tuple[np.ndarray, float]:
-    """Generalised least squares for one covariance.
+def whitening(covariances: np.ndarray, design: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Generalised least squares for given covariances.
+
+    Args:
+        covariances: Shape `(..., layers, layers)`.
+        design: Shape `(layers, columns)`.
 
     Returns:
-        A matrix of shape `(layers, layers)` that takes a profile to its whitened residual, and the determinant terms of
-        the restricted log-likelihood.
+        Matrices of shape `(..., layers, layers)` that take a profile to its whitened residual, and the determinant
+        terms of the restricted log-likelihood, shape `(...)`.
     """
-    factor = np.linalg.cholesky(covariance)
-    whitener = np.linalg.inv(factor)
-    basis, triangle = np.linalg.qr(whitener @ design)
-    offset = -np.log(np.diag(factor)).sum() - np.log(np.abs(np.diag(triangle))).sum()
-    return whitener - basis @ (basis.T @ whitener), float(offset)
+    factors = np.linalg.cholesky(covariances)
+    whiteners = np.linalg.inv(factors)
+    bases, triangles = np.linalg.qr(whiteners @ design)
+    offsets = -_log_diagonal(factors) - _log_diagonal(triangles)
+    return whiteners - bases @ (bases.mT @ whiteners), offsets
 
 
-def log_likelihood(squares: np.ndarray, offset: float, design: np.ndarray) -> np.ndarray:
+def log_likelihood(squares: np.ndarray, offset: np.ndarray, design: np.ndarray) -> np.ndarray:
     """Restricted log-likelihood at the best scale, given whitened residual sums of squares; `inf` where they are 0."""
     layers, columns = design.shape
     with np.errstate(divide="ignore"):
         return offset - (layers - columns) / 2 * np.log(squares)
 
 
+@cache
 def smooth_draws(layers: int, draws: int) -> np.ndarray:
     """Gaussian profiles of every drift about the line 0, the same on every call, shape `(drifts, draws, layers)`."""
     factors = np.linalg.cholesky(smooth_covariances(layers))
@@ -87,6 +91,10 @@ def straight_line(layers: int) -> np.ndarray:
     """Intercept and slope, shape `(layers, 2)`; the slope's column has mean 0."""
     order = np.arange(layers, dtype=np.float64)
     return np.stack([np.ones(layers), order - order.mean()], axis=1)
+
+
+def _log_diagonal(matrices: np.ndarray) -> np.ndarray:
+    return np.log(np.abs(np.diagonal(matrices, axis1=-2, axis2=-1))).sum(-1)
 
 
 def _variance_about_line(covariance: np.ndarray) -> float:

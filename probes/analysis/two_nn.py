@@ -70,8 +70,5 @@ def _dimension(points: Tensor, *, discard_share: float) -> Tensor:
     rows = len(points)
     kept = max(1, min(rows - 1, round(rows * (1 - discard_share))))
     below = torch.arange(1, kept + 1, dtype=torch.float64, device=points.device) / rows
-    return _slope_through_origin(log_ratio[:kept], -torch.log1p(-below))
-
-
-def _slope_through_origin(x: Tensor, y: Tensor) -> Tensor:
-    return torch.where((x > 0).any(), (x @ y) / (x @ x), torch.nan)
+    x, y = log_ratio[:kept], -torch.log1p(-below)
+    return (x @ y) / (x @ x)

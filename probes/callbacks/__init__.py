@@ -1,4 +1,4 @@
 """When to analyse while Lightning trains; what is analysed lies in `probes.analysis`."""
 
-from probes.callbacks.matrix_analysis import Findings as Findings
 from probes.callbacks.matrix_analysis import MatrixAnalysis as MatrixAnalysis
+from probes.callbacks.matrix_analysis import Report as Report

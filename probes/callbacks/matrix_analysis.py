@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -14,34 +14,31 @@ from torch import Tensor
 from typing_extensions import override
 
 from probes.analysis import (
+    ALL_TASKS,
     BetweenTasks,
     Column,
+    ColumnTable,
+    Findings,
     TaskMeasure,
     TaskRows,
     at_layers,
-    column_results,
+    confidence_interval,
     join_rows,
     match_layers,
-    specificity_results,
 )
-from probes.report import Tracker, report_run
+from probes.report import BandedProfiles, Curve, Tracker, report_bands, report_run
 from probes.training import TaskData
 from probes.values import Activations, Layer, LayerByTask, Reading, Result
 
 Reference = Callable[[str, Reading], Activations]
 """A task's name and a reading to another backbone's activations of the task's test rows."""
 
-ALL_TASKS = "all_tasks"
-"""Column of what lies between tasks."""
 
-
-@dataclass(frozen=True)
-class Findings:
-    """What an analysis found: rows of `results.csv`, each quantity as a matrix, and its pictures once reported."""
+class Report(NamedTuple):
+    """What was reported: the rows of `results.csv`, and the heatmaps, a study's own first."""
 
     results: list[Result]
-    matrices: list[LayerByTask]
-    heatmaps: Sequence[Path] = ()
+    heatmaps: list[Path]
 
 
 class MatrixAnalysis(Callback):
@@ -55,6 +52,7 @@ class MatrixAnalysis(Callback):
         measures: Quantities of one task; those whose needs are not met are left out.
         between: Quantities of all tasks together, in a column of their own.
         specificity_of: Names of quantities to double-centre, layer by task; `*` stands for anything.
+        segments_of: Names of quantities whose spread over tasks parts layers into bands; `*` as above.
         rows_per_task: Rows of each task, drawn by `seed`, that quantities between tasks see.
         seed: Decides these rows.
         reference: Gives another backbone's activations of the same rows.
@@ -66,18 +64,18 @@ class MatrixAnalysis(Callback):
         *,
         between: Mapping[str, BetweenTasks] | None = None,
         specificity_of: Sequence[str] = (),
+        segments_of: Sequence[str] = (),
         rows_per_task: int = 64,
         seed: int = 0,
         reference: Reference | None = None,
     ) -> None:
         super().__init__()
         self.measures, self.between = tuple((measures or {}).values()), tuple((between or {}).values())
-        self.specificity_of, self.reference = tuple(specificity_of), reference
+        self.table = ColumnTable(specificity_of=specificity_of, segments_of=segments_of)
+        self.reference = reference
         self.rows_per_task, self.seed = rows_per_task, seed
-        self._columns: dict[tuple[Reading, str], dict[str, Column]] = {}
-        self._rows: dict[Reading, dict[str, Tensor]] = {}
+        self._rows: dict[tuple[Reading, str], dict[str, Tensor]] = {}
         self._layers: dict[Reading, tuple[Layer, ...]] = {}
-        self._reported_elsewhere: set[str] = set()
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -95,42 +93,38 @@ class MatrixAnalysis(Callback):
     def add_task(self, data: TaskData) -> None:
         """Measure a task's test rows, unless that was done before: several fits may belong to one task."""
         test = data.test
-        if data.task not in self._rows.get(test.activations.reading, {}):
+        if data.task not in self._rows.get((test.activations.reading, ""), {}):
             self.add_rows(data.task, test.activations, test.targets)
 
-    def add_rows(self, task: str, activations: Activations, labels: Tensor | None = None) -> None:
-        """Measure some rows of a task and keep a sample of them for what lies between tasks."""
+    def add_rows(self, task: str, activations: Activations, labels: Tensor | None = None, *, role: str = "") -> None:
+        """Measure some rows of a task and keep a sample of them for what lies between tasks.
+
+        Args:
+            task: Name of the task.
+            activations: Of these rows.
+            labels: Class indices, numbers or 0/1 entries; `None` without labels.
+            role: Which model they are of, where a study compares several.
+        """
         rows = self._joined(task, activations, labels)
         reading, layers = activations.reading, activations.layers
         self._layers[reading] = layers
         generator = torch.Generator().manual_seed(self.seed)
         sample = torch.randperm(rows.values.shape[1], generator=generator)[: self.rows_per_task].sort().values
-        self._rows.setdefault(reading, {})[task] = rows.values[:, sample].clone() if self.between else rows.values[:0]
+        kept = self._rows.setdefault((reading, role), {})
+        kept[task] = rows.values[:, sample].clone() if self.between else rows.values[:0]
         for measure in self.measures:
             if measure.needs == "rows" or getattr(rows, measure.needs) is not None:
-                column = Column(measure.quantity, measure.unit, task, reading, layers, measure(rows))
-                self._columns.setdefault((reading, measure.quantity), {})[task] = column
-
-    def add_column(self, column: Column) -> None:
-        """Take a quantity measured and reported elsewhere, such as a probe's score, for what is derived of it."""
-        self._reported_elsewhere.add(column.quantity)
-        self._columns.setdefault((column.reading, column.quantity), {})[column.task] = column
+                self.table.add(Column(measure.quantity, measure.unit, task, reading, layers, measure(rows), role=role))
 
     def findings(self) -> Findings:
         """Everything measured so far and what follows from it."""
-        results: list[Result] = []
-        matrices: list[LayerByTask] = []
-        for reading in self._rows:
-            columns = {quantity: [*own.values()] for (of, quantity), own in self._columns.items() if of == reading}
-            for quantity, own in columns.items():
-                if quantity not in self._reported_elsewhere:
-                    _keep(results, matrices, own[0], column_results(own))
-            for quantity, own in columns.items():
-                if len(own) > 1 and any(fnmatch(quantity, pattern) for pattern in self.specificity_of):
-                    _keep(results, matrices, own[0], specificity_results(own))
-            for column in self._between(reading):
-                _keep(results, matrices, column, column_results([column]))
-        return Findings(results, matrices)
+        for (reading, role), rows in self._rows.items():
+            known = [own for own in rows.values() if own.numel()]
+            for measure in self.between if len(known) > 1 else ():
+                layers = self._layers[reading]
+                column = Column(measure.quantity, measure.unit, ALL_TASKS, reading, layers, measure(known), role=role)
+                self.table.add(column)
+        return self.table.findings()
 
     def finish(
         self,
@@ -141,7 +135,7 @@ class MatrixAnalysis(Callback):
         matrices: Sequence[LayerByTask] = (),
         best_layers: Mapping[str, Layer] | None = None,
         describe: Callable[[Result], Result] = lambda result: result,
-    ) -> Findings:
+    ) -> Report:
         """Compute what lies between tasks, and report every quantity once.
 
         Args:
@@ -153,18 +147,23 @@ class MatrixAnalysis(Callback):
             describe: Fills in what a study knows of a result: names of study, backbone, suite and cluster.
 
         Returns:
-            All of it, the study's own first.
+            All results, the study's own first, and the heatmaps.
         """
         found = self.findings()
-        every = Findings([*results, *map(describe, found.results)], [*matrices, *found.matrices])
+        everything = [*results, *map(describe, found.results)]
         heatmaps = report_run(
             output_dir,
-            results=every.results,
-            matrices=every.matrices,
+            results=everything,
+            matrices=[*matrices, *found.matrices],
             best_layers=best_layers or {},
             tracker=tracker,
         )
-        return replace(every, heatmaps=heatmaps)
+        bands = [
+            BandedProfiles(of[0].name, of[0].unit, of[0].reading, tuple(map(_curve, of)), segments.bands)
+            for of, segments in found.segmented
+        ]
+        report_bands(output_dir, bands, tracker=tracker, primary=next(iter(self._layers), None))
+        return Report(everything, heatmaps)
 
     def _joined(self, task: str, activations: Activations, labels: Tensor | None) -> TaskRows:
         if self.reference is None:
@@ -176,14 +175,11 @@ class MatrixAnalysis(Callback):
         matched = match_layers(activations.layers, joined.y.layers)
         return TaskRows(joined.x.values, labels, at_layers(joined.y, matched))
 
-    def _between(self, reading: Reading) -> list[Column]:
-        rows = [own for own in self._rows[reading].values() if own.numel()]
-        if len(rows) < 2:
-            return []
-        layers = self._layers[reading]
-        return [Column(m.quantity, m.unit, ALL_TASKS, reading, layers, m(rows)) for m in self.between]
 
-
-def _keep(results: list[Result], matrices: list[LayerByTask], column: Column, rows: list[Result]) -> None:
-    results += rows
-    matrices.append(LayerByTask.pivot(rows[0].metric, column.unit, rows, column.reading))
+def _curve(column: Column) -> Curve:
+    estimates = column.estimates
+    unknown = np.full(len(column.layers), np.nan)
+    low, high = (unknown, unknown)
+    if estimates.errors is not None:
+        low, high = confidence_interval(estimates.values, estimates.errors)
+    return Curve(column.task, column.layers, estimates.values, low, high)

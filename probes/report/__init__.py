@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from probes.report.band_figure import Curve, band_profiles
+    from probes.report.band_report import BandedProfiles, report_bands
     from probes.report.csv_files import file_stem, read_results, write_layer_by_task, write_results
     from probes.report.heatmap_figure import heatmap
     from probes.report.layer_by_layer_report import report_layer_by_layer
@@ -22,9 +24,12 @@ if TYPE_CHECKING:
     from probes.report.tracking import WandbTracker
 
 __all__ = [
+    "BandedProfiles",
+    "Curve",
     "FilesOnly",
     "Tracker",
     "WandbTracker",
+    "band_profiles",
     "best_layer_table",
     "file_stem",
     "heatmap",
@@ -33,6 +38,7 @@ __all__ = [
     "print_screen",
     "profiles",
     "read_results",
+    "report_bands",
     "report_layer_by_layer",
     "report_run",
     "save_png",
@@ -41,6 +47,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "band_figure": ("Curve", "band_profiles"),
+    "band_report": ("BandedProfiles", "report_bands"),
     "csv_files": ("file_stem", "read_results", "write_layer_by_task", "write_results"),
     "heatmap_figure": ("heatmap",),
     "profile_figure": ("profiles",),

@@ -136,7 +136,7 @@ def _handles(tasks: Mapping[str, str], colours: Mapping[str, str], markers: Mapp
     """One entry a task, each group under a heading of its own where there are groups."""
     handles: list[Line2D] = []
     for group, marker in markers.items():
-        if True:
+        if group:
             handles.append(Line2D([], [], linestyle="none", label=readable_name(group, 30, lines=1), gid="group"))
         for task in (task for task in tasks if tasks[task] == group):
             dot = {"marker": marker, "markersize": 5, "markeredgewidth": 0, "color": colours[task]}

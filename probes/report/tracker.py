@@ -25,6 +25,10 @@ class Tracker(Protocol):
         """Log one quantity between the layers of two backbones, a matrix a task."""
         ...
 
+    def log_picture(self, name: str, picture: Path) -> None:
+        """Log a picture of its own."""
+        ...
+
     def summarize(self, scalars: Mapping[str, float | int | str]) -> None:
         """Set summary values; a name set before is replaced."""
         ...
@@ -45,6 +49,9 @@ class FilesOnly:
         """Do nothing."""
 
     def log_layer_by_layer(self, name: str, matrices: Sequence[LayerByLayer], picture: Path) -> None:
+        """Do nothing."""
+
+    def log_picture(self, name: str, picture: Path) -> None:
         """Do nothing."""
 
     def summarize(self, scalars: Mapping[str, float | int | str]) -> None:

@@ -121,6 +121,11 @@ class WandbTracker:
         table = wandb.Table(columns=["task", "x_layer", "y_layer", "value"], data=rows)
         self._run.log({f"layer_by_layer/{name}": table, f"heatmap/layer_by_layer/{name}": wandb.Image(str(picture))})
 
+    def log_picture(self, name: str, picture: Path) -> None:
+        """Log one picture."""
+        if self._run is not None:
+            self._run.log({name: wandb.Image(str(picture))})
+
     def summarize(self, scalars: Mapping[str, float | int | str]) -> None:
         """Set summary values; NaN ones are left out."""
         if self._run is not None:

@@ -118,7 +118,7 @@ def test_labels(task: Task) -> Tensor | None:
 def described(result: Result, *, common: Result, suite: Suite) -> Result:
     """A result with the names of study, backbones and suite filled in, and the cluster of its task."""
     cluster = next((task.cluster for task in suite.tasks if task.name == result.task), "")
-    names = {name: getattr(common, name) for name in ("study", "role", "backbone", "reference", "suite")}
+    names = {name: getattr(common, name) for name in ("study", "backbone", "reference", "suite")}
     return replace(result, cluster=cluster, **names)
 
 

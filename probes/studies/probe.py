@@ -93,7 +93,7 @@ def probe_study(
                 fit = fit_task(data, probe, with_analysis, seed)
                 analysis.add_task(data)  # if no trainer ran, because every layer is constant
                 for column in _probe_columns(data, fit):
-                    analysis.add_column(column)
+                    analysis.table.add(column, reported=False)
             fits[reading][task.name] = fit
             fit.save(_probe_file(output_dir, task, reading, first=next(iter(fits))), metadata=_identity(activations))
             results += [described(result, common=common, suite=loaded_suite) for result in fit.results]

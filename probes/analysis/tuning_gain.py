@@ -1,0 +1,77 @@
+"""Does a model tuned on a task look more like the multi-task model than like the base, layer by layer?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from probes.analysis.bias_floor import biased_cka_floor
+from probes.analysis.intervals import jackknife_errors
+from probes.analysis.leave_one_out import cka_leave_one_out
+from probes.values import Estimates
+
+
+def tuning_gain(control: Tensor, experimental: Tensor, base: Tensor) -> dict[str, Estimates]:
+    """CKA of a control model with the experimental and with the base model, and their difference, on the same rows.
+
+    Errors are paired: the difference's are the differences of errors, row by row, and smaller than those of two
+    unpaired values by what both comparisons share.
+
+    Args:
+        control: Activations of the model tuned on the task alone, shape `(layers, rows, features)`.
+        experimental: Of the model tuned on the mixture, the same rows.
+        base: Of the model both were tuned from, the same rows.
+
+    Returns:
+        `cka/control_vs_base`, `cka/control_vs_experimental` and `tuning_gain` (experimental − base), debiased, and the
+        same with `_biased` behind, as the founding study computed them; the null of the biased values is what unrelated
+        activations would have (`biased_cka_floor`).
+
+    Source:
+        Zhao, Ziser and Cohen 2024, arXiv:2410.20008.
+    """
+    found: dict[str, Estimates] = {}
+    for debiased, ending in ((True, ""), (False, "_biased")):
+        sides = {"base": base, "experimental": experimental}
+        cka = {name: _cka(control, other, debiased=debiased) for name, other in sides.items()}
+        found |= {f"cka/control_vs_{name}{ending}": own for name, own in cka.items()}
+        found[f"tuning_gain{ending}"] = difference(cka["experimental"], cka["base"])
+    return found
+
+
+def control_cka(control: Tensor, other: Tensor) -> Estimates:
+    """Debiased CKA of matched layers with paired errors, without a null: two models tuned from one base are alike."""
+    return _cka(control, other, debiased=True)
+
+
+def difference(of: Estimates, less: Estimates) -> Estimates:
+    """One quantity less another of the same rows, errors paired."""
+    assert of.errors is not None
+    assert less.errors is not None
+    return Estimates(of.values - less.values, of.n, of.errors - less.errors, note=of.note)
+
+
+def replicate_noise(gains: Mapping[str, list[np.ndarray]]) -> tuple[np.ndarray, int]:
+    """How far a quantity moves when its control models are tuned again with another seed.
+
+    Args:
+        gains: For each replicated task, the quantity with every seed, `(layers,)` each.
+
+    Returns:
+        Standard deviation over seeds, pooled over tasks, shape `(layers,)`, and its degrees of freedom; NaN and 0
+        without replicates.
+    """
+    groups = [np.stack(own) for own in gains.values() if len(own) > 1]
+    if not groups:
+        return np.full(len(next(iter(gains.values()))[0]) if gains else 0, np.nan), 0
+    freedom = sum(len(own) - 1 for own in groups)
+    squares = sum(np.square(own - own.mean(0)).sum(0) for own in groups)
+    return np.sqrt(squares / freedom), freedom
+
+
+def _cka(x: Tensor, y: Tensor, *, debiased: bool) -> Estimates:
+    statistic = cka_leave_one_out(x, y, debiased=debiased)
+    null = None if debiased else biased_cka_floor(x, y)[None].numpy(force=True)
+    return Estimates(statistic.values.numpy(force=True), x.shape[1], jackknife_errors(statistic), null)
