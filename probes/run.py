@@ -60,6 +60,7 @@ def _parts(cfg: DictConfig) -> dict[str, Any]:
         "extraction": instantiate(cfg.extraction),
         "probe": instantiate(cfg.probe),
         "trainer": instantiate(cfg.trainer),
+        "tuning": instantiate(cfg.tuning),
         "callbacks": instantiate(cfg.callbacks),
         "reference_backbone": partial(instantiate, cfg.reference_backbone) if cfg.reference_backbone else None,
         "tracker": instantiate(cfg.logger, **_sweep(cfg)) if _rank() == 0 else FilesOnly(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, Self, cast
@@ -17,7 +17,7 @@ from probes.backbones.capture import ForwardStopped, Sink, capture
 from probes.backbones.check import check_hooks
 from probes.backbones.fingerprint import fingerprint
 from probes.backbones.layers import LayerSpec, resolve_layers
-from probes.backbones.loading import Source, load_pretrained
+from probes.backbones.loading import Source, load_causal_lm, load_pretrained
 from probes.backbones.pooling import POOL
 from probes.backbones.sites import sublayer
 from probes.backbones.stacks import find_stacks
@@ -39,6 +39,7 @@ class FrozenBackbone(nn.Module):
         layers: `all` (0…L), `final`, or a list of numbers and `final`.
         decoder_input: What the decoder of an encoder–decoder model reads: its `start` token, or the `text`.
         chat_template: Render every text as the user's turn of a chat.
+        with_head: Loads the same weights anew with the language-model head, for `load_with_head`.
 
     Raises:
         ValueError: A stack or layer does not exist; or the hooks do not see what the model itself calls its hidden
@@ -55,6 +56,7 @@ class FrozenBackbone(nn.Module):
         layers: LayerSpec = "all",
         decoder_input: str = "start",
         chat_template: bool = False,
+        with_head: Callable[[], PreTrainedModel] | None = None,
     ) -> None:
         super().__init__()
         self.name = name or model.config.name_or_path or type(model).__name__
@@ -64,6 +66,7 @@ class FrozenBackbone(nn.Module):
         if decoder_input not in {"start", "text"}:
             raise ValueError(f"Unknown decoder input {decoder_input!r}. Set `backbone.decoder_input` to start or text.")
         self.decoder_input = decoder_input
+        self._with_head = with_head
         self._stacks = find_stacks(self.model)
         self.stacks = self._choose_stacks(stack)
         self.layer_spec = layers
@@ -125,15 +128,14 @@ class FrozenBackbone(nn.Module):
             FileNotFoundError: The path or package has no model.
         """
         source = Source(name=name, path=path, package=package, revision=revision, trust_remote_code=trust_remote_code)
-        model, tokenizer = load_pretrained(
-            source,
-            adapter=adapter,
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-            quantization=quantization,
-            cache_dir=cache_dir,
-        )
+        options: dict[str, Any] = {
+            "dtype": dtype,
+            "device": device,
+            "device_map": device_map,
+            "quantization": quantization,
+            "cache_dir": cache_dir,
+        }
+        model, tokenizer = load_pretrained(source, adapter=adapter, **options)
         return cls(
             model,
             tokenizer,
@@ -142,7 +144,27 @@ class FrozenBackbone(nn.Module):
             layers=layers,
             decoder_input=decoder_input,
             chat_template=chat_template,
+            with_head=partial(load_causal_lm, source, **options),
         )
+
+    def load_with_head(self) -> PreTrainedModel:
+        """The same weights loaded anew with their language-model head: trainable, sharing no memory with this.
+
+        Raises:
+            ValueError: The model reads both ways (an encoder, an encoder–decoder), has an adapter, or was wrapped
+                without a source to load from.
+        """
+        if set(self._stacks) != {"decoder"}:
+            reason = f"has the stacks {list(self._stacks)}, and only a lone decoder predicts the next token"
+            remedy = "Set `backbone` to a causal language model"
+        elif getattr(self.model, "_hf_peft_config_loaded", False):
+            reason, remedy = "has an adapter already", "Set `backbone.adapter=null`"
+        elif self._with_head is None:
+            reason = "was wrapped around a live model, so its head cannot be loaded"
+            remedy = "Load it by `backbone.name`, `backbone.path` or `backbone.package`, or pass `with_head`"
+        else:
+            return self._with_head()
+        raise ValueError(f"Backbone '{self.name}' {reason}. {remedy}.")
 
     @override
     def train(self, mode: bool = True) -> Self:

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as hf_logging
 
 from probes.backbones.gguf import convert_gguf
@@ -89,6 +96,20 @@ def load_pretrained(
         return _load(source, adapter, dtype, device, device_map, quantization, cache_dir)
 
 
+def load_causal_lm(
+    source: Source,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: str | dict[str, Any] | None = None,
+    quantization: str | None = None,
+    cache_dir: str | None = None,
+) -> PreTrainedModel:
+    """The model with its language-model head, loaded anew; arguments as in `FrozenBackbone.load`."""
+    with _no_progress_bars():
+        return _load(source, None, dtype, device, device_map, quantization, cache_dir, AutoModelForCausalLM)[0]
+
+
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
     """Keep transformers from drawing bars, which fill log files; the caller's setting comes back."""
@@ -109,6 +130,7 @@ def _load(
     device_map: str | dict[str, Any] | None,
     quantization: str | None,
     cache_dir: str | None,
+    auto_model: Any = AutoModel,
 ) -> tuple[PreTrainedModel, Any]:
     place = source.locate(Path(cache_dir or "~/.cache/probes").expanduser())
     target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -120,7 +142,7 @@ def _load(
         options["quantization_config"] = _quantization(quantization)
     if device_map is not None or quantization is not None:
         options["device_map"] = device_map or "auto"
-    model = AutoModel.from_pretrained(place, **options)
+    model = auto_model.from_pretrained(place, **options)
     if adapter is not None:
         _add_adapter(model, adapter)
     return model if "device_map" in options else model.to(target), tokenizer

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from probes.backbones.frozen import FrozenBackbone
 from probes.backbones.layers import LayerSpec
@@ -42,12 +43,29 @@ def tiny_backbone(
         max_position_embeddings=2048,
         pad_token_id=256,
     )
+    weights_dtype = getattr(torch, dtype)
+    return FrozenBackbone(
+        _random_llama(config, seed).to(weights_dtype),
+        byte_tokenizer(),
+        name=f"tiny-{seed}",
+        stack=stack,
+        layers=layers,
+        with_head=lambda: _random_llama_with_head(config, seed).to(weights_dtype),
+    )
+
+
+def _random_llama(config: LlamaConfig, seed: int) -> LlamaModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaModel(config)
-    return FrozenBackbone(
-        model.to(getattr(torch, dtype)), byte_tokenizer(), name=f"tiny-{seed}", stack=stack, layers=layers
-    )
+        return LlamaModel(config)
+
+
+def _random_llama_with_head(config: LlamaConfig, seed: int) -> LlamaForCausalLM:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(copy.deepcopy(config))  # saving a model writes into its configuration
+    model.model.load_state_dict(_random_llama(config, seed).state_dict())
+    return model.eval()
 
 
 def byte_tokenizer() -> Any:

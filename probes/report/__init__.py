@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from probes.report.heatmap_figure import heatmap
     from probes.report.layer_by_layer_report import report_layer_by_layer
     from probes.report.layer_table import layer_table
+    from probes.report.learning_table import learning_table
+    from probes.report.map_figure import TaskMap, task_maps
     from probes.report.png import save_png
     from probes.report.profile_figure import profiles
     from probes.report.run_report import report_run
@@ -27,6 +29,7 @@ __all__ = [
     "BandedProfiles",
     "Curve",
     "FilesOnly",
+    "TaskMap",
     "Tracker",
     "WandbTracker",
     "band_profiles",
@@ -34,6 +37,7 @@ __all__ = [
     "file_stem",
     "heatmap",
     "layer_table",
+    "learning_table",
     "print_best_layers",
     "print_screen",
     "profiles",
@@ -42,6 +46,7 @@ __all__ = [
     "report_layer_by_layer",
     "report_run",
     "save_png",
+    "task_maps",
     "write_layer_by_task",
     "write_results",
 ]
@@ -54,6 +59,8 @@ _HOMES = {
     "profile_figure": ("profiles",),
     "layer_by_layer_report": ("report_layer_by_layer",),
     "layer_table": ("layer_table",),
+    "learning_table": ("learning_table",),
+    "map_figure": ("TaskMap", "task_maps"),
     "png": ("save_png",),
     "run_report": ("report_run",),
     "tables": ("best_layer_table", "print_best_layers", "print_screen"),

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from probes.analysis.segments import Band
 from probes.report.axes import is_signed, layer_ticks, readable_name
 from probes.values import Layer
 
@@ -41,15 +42,6 @@ class Curve:
     def __post_init__(self) -> None:
         for name in ("values", "ci_low", "ci_high"):
             _check_shape(f"Curve '{self.name}' wants `{name}`", getattr(self, name), self.layers)
-
-
-@dataclass(frozen=True)
-class Band:
-    """Neighbouring layers under one name, such as shared, transition or refinement; both ends belong to it."""
-
-    name: str
-    first: Layer
-    last: Layer
 
 
 def band_profiles(

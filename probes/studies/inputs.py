@@ -14,6 +14,7 @@ from torch import Tensor
 from probes.activations import ActivationStore, ExtractionSettings, PassReport, fill_stores, open_stores, row_ids
 from probes.backbones import FrozenBackbone, TokenizedTexts
 from probes.tasks import SPLITS, Suite, Task
+from probes.training import LabelledActivations, TaskData
 from probes.values import Activations, Layer, Reading, Result
 
 _log = logging.getLogger(__name__)
@@ -105,6 +106,16 @@ def test_rows_of(
     tasks = {task.name: task for task in suite.tasks}
     readings = dict(zip(like.layers, read.layers, strict=True))
     return lambda task, reading: read.rows(tasks[task], "test", readings[reading])
+
+
+def task_data(task: Task, activations: SuiteActivations, reading: Reading) -> TaskData:
+    """A task with labels as one backbone sees it, ready for probes."""
+    assert task.kind != "generation"  # studies have left these out
+    splits = {
+        split: LabelledActivations(activations.rows(task, split, reading), torch.tensor(task.splits[split].labels))
+        for split in ("train", "validation", "test")
+    }
+    return TaskData(task=task.name, kind=task.kind, labels=task.labels, **splits)
 
 
 def test_labels(task: Task) -> Tensor | None:

@@ -10,18 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from probes.activations import ExtractionSettings
 from probes.analysis import Column
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
 from probes.metrics import MAIN_METRIC, UNITS
 from probes.report import Tracker, print_best_layers, write_results
-from probes.studies.inputs import SuiteActivations, described, facts_of, read_suite, test_rows_of
+from probes.studies.inputs import SuiteActivations, described, facts_of, read_suite, task_data, test_rows_of
 from probes.studies.provenance import Provenance
 from probes.tasks import Suite, Task
-from probes.training import LabelledActivations, ProbeSettings, TaskData, TaskProbes, TrainerFactory, fit_task
+from probes.training import ProbeSettings, TaskData, TaskProbes, TrainerFactory, fit_task
 from probes.values import LayerByTask, Reading, Result
 
 _log = logging.getLogger(__name__)
@@ -89,7 +87,7 @@ def probe_study(
         results: list[Result] = []
         for reading, task in ((reading, task) for reading in fits for task in loaded_suite.tasks):
             with provenance.stage("probes"):
-                data = _task_data(task, activations, reading)
+                data = task_data(task, activations, reading)
                 fit = fit_task(data, probe, with_analysis, seed)
                 analysis.add_task(data)  # if no trainer ran, because every layer is constant
                 for column in _probe_columns(data, fit):
@@ -152,15 +150,6 @@ def layer_by_task(results: Sequence[Result], reading: Reading) -> list[LayerByTa
 def _mean_of_known(values: Iterable[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
-
-
-def _task_data(task: Task, activations: SuiteActivations, reading: Reading) -> TaskData:
-    assert task.kind != "generation"  # `with_labels` has left these out
-    splits = {
-        split: LabelledActivations(activations.rows(task, split, reading), torch.tensor(task.splits[split].labels))
-        for split in ("train", "validation", "test")
-    }
-    return TaskData(task=task.name, kind=task.kind, labels=task.labels, **splits)
 
 
 def _probe_columns(data: TaskData, fit: TaskProbes) -> list[Column]:

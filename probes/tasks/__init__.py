@@ -1,5 +1,6 @@
 """Where examples come from: generated, JSON lines in a folder, datasets on the Hub; prompts, splits and checks."""
 
+from probes.tasks.flan2021 import load_flan2021_suite as load_flan2021_suite
 from probes.tasks.hub import load_hub_suite as load_hub_suite
 from probes.tasks.local import load_local_suite as load_local_suite
 from probes.tasks.starter import starter_suite as starter_suite

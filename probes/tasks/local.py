@@ -19,7 +19,7 @@ Files = dict[str, dict[str, Path]]
 """Task → split → file."""
 
 _LIST = "suite.json"
-_FILE_ENDINGS = re.compile(r"(_\d+templates)?(_(train|validation|val|valid|dev|test))?$")
+FILE_ENDINGS = re.compile(r"(_\d+templates)?(_(train|validation|val|valid|dev|test))?$")
 
 
 def load_local_suite(
@@ -74,7 +74,7 @@ def _find_files(folder: Path) -> Files:
     for file in sorted(folder.glob("*/*.jsonl")):
         outer, inner = split_name(file.parent.name), split_name(file.stem)
         if outer in SPLITS:
-            files.setdefault(_FILE_ENDINGS.sub("", file.stem), {})[outer] = file
+            files.setdefault(FILE_ENDINGS.sub("", file.stem), {})[outer] = file
         elif inner in SPLITS:
             files.setdefault(file.parent.name, {})[inner] = file
     if not files:
@@ -121,10 +121,11 @@ def _read_rows(file: Path) -> list[Row]:
         lines = file.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
-    return [_read_row(file, number, line) for number, line in enumerate(lines if lines != [""] else [], start=1)]
+    return [read_row(file, number, line) for number, line in enumerate(lines if lines != [""] else [], start=1)]
 
 
-def _read_row(file: Path, number: int, line: str) -> Row:
+def read_row(file: Path, number: int, line: str) -> Row:
+    """One line of a JSON lines file as a row; errors name the file and the line's number."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:

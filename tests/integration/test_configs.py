@@ -14,7 +14,7 @@ from probes.run import check_arguments
 FILES = sorted(path for path in CONFIG_DIR.glob("*/*.yaml") if not path.stem.startswith("_"))
 GIVEN_BY_RUN = {
     "backbone", "reference_backbone", "suite", "extraction", "probe", "trainer", "callbacks", "tracker", "seed",
-    "cache_dir", "output_dir", "config",
+    "tuning", "cache_dir", "output_dir", "config",
 }  # fmt: skip
 
 

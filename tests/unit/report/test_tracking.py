@@ -14,9 +14,11 @@ import pytest
 import wandb
 import yaml
 from report_samples import MEAN, a_matrix, results_of
+from similarity_samples import a_layer_by_layer
 from wandb_log import offline_run_dirs, read_offline_run
 
-from probes.report import FilesOnly, WandbTracker, read_results, report_run
+from probes.report import FilesOnly, WandbTracker, read_results, report_run, save_png
+from probes.report.layer_by_layer_figure import layer_by_layer_heatmaps
 from probes.values import Layer
 
 ROOT = Path(__file__).parents[3]
@@ -124,6 +126,31 @@ class TestOfflineRun:
         assert set(files) == {"results.csv", "probes/sst2.safetensors"}
 
 
+def test_layer_by_layer_is_one_table_of_all_tasks_and_one_picture(tmp_path):
+    values = np.array([[0.25, np.nan, 1 / 3], [0.5, 0.75, -0.125]])
+    layers: dict[str, tuple[Layer, ...]] = {"x_layers": (0, "final"), "y_layers": (0, 1, "final")}
+    matrices = [a_layer_by_layer(task, values=values + shift, **layers) for shift, task in enumerate(("sst2", "trec"))]
+    picture = save_png(layer_by_layer_heatmaps(matrices), tmp_path / "picture.png")
+    tracker = WandbTracker(mode="offline")
+    with tracker.run({}, tmp_path):
+        tracker.log_layer_by_layer("cka", matrices, picture)
+        tracker.log_picture("bands/cka", picture)
+    (run_dir,) = offline_run_dirs(tmp_path)
+    logged = read_offline_run(run_dir)
+    assert {*logged["tables"]} == {"layer_by_layer/cka"}
+    table = logged["tables"]["layer_by_layer/cka"]
+    assert table["columns"] == ["task", "x_layer", "y_layer", "value"]
+    expected = [
+        [task, str(x_layer), str(y_layer), None if np.isnan(values[i, j]) else values[i, j] + shift]
+        for shift, task in enumerate(("sst2", "trec"))
+        for i, x_layer in enumerate(layers["x_layers"])
+        for j, y_layer in enumerate(layers["y_layers"])
+    ]
+    assert table["data"] == expected
+    assert {*logged["images"]} == {"heatmap/layer_by_layer/cka", "bands/cka"}
+    assert all(image.read_bytes() == picture.read_bytes() for image in logged["images"].values())
+
+
 class TestEnd:
     def test_two_jobs_in_one_process_are_two_finished_runs_in_one_group(self, tmp_path):
         for seed in (0, 1):
@@ -160,6 +187,8 @@ class TestEnd:
         tracker = WandbTracker(**off)
         with tracker.run({}, tmp_path):
             tracker.log_matrix(a_matrix(), tmp_path / "no.png", primary=True)
+            tracker.log_layer_by_layer("cka", [a_layer_by_layer()], tmp_path / "no.png")
+            tracker.log_picture("bands/cka", tmp_path / "no.png")
             tracker.summarize({"mean/accuracy": 1.0})
             tracker.log_artifacts([tmp_path])
         assert tracker.run_id is None

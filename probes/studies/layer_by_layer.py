@@ -1,0 +1,210 @@
+"""Where does multi-task tuning happen? Control models, the experimental model and their base, layer by layer."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probes.activations import ExtractionSettings
+from probes.backbones import FrozenBackbone
+from probes.callbacks import MatrixAnalysis
+from probes.report import Tracker, layer_table, learning_table, print_screen, write_results
+from probes.studies.comparison import GAIN, Comparison, SimilarityMeasure, TaskModels
+from probes.studies.inputs import SuiteActivations, described, facts_of, read_suite, test_labels
+from probes.studies.layer_by_layer_figures import MapSettings, report_figures
+from probes.studies.learning import learning_results
+from probes.studies.provenance import Provenance
+from probes.studies.role_probes import probe_roles, score_matrices
+from probes.studies.tuned_models import MixtureSettings, TunedModels, Workshop, tune_models
+from probes.tasks import SPLITS, Suite, Task
+from probes.training import ProbeSettings, TrainerFactory
+from probes.training.tuning import TuningSettings
+from probes.values import Reading, Result
+
+_log = logging.getLogger(__name__)
+BASE, EXPERIMENTAL, CONTROL = "base", "experimental", "control"
+STAGES = ("tune", "read")
+
+
+@dataclass(frozen=True)
+class ReadModels:
+    """A suite as every model of a study sees it; each control sees its own task's test rows only."""
+
+    base: SuiteActivations
+    experimental: SuiteActivations
+    controls: Mapping[str, Sequence[SuiteActivations]]
+
+    def task(self, task: Task, reading: Reading) -> TaskModels:
+        """One task's test rows in all its models."""
+        base, experimental = (side.rows(task, "test", reading) for side in (self.base, self.experimental))
+        controls = [control.rows(task, "test", reading) for control in self.controls[task.name]]
+        return TaskModels.joined(base, experimental, controls)
+
+
+def layer_by_layer_study(
+    *,
+    backbone: Callable[[], FrozenBackbone],
+    suite: Callable[[], Suite],
+    extraction: ExtractionSettings,
+    probe: ProbeSettings,
+    tuning: TuningSettings,
+    trainer: TrainerFactory,
+    callbacks: Callable[..., MatrixAnalysis],
+    tracker: Tracker,
+    seed: int,
+    cache_dir: Path,
+    output_dir: Path,
+    config: Mapping[str, Any],
+    name: str = "layer_by_layer",
+    mixture: MixtureSettings | None = None,
+    maps: MapSettings | None = None,
+    similarity: Mapping[str, SimilarityMeasure] | None = None,
+    similarity_rows: int = 400,
+    with_probes: bool = True,
+    only_models: Sequence[str] | None = None,
+    stop_after: str | None = None,
+) -> float:
+    """Tune a control model a task and one on the mixture, read all of them once, and compare them layer by layer.
+
+    Every tuned model and every activation is kept by its content, so a stage whose result exists is passed over, an
+    interrupted one goes on, and jobs of a sweep can share the tuning out (`only_models`).
+
+    Args:
+        backbone: Loads the base model.
+        suite: Loads and checks tasks with answers in words.
+        extraction: Poolings, sites, lengths; the same for all models.
+        probe: Architecture and training of the probes on base and experimental model.
+        tuning: How models are tuned.
+        trainer: Makes Lightning trainers, of tuned models and of probes.
+        callbacks: Makes the analysis of base and experimental model, which also reports everything.
+        tracker: Where numbers are logged besides files.
+        seed: Decides tuning and probes; never the data.
+        cache_dir: Weights and activations are kept under it.
+        output_dir: Everything the run leaves.
+        config: The whole config, for the record.
+        name: Stands in `results.csv`.
+        mixture: How the experimental model is made, and which controls are tuned again with other seeds; default
+            `MixtureSettings()`.
+        maps: Which layers are drawn in the plane; default `MapSettings()`.
+        similarity: Other measures the tuning gain is also computed by.
+        similarity_rows: Rows of a task that these see at most.
+        with_probes: Also probe base and experimental model on the tasks with labels.
+        only_models: Tune only these models, by task name or `mixture`, and stop.
+        stop_after: Stop after this stage, `tune` or `read`.
+
+    Returns:
+        Mean tuning gain over layers and seen tasks; NaN where the study stopped before.
+
+    Raises:
+        ValueError: A task has no answers or no training rows; or what the rooms raise on bad input.
+    """
+    _check_choices(stop_after)
+    provenance = Provenance(output_dir / "provenance.json")
+    with provenance.stage("tasks"):
+        loaded = with_answers(suite())
+    with tracker.run(config, output_dir):
+        with provenance.stage("backbone"):
+            base = backbone()
+        shop = Workshop(base, loaded, tuning, trainer, extraction, seed, cache_dir)
+        with provenance.stage("tune"):
+            models = tune_models(shop, mixture or MixtureSettings(), only=only_models)
+        common = Result(study=name, backbone=base.name, suite=loaded.name)
+        describe = partial(described, common=common, suite=loaded)
+        results = [describe(result) for result in learning_results(models)]
+        write_results(results, output_dir / "results.csv")
+        provenance.record({"tuned_models": models.facts()})
+        print_screen(learning_table(results))
+        if only_models is not None or stop_after == "tune":
+            return math.nan
+        with provenance.stage("read"):
+            read = _read(shop, models, splits=SPLITS if with_probes else ("test",))
+            provenance.record(facts_of(loaded, read.base))
+        if stop_after == "read":
+            return math.nan
+        sides = {BASE: read.base, EXPERIMENTAL: read.experimental}
+        analysis = callbacks()
+        comparisons = [
+            Comparison(loaded, reading, layers, similarity or {}, similarity_rows)
+            for reading, layers in read.base.layers.items()
+        ]
+        for comparison in comparisons:
+            with provenance.stage("compare"):
+                _compare(comparison, read, analysis)
+                results += [describe(result) for result in comparison.agreement()]
+        if with_probes:
+            with provenance.stage("probes"):
+                found = probe_roles(loaded, sides, probe, trainer, seed)
+                results += map(describe, found.results)
+                for column in found.scores:
+                    analysis.table.add(column, reported=False)
+                for column in found.gains:
+                    analysis.table.add(column)
+        with provenance.stage("report"):
+            matrices = score_matrices(results)
+            report = analysis.finish(output_dir, tracker=tracker, results=results, matrices=matrices, describe=describe)
+            pictures = report_figures(
+                output_dir, comparisons[0], sides, analysis.table, maps or MapSettings(), tracker=tracker
+            )
+    print_screen(layer_table(report.results, GAIN), f"picture: {pictures[0]}", f"everything: {output_dir}")
+    seen = {task.name for task in loaded.tasks if not task.unseen}
+    gains = [r.value for r in report.results if r.metric == GAIN and r.task in seen]
+    return float(np.nanmean(gains)) if np.isfinite(gains).any() else math.nan
+
+
+def with_answers(suite: Suite) -> Suite:
+    """The suite, held to what tuning wants of every task.
+
+    Raises:
+        ValueError: A task without training or test rows, or with rows without answer.
+    """
+    for task in suite.tasks:
+        for split in ("train", "test"):
+            if split not in task.splits or not len(task.splits[split]):
+                raise ValueError(f"Task '{task.name}' has no {split} rows, and a layer-by-layer study wants some.")
+        empty = sum(not target.strip() for split in task.splits.values() for target in split.targets)
+        if empty:
+            raise ValueError(
+                f"Task '{task.name}' has {empty} rows without an answer in words to tune on. Set "
+                "`suite.prompt=instruction`, or leave the task out of `suite.tasks`."
+            )
+    if not suite.tasks:
+        raise ValueError(f"Suite '{suite.name}' has no tasks. Set `suite.tasks`.")
+    return suite
+
+
+def _check_choices(stop_after: str | None) -> None:
+    if stop_after is not None and stop_after not in STAGES:
+        raise ValueError(
+            f"There is no stage '{stop_after}' to stop after. Set `study.stop_after` to {' or '.join(STAGES)}, or null."
+        )
+
+
+def _read(shop: Workshop, models: TunedModels, *, splits: Sequence[str]) -> ReadModels:
+    tasks = shop.suite.tasks
+    base = read_suite(shop.suite, shop.base, shop.extraction, shop.cache_dir, splits=splits)
+    assert models.experimental is not None  # only `only_models` leaves it out
+    experimental = shop.read(models.experimental, tasks, splits=splits)
+    controls = {
+        task.name: [shop.read(model, [task], splits=("test",)) for model in models.controls[task.name]]
+        for task in tasks
+    }
+    return ReadModels(base, experimental, controls)
+
+
+def _compare(comparison: Comparison, read: ReadModels, analysis: MatrixAnalysis) -> None:
+    for task in comparison.suite.tasks:
+        models = read.task(task, comparison.reading)
+        comparison.add(task.name, models)
+        labels = test_labels(task)
+        for role, rows in ((BASE, models.base), (EXPERIMENTAL, models.experimental)):
+            same = rows.row_ids == read.base.rows(task, "test", comparison.reading).row_ids
+            analysis.add_rows(task.name, rows, labels if same else None, role=role)
+    for column in comparison.with_groups():
+        analysis.table.add(column)

@@ -1,0 +1,226 @@
+"""Which models a layer-by-layer study compares, and how each comes to be: tuned, found, or merged."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import transformers
+
+from probes.activations import ExtractionSettings
+from probes.backbones import FrozenBackbone
+from probes.studies.inputs import SuiteActivations, read_suite
+from probes.studies.mixture import mixture_examples, task_examples
+from probes.tasks import Suite, Task
+from probes.training import TrainerFactory
+from probes.training.tuning import (
+    AnswerScores,
+    TunedModel,
+    TuningExamples,
+    TuningSettings,
+    merge_adapters,
+    tune,
+    tuned_backbone,
+)
+
+_log = logging.getLogger(__name__)
+MIXTURE, MERGED = "mixture", "merged"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureSettings:
+    """How the experimental model is made, and which controls are tuned again.
+
+    Attributes:
+        experimental: `tuned` on the mixture of all seen tasks, or `merged` from their controls by adding them up.
+        merge_coefficient: What the sum of the controls' changes is multiplied by (merged only).
+        rows_per_cluster: Training rows of one cluster in the mixture at most.
+        replicate_tasks: How many tasks, the first of the suite, have their controls tuned with other seeds too.
+        replicate_seeds: How many other seeds.
+    """
+
+    experimental: str = "tuned"
+    merge_coefficient: float = 0.4
+    rows_per_cluster: int = 50_000
+    replicate_tasks: int = 2
+    replicate_seeds: int = 1
+
+    def __post_init__(self) -> None:
+        if self.experimental not in {"tuned", "merged"}:
+            raise ValueError(
+                f"Unknown experimental model '{self.experimental}'. Set `mixture.experimental` to tuned or merged."
+            )
+        for key, least in (("rows_per_cluster", 1), ("replicate_tasks", 0), ("replicate_seeds", 0)):
+            if getattr(self, key) < least:
+                raise ValueError(
+                    f"`study.mixture.{key}` wants a whole number from {least} up; got {getattr(self, key)}."
+                )
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Makes tuned models of one base, and reads them.
+
+    Attributes:
+        base: The model all others are tuned from.
+        suite: Tasks with answers.
+        tuning: How models are tuned.
+        trainer: Makes their trainers.
+        extraction: How they are read.
+        seed: Of the first controls and the experimental model.
+        cache_dir: Keeps weights and activations.
+    """
+
+    base: FrozenBackbone
+    suite: Suite
+    tuning: TuningSettings
+    trainer: TrainerFactory
+    extraction: ExtractionSettings
+    seed: int
+    cache_dir: Path
+
+    def control(self, task: Task, *, replicate: int = 0) -> TunedModel:
+        """The base tuned on one task alone; other replicates by other seeds."""
+        return self._tune(task.name, task_examples(task), seed=self.seed + replicate)
+
+    def mixture(self, rows_per_cluster: int) -> TunedModel:
+        """The base tuned on all seen tasks."""
+        rows = mixture_examples(self.suite, rows_per_cluster=rows_per_cluster, seed=self.seed)
+        return self._tune(MIXTURE, rows, seed=self.seed)
+
+    def merged(self, controls: Sequence[TunedModel], coefficient: float) -> TunedModel:
+        """The base plus a multiple of what tuning changed in each control, without training; its answers are unscored.
+
+        Raises:
+            ValueError: A control is unchanged or no plain LoRA adapter.
+        """
+        folders = [control.folder for control in controls]
+        known = [folder for folder in folders if folder is not None]
+        if len(known) < len(folders):
+            raise ValueError(
+                "Controls tuned for 0 steps cannot be merged. Set `tuning.max_epochs` and `tuning.max_steps` above 0."
+            )
+        folder = merge_adapters(self.base, known, coefficient=coefficient, out=self.cache_dir / "adapters")
+        unscored = AnswerScores(
+            validation_loss=math.nan, test_loss=math.nan, exact_match=math.nan, rouge_l=math.nan, chrf=math.nan,
+            n_validation=0, n_test=0, n_answered=0,
+        )  # fmt: skip
+        return TunedModel(
+            name=MERGED, kind="adapter", folder=folder, key=folder.name, steps=0, validation_losses={}, base=unscored,
+            tuned=unscored, reused=False,
+        )  # fmt: skip
+
+    def read(self, tuned: TunedModel, tasks: Sequence[Task], *, splits: Sequence[str]) -> SuiteActivations:
+        """Activations of some tasks' rows in a tuned model, which is loaded only if some are not in the store."""
+        suite = Suite(self.suite.name, tuple(tasks))
+        reader = _TunedReader(self.base, tuned, self.cache_dir)
+        return read_suite(suite, cast(FrozenBackbone, reader), self.extraction, self.cache_dir, splits=splits)
+
+    def _tune(self, name: str, examples: dict[str, TuningExamples], *, seed: int) -> TunedModel:
+        _log.info("Tuning on '%s', seed %d.", name, seed)
+        return tune(name, self.base, examples, self.tuning, trainer=self.trainer, seed=seed, cache_dir=self.cache_dir)
+
+
+class _TunedReader:
+    """What reading a suite asks of a backbone, answered without loading the tuned weights as long as that is possible.
+
+    Tokens, layers and readings are the base's; the tuned model's fingerprint is remembered from the first time.
+    """
+
+    def __init__(self, base: FrozenBackbone, tuned: TunedModel, cache_dir: Path) -> None:
+        self._base, self._tuned = base, tuned
+        self._model: FrozenBackbone | None = None
+        self._file = cache_dir / "adapters" / "fingerprints" / f"{tuned.key}-transformers-{transformers.__version__}"
+        self.name = f"{base.name}+{tuned.name}" if tuned.folder is not None else base.name
+
+    def fingerprint(self) -> str:
+        if self._tuned.folder is None:
+            return self._base.fingerprint()
+        if not self._file.exists():
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            partial = self._file.with_suffix(f".{os.getpid()}")
+            partial.write_text(self._loaded().fingerprint())
+            partial.replace(self._file)
+        return self._file.read_text()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._loaded()(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._base, name)
+
+    def _loaded(self) -> FrozenBackbone:
+        model = self._model or tuned_backbone(self._base, self._tuned)
+        self._model = model
+        return model
+
+
+@dataclass(frozen=True)
+class TunedModels:
+    """The tuned models of a study.
+
+    Attributes:
+        controls: Task → its controls, the study's seed first.
+        experimental: The multi-task model; `None` where it was not asked for.
+    """
+
+    controls: Mapping[str, Sequence[TunedModel]]
+    experimental: TunedModel | None
+
+    def facts(self) -> list[dict[str, Any]]:
+        """What `provenance.json` tells of each."""
+        every = [model for own in self.controls.values() for model in own]
+        every += [] if self.experimental is None else [self.experimental]
+        return [
+            {
+                "name": model.name,
+                "kind": model.kind,
+                "folder": str(model.folder) if model.folder is not None else None,
+                "steps": model.steps,
+                "reused": model.reused,
+                "validation_losses": dict(model.validation_losses),
+            }
+            for model in every
+        ]
+
+
+def tune_models(shop: Workshop, settings: MixtureSettings, *, only: Sequence[str] | None = None) -> TunedModels:
+    """Tune every model of a study, or those named; one that is on disk already is taken from there.
+
+    Args:
+        shop: Makes them.
+        settings: The experimental model, and which controls are repeated.
+        only: Names of tasks, or `mixture`; `None` is all.
+
+    Raises:
+        ValueError: A name is neither a task nor `mixture`; the mixture is to be merged before its controls are there.
+    """
+    tasks = shop.suite.tasks
+    unknown = sorted(set(only or ()) - {task.name for task in tasks} - {MIXTURE})
+    if unknown:
+        raise ValueError(
+            f"No model is called {', '.join(unknown)}. There are {', '.join(task.name for task in tasks)} and "
+            f"{MIXTURE}. Set `study.only_models` among these."
+        )
+    controls: dict[str, list[TunedModel]] = {}
+    for number, task in enumerate(tasks):
+        if only is None or task.name in only:
+            repeats = settings.replicate_seeds if number < settings.replicate_tasks else 0
+            controls[task.name] = [shop.control(task, replicate=replicate) for replicate in range(1 + repeats)]
+    experimental = None
+    if only is None or MIXTURE in only:
+        if settings.experimental == "merged":
+            seen = [
+                controls[task.name][0] if task.name in controls else shop.control(task)
+                for task in tasks
+                if not task.unseen
+            ]
+            experimental = shop.merged(seen, settings.merge_coefficient)
+        else:
+            experimental = shop.mixture(settings.rows_per_cluster)
+    return TunedModels(controls, experimental)
