@@ -22,7 +22,7 @@ from probes.studies.layer_by_layer_figures import MapSettings, report_figures
 from probes.studies.learning import learning_results
 from probes.studies.provenance import Provenance
 from probes.studies.role_probes import probe_roles, score_matrices
-from probes.studies.tuned_models import MixtureSettings, TunedModels, Workshop, tune_models
+from probes.studies.tuned_models import MixtureSettings, TunedModels, Workshop, mark_unseen, tune_models
 from probes.tasks import SPLITS, Suite, Task
 from probes.training import ProbeSettings, TrainerFactory
 from probes.training.tuning import TuningSettings
@@ -106,15 +106,16 @@ def layer_by_layer_study(
         ValueError: A task has no answers or no training rows; or what the rooms raise on bad input.
     """
     _check_choices(stop_after)
+    mixture = mixture or MixtureSettings()
     provenance = Provenance(output_dir / "provenance.json")
     with provenance.stage("tasks"):
-        loaded = with_answers(suite())
+        loaded = mark_unseen(with_answers(suite()), mixture.unseen)
     with tracker.run(config, output_dir):
         with provenance.stage("backbone"):
             base = backbone()
         shop = Workshop(base, loaded, tuning, trainer, extraction, seed, cache_dir)
         with provenance.stage("tune"):
-            models = tune_models(shop, mixture or MixtureSettings(), only=only_models)
+            models = tune_models(shop, mixture, only=only_models)
         common = Result(study=name, backbone=base.name, suite=loaded.name)
         describe = partial(described, common=common, suite=loaded)
         results = [describe(result) for result in learning_results(models)]

@@ -100,7 +100,7 @@ def _mean_curve(name: str, columns: Sequence[Column]) -> Curve:
     if count >= 3:
         reach = student_t.ppf(0.975, count - 1) * values.std(0, ddof=1) / np.sqrt(count)
     label = name.removeprefix("cka/").replace("_", " ")
-    return Curve(f"{label} ({count} tasks)", columns[0].layers, mean, mean - reach, mean + reach)
+    return Curve(label, columns[0].layers, mean, mean - reach, mean + reach)
 
 
 def _curve(name: str, column: Column) -> Curve:
