@@ -24,7 +24,7 @@ class BetweenTasks:
         unit: Its unit.
         function: `(layers, rows, features)` and int64 `(rows,)` to `(layers,)`.
         chance: Its value where tasks do not differ; `None` is one over the number of tasks.
-        half_samples: Halves of the rows behind the intervals; 0 for none.
+        half_samples: Halves behind the intervals, of half the rows of each task; 0 for none.
         seed: Decides the halves.
     """
 
@@ -53,6 +53,7 @@ class BetweenTasks:
             errors = half_sample_errors(
                 lambda half: self.function(x[:, half], tasks[half]),
                 x.shape[1],
+                groups=tasks,
                 half_samples=self.half_samples,
                 seed=self.seed,
             )

@@ -4,6 +4,14 @@ Two explanations compete for it. *Bands*: a straight line plus one or two level 
 plus independent scatter. *Drift*: a straight line plus scatter that may be autocorrelated (`smooth_null`). The
 statistic is the log-likelihood of the best bands, all positions tried, less that of the best drift; its p-value is the
 largest among the drifts, each simulated. Adding a ramp changes nothing.
+
+Measured at level 0.05 on 12, 31 and 33 layers, 1,000 profiles each (standard error 0.7 % at most): a boundary is
+reported in at most 1.2 % of flat profiles and of ramps with white scatter, at most 5.4 % of AR(0.9) from any start,
+at most 5.1 % of random walks, bare or under noise. Of 31 layers at levels 0, 1, 0 with scatter 0.1 both boundaries
+are placed within one layer in 99 % or more of 300 draws, sharp or over 3 layers; with scatter 0.2 in 90 % if sharp,
+58 % over 3 layers. Of 12 layers with scatter 0.1: 90 % and 49 %. On nulls that are not simulated it is too ready:
+16 % for AR(0.9) innovations of 3 degrees of freedom, whose rare jumps last, and 20 % for a sigmoid that rises from 10
+to 90 % over 8 of 31 layers.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
@@ -30,7 +30,8 @@ class ColumnTable:
     """Collects columns; one of the same quantity, role, reading and task replaces the one before.
 
     Args:
-        specificity_of: Names of quantities to double-centre, layer by task; `*` stands for anything.
+        specificity_of: Names of quantities to double-centre, layer by task; `*` stands for anything. A name without a
+            role means the quantity in every role.
         segments_of: Names of quantities whose spread over tasks parts layers into bands; `*` as above.
     """
 
@@ -58,17 +59,18 @@ class ColumnTable:
                 if name not in self._silent:
                     _keep(found, columns, column_results(columns))
             for name, columns in groups.items():
-                if len(columns) > 1 and _is_among(name, self.specificity_of):
+                names = {name, columns[0].quantity}
+                if len(columns) > 1 and _are_among(names, self.specificity_of):
                     _keep(found, columns, specificity_results(columns))
-                if len(columns) > 1 and _is_among(name, self.segments_of):
+                if len(columns) > 1 and _are_among(names, self.segments_of):
                     segments, rows = column_segments(columns)
                     found.results.extend(rows)
                     found.segmented.append((columns, segments))
         return found
 
 
-def _is_among(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)
+def _are_among(names: Iterable[str], patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for name in names for pattern in patterns)
 
 
 def _keep(found: Findings, columns: Sequence[Column], rows: list[Result]) -> None:

@@ -33,7 +33,12 @@ def jackknife_errors(statistic: LeaveOneOut) -> np.ndarray:
 
 
 def half_sample_errors(
-    statistic: Callable[[Tensor], Tensor], rows: int, *, half_samples: int = 20, seed: int = 0
+    statistic: Callable[[Tensor], Tensor],
+    rows: int,
+    *,
+    groups: Tensor | None = None,
+    half_samples: int = 20,
+    seed: int = 0,
 ) -> np.ndarray:
     """Errors of any statistic from halves of the rows, drawn without replacement.
 
@@ -43,6 +48,8 @@ def half_sample_errors(
     Args:
         statistic: Row positions, int64, to the statistic at every layer.
         rows: How many rows there are.
+        groups: Group of every row, integers of shape `(rows,)`, where their sizes are given: each half then holds half
+            of each group.
         half_samples: Halves drawn; the interval's own relative error is about 0.7 / √halves.
         seed: Decides the halves.
 
@@ -53,11 +60,17 @@ def half_sample_errors(
         Politis, Romano and Wolf 1999, "Subsampling".
     """
     generator = torch.Generator().manual_seed(seed)
-    halves = [torch.randperm(rows, generator=generator)[: rows // 2].sort().values for _ in range(half_samples)]
+    strata = [torch.arange(rows)] if groups is None else [(groups == g).nonzero()[:, 0] for g in groups.unique()]
+    halves = [_half_of_each(strata, generator) for _ in range(half_samples)]
     draws = torch.stack([statistic(half).double() for half in halves]).numpy(force=True)
-    half = rows // 2
+    half = len(halves[0])
     shrink = np.sqrt(half / (rows - half))  # 1 for even rows
     return (draws - draws.mean(0)) * shrink / np.sqrt(half_samples - 1)
+
+
+def _half_of_each(strata: list[Tensor], generator: torch.Generator) -> Tensor:
+    parts = [rows[torch.randperm(len(rows), generator=generator)[: len(rows) // 2]] for rows in strata]
+    return torch.cat(parts).sort().values
 
 
 def confidence_interval(

@@ -35,7 +35,7 @@ class Boundary:
     share: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Band:
     """A run of layers: `shared`, `transition` or `refinement`, in order of depth alone; `undivided` if there is one."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -27,7 +28,7 @@ def tuning_gain(control: Tensor, experimental: Tensor, base: Tensor) -> dict[str
     Returns:
         `cka/control_vs_base`, `cka/control_vs_experimental` and `tuning_gain` (experimental − base), debiased, and the
         same with `_biased` behind, as the founding study computed them; the null of the biased values is what unrelated
-        activations would have (`biased_cka_floor`).
+        activations would have (`biased_cka_floor`), and that of their difference what bias alone makes of it.
 
     Source:
         Zhao, Ziser and Cohen 2024, arXiv:2410.20008.
@@ -38,6 +39,10 @@ def tuning_gain(control: Tensor, experimental: Tensor, base: Tensor) -> dict[str
         cka = {name: _cka(control, other, debiased=debiased) for name, other in sides.items()}
         found |= {f"cka/control_vs_{name}{ending}": own for name, own in cka.items()}
         found[f"tuning_gain{ending}"] = difference(cka["experimental"], cka["base"])
+    floor, of_base = (found[f"cka/control_vs_{name}_biased"].null for name in ("experimental", "base"))
+    assert floor is not None
+    assert of_base is not None
+    found["tuning_gain_biased"] = replace(found["tuning_gain_biased"], null=floor - of_base)
     return found
 
 

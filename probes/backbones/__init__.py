@@ -2,6 +2,7 @@
 
 from probes.backbones.frozen import FrozenBackbone as FrozenBackbone
 from probes.backbones.layers import LayerSpec as LayerSpec
+from probes.backbones.live import frozen_view as frozen_view
 from probes.backbones.tiny import tiny_backbone as tiny_backbone
 from probes.backbones.tokens import TokenizedTexts as TokenizedTexts
 from probes.backbones.tokens import pad_right as pad_right

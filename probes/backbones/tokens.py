@@ -47,6 +47,11 @@ class Tokenizer:
         if chat_template and not self._tokenizer.chat_template:
             raise ValueError("This tokenizer has no chat template. Set `backbone.chat_template=false`.")
 
+    @property
+    def wrapped(self) -> Any:
+        """The transformers tokenizer, this object's own copy; it is not to be changed."""
+        return self._tokenizer
+
     def __call__(self, texts: Sequence[str], *, max_length: int | None = None) -> TokenizedTexts:
         """Tokenise; a text longer than `max_length` loses tokens at its beginning, never its special tokens.
 

@@ -1,4 +1,5 @@
 """When to analyse while Lightning trains; what is analysed lies in `probes.analysis`."""
 
+from probes.callbacks.live_rows import LiveRows as LiveRows
 from probes.callbacks.matrix_analysis import MatrixAnalysis as MatrixAnalysis
 from probes.callbacks.matrix_analysis import Report as Report

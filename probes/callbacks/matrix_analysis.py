@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from transformers import PreTrainedModel
 from typing_extensions import override
 
 from probes.analysis import (
@@ -26,10 +29,12 @@ from probes.analysis import (
     join_rows,
     match_layers,
 )
+from probes.callbacks.live_rows import LiveRows
 from probes.report import BandedProfiles, Curve, Tracker, report_bands, report_run
 from probes.training import TaskData
-from probes.values import Activations, Layer, LayerByTask, Reading, Result
+from probes.values import Activations, Estimates, Layer, LayerByTask, Reading, Result
 
+_log = logging.getLogger(__name__)
 Reference = Callable[[str, Reading], Activations]
 """A task's name and a reading to another backbone's activations of the task's test rows."""
 
@@ -56,6 +61,9 @@ class MatrixAnalysis(Callback):
         rows_per_task: Rows of each task, drawn by `seed`, that quantities between tasks see.
         seed: Decides these rows.
         reference: Gives another backbone's activations of the same rows.
+        live: Rows to read off the model in training itself, such as an `InstructionTuner`'s: each time adds a column
+            `step_<n>` to a matrix of each measure and task, so that layers can be watched while they change.
+        every_n_steps: Optimiser steps between such readings; the first is before training.
     """
 
     def __init__(
@@ -68,14 +76,29 @@ class MatrixAnalysis(Callback):
         rows_per_task: int = 64,
         seed: int = 0,
         reference: Reference | None = None,
+        live: LiveRows | None = None,
+        every_n_steps: int | None = None,
     ) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"`callbacks.every_n_steps` wants at least 1, or null; got {every_n_steps}.")
         super().__init__()
         self.measures, self.between = tuple((measures or {}).values()), tuple((between or {}).values())
         self.table = ColumnTable(specificity_of=specificity_of, segments_of=segments_of)
-        self.reference = reference
+        self.reference, self.live, self.every_n_steps = reference, live, every_n_steps
         self.rows_per_task, self.seed = rows_per_task, seed
         self._rows: dict[tuple[Reading, str], dict[str, Tensor]] = {}
         self._layers: dict[Reading, tuple[Layer, ...]] = {}
+        self._steps_read: set[int] = set()
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._watch(trainer, pl_module)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._watch(trainer, pl_module)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -89,6 +112,23 @@ class MatrixAnalysis(Callback):
         data = getattr(getattr(trainer, "datamodule", None), "task_data", None)
         if trainer.is_global_zero and data is not None:
             self.add_task(data)
+
+    def _watch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the live model if this step is due and has not been read."""
+        live, every, step = self.live, self.every_n_steps, trainer.global_step
+        if live is None or every is None or not trainer.is_global_zero or step % every or step in self._steps_read:
+            return
+        self._steps_read.add(step)
+        for task, now in live.now(_language_model(pl_module)):
+            rows = TaskRows(now.values, live.labels.get(task), live.before(task).values)
+            self._measure(rows, f"step_{step}", now, f"live/{task}")
+
+    def _measure(self, rows: TaskRows, column: str, read: Activations, role: str) -> None:
+        """Add a column for each measure whose needs are met."""
+        for own in self.measures:
+            if own.needs == "rows" or getattr(rows, own.needs) is not None:
+                estimates = _measured(partial(own, rows), read.layers, f"{own.quantity} of '{column}'")
+                self.table.add(Column(own.quantity, own.unit, column, read.reading, read.layers, estimates, role=role))
 
     def add_task(self, data: TaskData) -> None:
         """Measure a task's test rows, unless that was done before: several fits may belong to one task."""
@@ -112,9 +152,7 @@ class MatrixAnalysis(Callback):
         sample = torch.randperm(rows.values.shape[1], generator=generator)[: self.rows_per_task].sort().values
         kept = self._rows.setdefault((reading, role), {})
         kept[task] = rows.values[:, sample].clone() if self.between else rows.values[:0]
-        for measure in self.measures:
-            if measure.needs == "rows" or getattr(rows, measure.needs) is not None:
-                self.table.add(Column(measure.quantity, measure.unit, task, reading, layers, measure(rows), role=role))
+        self._measure(rows, task, activations, role)
 
     def findings(self) -> Findings:
         """Everything measured so far and what follows from it."""
@@ -122,8 +160,8 @@ class MatrixAnalysis(Callback):
             known = [own for own in rows.values() if own.numel()]
             for measure in self.between if len(known) > 1 else ():
                 layers = self._layers[reading]
-                column = Column(measure.quantity, measure.unit, ALL_TASKS, reading, layers, measure(known), role=role)
-                self.table.add(column)
+                own = _measured(partial(measure, known), layers, measure.quantity)
+                self.table.add(Column(measure.quantity, measure.unit, ALL_TASKS, reading, layers, own, role=role))
         return self.table.findings()
 
     def finish(
@@ -174,6 +212,29 @@ class MatrixAnalysis(Callback):
             labels = labels[[row in kept for row in activations.row_ids]]
         matched = match_layers(activations.layers, joined.y.layers)
         return TaskRows(joined.x.values, labels, at_layers(joined.y, matched))
+
+
+def _measured(measure: Callable[[], Estimates], layers: tuple[Layer, ...], name: str) -> Estimates:
+    """What is measured; where rows do not suffice, unknown with the reason: a run is not lost for one cell."""
+    try:
+        return measure()
+    except ValueError as error:
+        _log.warning("No %s: %s", name, error)
+        return Estimates(np.full(len(layers), np.nan), 0, note=str(error))
+
+
+def _language_model(module: LightningModule) -> PreTrainedModel:
+    """The transformers model inside a module.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for part in module.modules():
+        if isinstance(part, PreTrainedModel):
+            return part
+    raise ValueError(
+        f"Reading a live model wants a module that holds one of transformers; got {type(module).__name__}."
+    )
 
 
 def _curve(column: Column) -> Curve:

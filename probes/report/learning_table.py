@@ -18,6 +18,7 @@ def learning_table(results: Iterable[Result]) -> Table:
 
     Args:
         results: Any results; those of the roles `base`, `control` and `experimental` with an answer metric are shown.
+            Models of one task and role after the first are told apart by their seeds.
     """
     base: dict[tuple[str, str], Result] = {}
     tuned: dict[tuple[str, str, int | None], dict[str, Result]] = {}
@@ -34,8 +35,11 @@ def learning_table(results: Iterable[Result]) -> Table:
     table.add_column("model")
     for title in _METRICS.values():
         table.add_column(title, justify="right", no_wrap=True)
+    first: dict[tuple[str, str], int | None] = {}
+    for task, role, seed in tuned:
+        first.setdefault((task, role), seed)
     for (task, role, seed), scores in tuned.items():
-        again = f", repeat {seed}" if seed else ""
+        again = "" if seed in {None, first[task, role]} else f", seed {seed}"
         cells = [_change(base.get((task, metric)), scores.get(metric)) for metric in _METRICS]
         table.add_row(escape(f"{task} ({role}{again})"), *cells)
     return table

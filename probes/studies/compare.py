@@ -86,7 +86,7 @@ def compare_study(
     lines = (f"picture: {pictures[0]}", f"everything: {output_dir}")
     print_screen(layer_table(found.results, "reference_cka"), *lines)
     values = [result.value for result in found.results if result.metric == "reference_cka"]
-    return float(np.nanmean(values)) if values else math.nan
+    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
 def _all_pairs(task: Task, x: Activations, y: Activations, *, names: tuple[str, str]) -> LayerByLayer:

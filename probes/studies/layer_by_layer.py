@@ -14,7 +14,7 @@ import numpy as np
 
 from probes.activations import ExtractionSettings
 from probes.backbones import FrozenBackbone
-from probes.callbacks import MatrixAnalysis
+from probes.callbacks import LiveRows, MatrixAnalysis
 from probes.report import Tracker, layer_table, learning_table, print_screen, write_results
 from probes.studies.comparison import GAIN, Comparison, SimilarityMeasure, TaskModels
 from probes.studies.inputs import SuiteActivations, described, facts_of, read_suite, test_labels
@@ -22,7 +22,14 @@ from probes.studies.layer_by_layer_figures import MapSettings, report_figures
 from probes.studies.learning import learning_results
 from probes.studies.provenance import Provenance
 from probes.studies.role_probes import probe_roles, score_matrices
-from probes.studies.tuned_models import MixtureSettings, TunedModels, Workshop, mark_unseen, tune_models
+from probes.studies.tuned_models import (
+    MixtureSettings,
+    TunedModels,
+    Workshop,
+    check_models,
+    mark_unseen,
+    tune_models,
+)
 from probes.tasks import SPLITS, Suite, Task
 from probes.training import ProbeSettings, TrainerFactory
 from probes.training.tuning import TuningSettings
@@ -31,6 +38,8 @@ from probes.values import Reading, Result
 _log = logging.getLogger(__name__)
 BASE, EXPERIMENTAL, CONTROL = "base", "experimental", "control"
 STAGES = ("tune", "read")
+WATCHED_ROWS = 64
+MIN_ROWS = 5  # of a test split: CKA without each row wants four
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,12 @@ class ReadModels:
     base: SuiteActivations
     experimental: SuiteActivations
     controls: Mapping[str, Sequence[SuiteActivations]]
+
+    def passes(self) -> dict[str, int]:
+        """What reading all models took, for `provenance.json`."""
+        models = [self.base, self.experimental, *(own for controls in self.controls.values() for own in controls)]
+        names = ("texts_computed", "tokens_computed", "forward_passes")
+        return {name: sum(getattr(model.report, name) for model in models) for name in names}
 
     def task(self, task: Task, reading: Reading) -> TaskModels:
         """One task's test rows in all its models."""
@@ -110,15 +125,17 @@ def layer_by_layer_study(
     provenance = Provenance(output_dir / "provenance.json")
     with provenance.stage("tasks"):
         loaded = mark_unseen(with_answers(suite()), mixture.unseen)
+        check_models(loaded, only_models)
     with tracker.run(config, output_dir):
         with provenance.stage("backbone"):
             base = backbone()
-        shop = Workshop(base, loaded, tuning, trainer, extraction, seed, cache_dir)
+        analysis = callbacks(live=watched_rows(base, loaded))
+        shop = Workshop(base, loaded, tuning, trainer, extraction, seed, cache_dir, watchers=[analysis])
         with provenance.stage("tune"):
             models = tune_models(shop, mixture, only=only_models)
         common = Result(study=name, backbone=base.name, suite=loaded.name)
         describe = partial(described, common=common, suite=loaded)
-        results = [describe(result) for result in learning_results(models)]
+        results = [describe(result) for result in learning_results(models, seed=seed)]
         write_results(results, output_dir / "results.csv")
         provenance.record({"tuned_models": models.facts()})
         print_screen(learning_table(results))
@@ -126,11 +143,10 @@ def layer_by_layer_study(
             return math.nan
         with provenance.stage("read"):
             read = _read(shop, models, splits=SPLITS if with_probes else ("test",))
-            provenance.record(facts_of(loaded, read.base))
+            provenance.record(facts_of(loaded, read.base) | read.passes())
         if stop_after == "read":
             return math.nan
         sides = {BASE: read.base, EXPERIMENTAL: read.experimental}
-        analysis = callbacks()
         comparisons = [
             Comparison(loaded, reading, layers, similarity or {}, similarity_rows)
             for reading, layers in read.base.layers.items()
@@ -159,16 +175,27 @@ def layer_by_layer_study(
     return float(np.nanmean(gains)) if np.isfinite(gains).any() else math.nan
 
 
+def watched_rows(base: FrozenBackbone, suite: Suite) -> LiveRows:
+    """The first `WATCHED_ROWS` test rows of every seen task, for looks at the experimental model while it is tuned."""
+    seen = [task for task in suite.tasks if not task.unseen]
+    labels = {task.name: own[:WATCHED_ROWS] for task in seen if (own := test_labels(task)) is not None}
+    return LiveRows(base, {task.name: task.splits["test"].prompts[:WATCHED_ROWS] for task in seen}, labels)
+
+
 def with_answers(suite: Suite) -> Suite:
     """The suite, held to what tuning wants of every task.
 
     Raises:
-        ValueError: A task without training or test rows, or with rows without answer.
+        ValueError: No tasks; a task without training rows, with too few test rows, or with rows without answer.
     """
     for task in suite.tasks:
-        for split in ("train", "test"):
-            if split not in task.splits or not len(task.splits[split]):
-                raise ValueError(f"Task '{task.name}' has no {split} rows, and a layer-by-layer study wants some.")
+        for split, least in (("train", 1), ("test", MIN_ROWS)):
+            rows = len(task.splits[split]) if split in task.splits else 0
+            if rows < least:
+                raise ValueError(
+                    f"Task '{task.name}' has {rows} {split} rows, and a layer-by-layer study wants {least} or more. "
+                    "Mend the data, set `suite.max_rows` higher, or leave the task out of `suite.tasks`."
+                )
         empty = sum(not target.strip() for split in task.splits.values() for target in split.targets)
         if empty:
             raise ValueError(

@@ -51,7 +51,7 @@ def report_figures(
 
     Returns:
         `figures/control_models.png`: means over tasks of the control models' CKA with the base, the experimental model
-        and a control of another seed, with bands of layers. `tuning_gain_by_task.png`: seen and unseen tasks, and
+        and a control of another seed, with bands of layers. `tuning_gain_groups.png`: seen and unseen tasks, and
         clusters, before the noise of another seed. `map_<role>.png`: rows of all tasks in the plane.
     """
     reading, suite = comparison.reading, comparison.suite

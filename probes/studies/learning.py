@@ -10,32 +10,41 @@ METRICS = {"answer_loss_nats": "test_loss", "exact_match": "exact_match", "rouge
 """Metric in `results.csv` → field of `AnswerScores`."""
 
 
-def learning_results(models: TunedModels) -> list[Result]:
-    """Scores of each task's answers by the base and by each of its controls, and of the mixture's by its model."""
+def learning_results(models: TunedModels, *, seed: int) -> list[Result]:
+    """Scores of each task's answers by the base and by each of its controls, and of the mixture's by its model.
+
+    Args:
+        models: The tuned models.
+        seed: That of the first controls and the experimental model; repeats count up from it.
+    """
     results = []
     for task, controls in models.controls.items():
         results += _scores(task, "base", controls[0].base)
-        for number, model in enumerate(controls):
-            results += _scores(task, "control", model.tuned, seed=number, model=model)
+        for repeat, model in enumerate(controls):
+            results += _scores(task, "control", model.tuned, seed=seed + repeat, model=model)
     if models.experimental is not None:
         results += _scores(MIXTURE, "base", models.experimental.base)
-        results += _scores(MIXTURE, "experimental", models.experimental.tuned, model=models.experimental)
+        results += _scores(MIXTURE, "experimental", models.experimental.tuned, seed=seed, model=models.experimental)
     return results
 
 
 def _scores(
     task: str, role: str, scores: AnswerScores, *, seed: int | None = None, model: TunedModel | None = None
 ) -> list[Result]:
-    return [
-        Result(
-            role=role,
-            task=task,
-            split="test",
-            seed=seed,
-            metric=metric,
-            value=getattr(scores, field),
-            n=scores.n_test if field == "test_loss" else scores.n_answered,
-            note="" if model is None else f"{model.steps} steps",
+    results = []
+    for metric, field in METRICS.items():
+        rows = scores.n_test if field == "test_loss" else scores.n_answered
+        note = "not scored" if rows == 0 else "" if model is None else f"{model.steps} steps"
+        results.append(
+            Result(
+                role=role,
+                task=task,
+                split="test",
+                seed=seed,
+                metric=metric,
+                value=getattr(scores, field),
+                n=rows,
+                note=note,
+            )
         )
-        for metric, field in METRICS.items()
-    ]
+    return results

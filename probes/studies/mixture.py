@@ -35,7 +35,10 @@ def mixture_examples(suite: Suite, *, rows_per_cluster: int, seed: int) -> dict[
     """
     seen = [task for task in suite.tasks if not task.unseen]
     if not seen:
-        raise ValueError(f"Suite '{suite.name}' has no seen task to mix: all {len(suite.tasks)} are marked unseen.")
+        raise ValueError(
+            f"Suite '{suite.name}' has no seen task to mix: all {len(suite.tasks)} are marked unseen. "
+            "Set `study.mixture.unseen` to fewer."
+        )
     clusters: dict[str, list[Task]] = {}
     for task in seen:
         clusters.setdefault(task.cluster or task.name, []).append(task)

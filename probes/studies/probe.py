@@ -79,7 +79,7 @@ def probe_study(
             with provenance.stage("reference activations"):
                 reference = read_suite(loaded_suite, reference_backbone(), extraction, cache_dir, splits=("test",))
         analysis = callbacks(reference=reference and test_rows_of(reference, loaded_suite, like=activations))
-        with_analysis = partial(trainer, callbacks=[analysis])
+        with_analysis = partial(trainer, callbacks=[*_own_callbacks(trainer), analysis])
         common = Result(study=name, backbone=activations.backbone, suite=loaded_suite.name)
         if reference is not None:
             common = replace(common, reference=reference.backbone)
@@ -150,6 +150,11 @@ def layer_by_task(results: Sequence[Result], reading: Reading) -> list[LayerByTa
 def _mean_of_known(values: Iterable[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
+
+
+def _own_callbacks(trainer: TrainerFactory) -> list[Any]:
+    """Callbacks that `conf/trainer` names."""
+    return list(getattr(trainer, "keywords", {}).get("callbacks") or [])
 
 
 def _probe_columns(data: TaskData, fit: TaskProbes) -> list[Column]:

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import transformers
+from lightning import Callback
 
 from probes.activations import ExtractionSettings
-from probes.backbones import FrozenBackbone
+from probes.backbones import FrozenBackbone, pad_right
 from probes.studies.inputs import SuiteActivations, read_suite
 from probes.studies.mixture import mixture_examples, task_examples
 from probes.tasks import Suite, Task
@@ -27,6 +29,7 @@ from probes.training.tuning import (
     tune,
     tuned_backbone,
 )
+from probes.values import Reading
 
 _log = logging.getLogger(__name__)
 MIXTURE, MERGED = "mixture", "merged"
@@ -55,7 +58,8 @@ class MixtureSettings:
     def __post_init__(self) -> None:
         if self.experimental not in {"tuned", "merged"}:
             raise ValueError(
-                f"Unknown experimental model '{self.experimental}'. Set `mixture.experimental` to tuned or merged."
+                f"Unknown experimental model '{self.experimental}'. Set `study.mixture.experimental` to tuned or "
+                "merged."
             )
         for key, least in (("rows_per_cluster", 1), ("replicate_tasks", 0), ("replicate_seeds", 0)):
             if getattr(self, key) < least:
@@ -95,6 +99,7 @@ class Workshop:
         extraction: How they are read.
         seed: Of the first controls and the experimental model.
         cache_dir: Keeps weights and activations.
+        watchers: Callbacks that go along with the tuning on the mixture.
     """
 
     base: FrozenBackbone
@@ -104,6 +109,7 @@ class Workshop:
     extraction: ExtractionSettings
     seed: int
     cache_dir: Path
+    watchers: Sequence[Callback] = ()
 
     def control(self, task: Task, *, replicate: int = 0) -> TunedModel:
         """The base tuned on one task alone; other replicates by other seeds."""
@@ -112,7 +118,7 @@ class Workshop:
     def mixture(self, rows_per_cluster: int) -> TunedModel:
         """The base tuned on all seen tasks."""
         rows = mixture_examples(self.suite, rows_per_cluster=rows_per_cluster, seed=self.seed)
-        return self._tune(MIXTURE, rows, seed=self.seed)
+        return self._tune(MIXTURE, rows, seed=self.seed, callbacks=self.watchers)
 
     def merged(self, controls: Sequence[TunedModel], coefficient: float) -> TunedModel:
         """The base plus a multiple of what tuning changed in each control, without training; its answers are unscored.
@@ -142,9 +148,20 @@ class Workshop:
         reader = _TunedReader(self.base, tuned, self.cache_dir)
         return read_suite(suite, cast(FrozenBackbone, reader), self.extraction, self.cache_dir, splits=splits)
 
-    def _tune(self, name: str, examples: dict[str, TuningExamples], *, seed: int) -> TunedModel:
+    def _tune(
+        self, name: str, examples: dict[str, TuningExamples], *, seed: int, callbacks: Sequence[Callback] = ()
+    ) -> TunedModel:
         _log.info("Tuning on '%s', seed %d.", name, seed)
-        return tune(name, self.base, examples, self.tuning, trainer=self.trainer, seed=seed, cache_dir=self.cache_dir)
+        return tune(
+            name,
+            self.base,
+            examples,
+            self.tuning,
+            trainer=self.trainer,
+            seed=seed,
+            cache_dir=self.cache_dir,
+            callbacks=callbacks,
+        )
 
 
 class _TunedReader:
@@ -176,9 +193,26 @@ class _TunedReader:
         return getattr(self._base, name)
 
     def _loaded(self) -> FrozenBackbone:
-        model = self._model or tuned_backbone(self._base, self._tuned)
-        self._model = model
-        return model
+        if self._model is None:
+            self._model = tuned_backbone(self._base, self._tuned)
+            if self._tuned.folder is not None:
+                _refuse_unchanged(self._base, self._model, self._tuned)
+        return self._model
+
+
+def _refuse_unchanged(base: FrozenBackbone, model: FrozenBackbone, tuned: TunedModel) -> None:
+    before, after = (_few_activations(side) for side in (base, model))
+    if all(torch.equal(before[reading], after[reading].to(before[reading].device)) for reading in before):
+        raise ValueError(
+            f"The model tuned on '{tuned.name}' changes nothing: hidden states with and without '{tuned.folder}' are "
+            "equal. Delete that folder to have it tuned again."
+        )
+
+
+def _few_activations(backbone: FrozenBackbone) -> dict[Reading, torch.Tensor]:
+    (ids,) = backbone.tokenize(["Does it change anything?"]).ids
+    inputs = pad_right([ids], length=len(ids), pad_id=backbone.pad_id)
+    return backbone(*inputs, readings=backbone.readings("mean"), layers="all")
 
 
 @dataclass(frozen=True)
@@ -210,6 +244,30 @@ class TunedModels:
         ]
 
 
+def check_models(suite: Suite, only: Sequence[str] | None) -> None:
+    """Refuse what cannot be tuned before anything is loaded.
+
+    Args:
+        suite: Tasks with their marks.
+        only: Names of tasks, or `mixture`; `None` is all.
+
+    Raises:
+        ValueError: A name is neither a task nor `mixture`; a mixture is wanted and no task is seen.
+    """
+    names = [task.name for task in suite.tasks]
+    unknown = sorted(set(only or ()) - {*names, MIXTURE})
+    if unknown:
+        raise ValueError(
+            f"No model is called {', '.join(unknown)}. There are {', '.join(names)} and {MIXTURE}. "
+            "Set `study.only_models` among these."
+        )
+    if (only is None or MIXTURE in only) and all(task.unseen for task in suite.tasks):
+        raise ValueError(
+            f"Suite '{suite.name}' has no seen task to mix: all {len(names)} are marked unseen. "
+            "Set `study.mixture.unseen` to fewer."
+        )
+
+
 def tune_models(shop: Workshop, settings: MixtureSettings, *, only: Sequence[str] | None = None) -> TunedModels:
     """Tune every model of a study, or those named; one that is on disk already is taken from there.
 
@@ -219,15 +277,10 @@ def tune_models(shop: Workshop, settings: MixtureSettings, *, only: Sequence[str
         only: Names of tasks, or `mixture`; `None` is all.
 
     Raises:
-        ValueError: A name is neither a task nor `mixture`; the mixture is to be merged before its controls are there.
+        ValueError: As in `check_models`, or the controls cannot be merged.
     """
+    check_models(shop.suite, only)
     tasks = shop.suite.tasks
-    unknown = sorted(set(only or ()) - {task.name for task in tasks} - {MIXTURE})
-    if unknown:
-        raise ValueError(
-            f"No model is called {', '.join(unknown)}. There are {', '.join(task.name for task in tasks)} and "
-            f"{MIXTURE}. Set `study.only_models` among these."
-        )
     controls: dict[str, list[TunedModel]] = {}
     for number, task in enumerate(tasks):
         if only is None or task.name in only:

@@ -30,7 +30,7 @@ def test_every_option_composes_and_mirrors_the_signature_of_what_it_builds(path:
     node = cfg[path.parent.name] if path.parent.name not in {"experiment", "hydra"} else OmegaConf.create()
     if "_target_" not in node or node._target_ == "lightning.Trainer":
         return
-    given = {"study": GIVEN_BY_RUN, "callbacks": {"reference"}}.get(path.parent.name, set())
+    given = {"study": GIVEN_BY_RUN, "callbacks": {"reference", "live"}}.get(path.parent.name, set())
     parameters = set(inspect.signature(get_object(node._target_)).parameters) - given
     assert parameters == set(node) - {"_target_", "_partial_", "_convert_"}
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.text import CHRFScore
 from torchmetrics.text.rouge import ROUGEScore
 
 from ..seeds import derive_seed
 from .answer_model import AnswerBatch, AnswerModel
 from .batches import micro_batches
+from .chrf import corpus_chrf
 from .examples import Example
 from .greedy import greedy_answers
 
@@ -138,9 +138,8 @@ def score_answers(answers: Sequence[str], targets: Sequence[str]) -> tuple[float
     """Exact match, ROUGE-L and chrF of answers against one target each, as in `AnswerScores`.
 
     >>> [round(score, 2) for score in score_answers(["a cat sat", "no"], ["a cat sat", "yes"])]
-    [0.5, 0.5, 0.72]
+    [0.5, 0.5, 0.89]
     """
-    rouge, chrf = ROUGEScore(rouge_keys="rougeL"), CHRFScore(n_word_order=0)
-    rouge_l: Tensor = rouge(list(answers), list(targets))["rougeL_fmeasure"]
+    rouge_l: Tensor = ROUGEScore(rouge_keys="rougeL")(list(answers), list(targets))["rougeL_fmeasure"]
     exact_match = sum(a == t for a, t in zip(answers, targets, strict=True)) / len(targets)
-    return exact_match, rouge_l.item(), chrf(list(answers), [[target] for target in targets]).item()
+    return exact_match, rouge_l.item(), corpus_chrf(answers, targets)

@@ -76,7 +76,7 @@ def encode_splits(
 
 def transformers_tokenizer(backbone: FrozenBackbone) -> Any:
     """The backbone's private copy of its tokenizer, not to be changed."""
-    return backbone.tokenizer._tokenizer
+    return backbone.tokenizer.wrapped
 
 
 def end_token(backbone: FrozenBackbone) -> int:

@@ -52,6 +52,7 @@ def fit_model(
     trainer: TrainerFactory,
     seed: int,
     checkpoint: Path,
+    callbacks: Sequence[Callback] = (),
 ) -> FitReport:
     """Tune a model in place, on its own device.
 
@@ -62,6 +63,7 @@ def fit_model(
         trainer: Makes the Lightning trainer.
         seed: Decides order and dropout.
         checkpoint: Where the state is saved, and from where it goes on if it is there.
+        callbacks: Go along with the training.
 
     Raises:
         ValueError: Steps were made and nothing changed.
@@ -74,7 +76,7 @@ def fit_model(
     validation = AnswerValidation(data["validation"], every_n_steps=interval, patience=settings.patience)
     every = settings.checkpoint_every_n_steps
     saving = [] if every is None else [StepCheckpoint(checkpoint, every_n_steps=every)]
-    lightning = _make_trainer(trainer, device, [validation, *saving])
+    lightning = _make_trainer(trainer, device, [validation, *saving, *callbacks])
     if checkpoint.exists():
         _log.info("Tuning goes on from its last checkpoint.")
         lightning.fit(module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
+from lightning import Callback
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -38,6 +39,7 @@ def tune(
     trainer: TrainerFactory,
     seed: int,
     cache_dir: Path,
+    callbacks: Sequence[Callback] = (),
 ) -> TunedModel:
     """Tune a backbone's weights, loaded anew with their head, on a task's prompts and answers.
 
@@ -49,6 +51,7 @@ def tune(
         trainer: Makes the Lightning trainer.
         seed: Decides adapters' starts, order and dropout; 0 is a seed like any other.
         cache_dir: Tuned models are kept in its folder `adapters`.
+        callbacks: Go along with the training; those that change weights break the promise of the key.
 
     Raises:
         ValueError: The backbone, the data or the settings do not suit; or steps were made and nothing changed.
@@ -57,7 +60,8 @@ def tune(
     data = encode_splits(task, backbone, examples, settings)
     fingerprint = backbone.fingerprint()
     key = weights_key(fingerprint, data, settings, seed)
-    job = _Job(task, backbone, data, settings, trainer, seed, fingerprint, TuningPlace.of(cache_dir, task, key))
+    place = TuningPlace.of(cache_dir, task, key)
+    job = _Job(task, backbone, data, settings, trainer, seed, fingerprint, place, tuple(callbacks))
     job.place.root.mkdir(parents=True, exist_ok=True)
     base_scores = job.place.root / "base" / f"scores-{fingerprint}-{job.scores_key}.json"
     if settings.trains_nothing:
@@ -83,6 +87,7 @@ class _Job:
     seed: int
     fingerprint: str
     place: TuningPlace
+    callbacks: tuple[Callback, ...] = ()
 
     @property
     def sample(self) -> AnswerSample:
@@ -129,6 +134,7 @@ class _Job:
             trainer=self.trainer,
             seed=self.seed,
             checkpoint=place.checkpoint,
+            callbacks=self.callbacks,
         )
         scores = self._score(model, place.partial / f"scores-{self.scores_key}.json")
         self._save(wrapper or model)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ class TestOfflineRun:
 
 def test_layer_by_layer_is_one_table_of_all_tasks_and_one_picture(tmp_path):
     values = np.array([[0.25, np.nan, 1 / 3], [0.5, 0.75, -0.125]])
-    layers: dict[str, tuple[Layer, ...]] = {"x_layers": (0, "final"), "y_layers": (0, 1, "final")}
+    layers: dict[str, Any] = {"x_layers": (0, "final"), "y_layers": (0, 1, "final")}
     matrices = [a_layer_by_layer(task, values=values + shift, **layers) for shift, task in enumerate(("sst2", "trec"))]
     picture = save_png(layer_by_layer_heatmaps(matrices), tmp_path / "picture.png")
     tracker = WandbTracker(mode="offline")

@@ -1,0 +1,43 @@
+"""A toy task for a tiny model, and its examples as token ids."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+
+from probes.backbones import FrozenBackbone, tiny_backbone
+from probes.training.tuning import TuningExamples, TuningSettings
+from probes.training.tuning.adapters import make_trainable
+from probes.training.tuning.answer_model import AnswerModel
+from probes.training.tuning.examples import Example, encode_splits
+
+WORDS = {"cat": "yes", "dogs": "no", "a bird": "no"}
+
+
+def toy_examples(rows: int, seed: int) -> TuningExamples:
+    draw = random.Random(seed)
+    words = [draw.choice(list(WORDS)) for _ in range(rows)]
+    return TuningExamples(tuple(f"{word} {'so' * draw.randint(0, 3)}:" for word in words), tuple(map(WORDS.get, words)))
+
+
+def toy_splits(train: int = 40) -> dict[str, TuningExamples]:
+    return {"train": toy_examples(train, 0), "validation": toy_examples(20, 1), "test": toy_examples(20, 2)}
+
+
+def encoded(backbone: FrozenBackbone, rows: int = 12, seed: int = 0) -> tuple[Example, ...]:
+    examples = {"train": toy_examples(rows, seed)}
+    return encode_splits("toy", backbone, examples, TuningSettings())["train"]
+
+
+def tuned_model(settings: TuningSettings, *, seed: int = 0, moved: bool = False) -> AnswerModel:
+    """A tiny model with fresh adapters; `moved` ones already change it."""
+    model = tiny_backbone().load_with_head()
+    make_trainable(model, settings, seed=seed)
+    if moved:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return AnswerModel(model)

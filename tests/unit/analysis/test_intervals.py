@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from probes.analysis import cka_leave_one_out, confidence_interval, half_sample_errors, jackknife_errors, linear_cka
+from probes.analysis.leave_one_out import LeaveOneOut
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def means(x: torch.Tensor) -> LeaveOneOut:
+    """Mean of each column, and without each row."""
+    rows = len(x)
+    return LeaveOneOut(x.mean(0), ((x.sum(0) - x) / (rows - 1)).T)
+
+
+def test_jackknife_errors_of_means_give_the_covariance_of_means():
+    x = draw(30, 3) @ draw(3, 3, seed=1)
+    errors = jackknife_errors(means(x))
+    np.testing.assert_allclose(errors.T @ errors, np.cov(x.numpy().T) / 30, rtol=1e-10)
+
+
+def test_errors_of_a_difference_are_the_difference_of_errors():
+    x = draw(30, 2)
+    x[:, 1] += x[:, 0]
+    errors = jackknife_errors(means(x))
+    difference = errors[:, 1] - errors[:, 0]
+    assert difference @ difference == pytest.approx((x[:, 1] - x[:, 0]).var().item() / 30, rel=1e-10)
+
+
+def test_the_interval_of_a_mean_is_students():
+    x = draw(12, 2)
+    low, high = confidence_interval(x.mean(0).numpy(), jackknife_errors(means(x)))
+    expected = stats.ttest_1samp(x.numpy(), 0).confidence_interval(0.95)
+    np.testing.assert_allclose((low, high), (expected.low, expected.high), rtol=1e-10)
+    narrow = confidence_interval(x.mean(0).numpy(), jackknife_errors(means(x)), level=0.5)
+    np.testing.assert_allclose(narrow[1], stats.ttest_1samp(x.numpy(), 0).confidence_interval(0.5).high, rtol=1e-10)
+
+
+def test_the_jackknife_interval_of_cka_covers_the_truth_in_about_95_percent_of_draws():
+    weights, scale = draw(6, 5, seed=1) * 0.6, torch.logspace(0, -0.5, 6, dtype=torch.float64)
+    of_x = torch.diag(scale**2)
+    between, of_y = of_x @ weights, weights.T @ of_x @ weights + torch.eye(5, dtype=torch.float64)
+    truth = between.square().sum() / (of_x.norm() * of_y.norm())
+    x = draw(200, 150, 6, seed=2) * scale  # 200 independent draws, as if they were layers
+    alignment = cka_leave_one_out(x, x @ weights + draw(200, 150, 5, seed=3))
+    low, high = confidence_interval(alignment.values.numpy(), jackknife_errors(alignment))
+    assert 0.2 < truth < 0.8
+    assert 0.91 <= np.mean((low <= truth.item()) & (truth.item() <= high)) <= 0.99
+    errors = jackknife_errors(alignment)
+    assert np.sqrt((errors**2).sum(0)).mean() == pytest.approx(alignment.values.std().item(), rel=0.15)
+
+
+@pytest.mark.parametrize("rows", [8, 9, 40, 41])
+def test_half_sample_errors_of_a_mean_are_its_standard_error(rows: int):
+    x = draw(rows, 50)
+    errors = half_sample_errors(lambda half: x[half].mean(0), rows, half_samples=300)
+    expected = x.std(0).numpy() / np.sqrt(rows)
+    ratio = np.sqrt((errors**2).sum(0)) / expected
+    assert ratio.mean() == pytest.approx(1, abs=0.05)
+
+
+def test_with_groups_of_given_sizes_each_half_holds_half_of_each():
+    groups = torch.arange(42) % 3
+    offsets = 10.0 * groups[:, None]
+    x = draw(42, 50) + offsets
+    errors = half_sample_errors(lambda half: x[half].mean(0), 42, groups=groups, half_samples=300)
+    within = (x - offsets).std(0).numpy() / np.sqrt(42)  # that groups lie apart adds no doubt
+    assert (np.sqrt((errors**2).sum(0)) / within).mean() == pytest.approx(1, abs=0.05)
+    apart = half_sample_errors(lambda half: x[half].mean(0), 42, half_samples=300)
+    assert (np.sqrt((apart**2).sum(0)) / within).min() > 4
+
+
+def test_half_sample_errors_of_a_smooth_statistic_are_its_sampling_deviation():
+    x = draw(300, 81, 4, seed=4) * torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+    def ratio_of_norms(rows: torch.Tensor) -> torch.Tensor:
+        return rows[..., :2].square().mean((-1, -2)) / rows[..., 2:].square().mean((-1, -2))
+
+    errors = half_sample_errors(lambda half: ratio_of_norms(x[:, half]), 81, half_samples=40)
+    assert np.sqrt((errors**2).sum(0)).mean() == pytest.approx(ratio_of_norms(x).std().item(), rel=0.15)
+
+
+def test_halves_hold_no_row_twice_and_are_decided_by_the_seed():
+    seen: list[torch.Tensor] = []
+
+    def remember(half: torch.Tensor) -> torch.Tensor:
+        seen.append(half)
+        return half.double().mean()[None]
+
+    half_sample_errors(remember, 11, half_samples=3)
+    half_sample_errors(remember, 11, half_samples=3)
+    half_sample_errors(remember, 11, half_samples=3, seed=1)
+    assert all(len(half.unique()) == 5 for half in seen)
+    assert [torch.equal(seen[i], seen[i + 3]) for i in range(3)] == [True] * 3
+    assert not any(torch.equal(seen[i], seen[i + 6]) for i in range(3))
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_rows_drawn_with_replacement_look_alike_and_rows_left_out_do_not():
+    x, y = draw(400, 576).float(), draw(400, 576, seed=1).float()
+    value = linear_cka(x, y).item()
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randint(400, (400,), generator=generator) for _ in range(3)]
+    bootstrap = np.mean([linear_cka(x[rows], y[rows]).item() for rows in drawn])
+    halves: list[float] = []
+
+    def of_half(half: torch.Tensor) -> torch.Tensor:
+        halves.append(linear_cka(x[half], y[half]).item())
+        return torch.tensor(halves[-1:])
+
+    half_sample_errors(of_half, 400, half_samples=5)
+    jackknife = cka_leave_one_out(x[None], y[None]).without.mean().item()
+    assert abs(value) < 0.02
+    assert bootstrap > 0.4
+    assert bootstrap == pytest.approx(0.59, abs=0.03)
+    assert jackknife == pytest.approx(value, abs=0.001)
+    assert np.mean(halves) == pytest.approx(value, abs=0.02)
