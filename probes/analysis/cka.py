@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from probes.analysis.hsic import hsic_pairs, is_constant
+from probes.analysis.hsic import hsic_with_norms, is_constant
 from probes.analysis.invariances import invariant_to
 
 
@@ -53,12 +53,10 @@ def cka_pairs(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
     Raises:
         ValueError: The row counts differ, or there are fewer than 4 rows.
     """
-    between = hsic_pairs(x, y, debiased=debiased)
-    within_x = torch.stack([hsic_pairs(layer[None], layer[None], debiased=debiased)[0, 0] for layer in x])
-    within_y = torch.stack([hsic_pairs(layer[None], layer[None], debiased=debiased)[0, 0] for layer in y])
-    scale = (within_x[:, None] * within_y[None]).sqrt()
+    hsic = hsic_with_norms(x, y, debiased=debiased)
+    scale = (hsic.within_x[:, None] * hsic.within_y[None]).sqrt()
     constant = is_constant(x)[:, None] | is_constant(y)[None]
-    return torch.where(constant | ~(scale > 0), torch.nan, between / scale)
+    return torch.where(constant | ~(scale > 0), torch.nan, hsic.between / scale)
 
 
 @invariant_to("rotation", "scale", "shift")

@@ -10,6 +10,9 @@ from probes.analysis.columns import Column, column_results, column_segments, spe
 from probes.analysis.segments import Segments
 from probes.values import LayerByTask, Reading, Result
 
+LIVE = "live/"
+"""Begins the role of columns that are steps of one task's training, not tasks: nothing is derived between them."""
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -59,6 +62,8 @@ class ColumnTable:
                 if name not in self._silent:
                     _keep(found, columns, column_results(columns))
             for name, columns in groups.items():
+                if columns[0].role.startswith(LIVE):
+                    continue
                 names = {name, columns[0].quantity}
                 if len(columns) > 1 and _are_among(names, self.specificity_of):
                     _keep(found, columns, specificity_results(columns))

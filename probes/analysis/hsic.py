@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 MIN_ROWS = 4
-_BLOCK_ROWS = 512
+TILE_ROWS = 256
+"""Rows and columns of the part of all layers' kernels that is held at once."""
+STRIPE_ROWS = 16
+"""Rows of a tile whose elements are summed in float32."""
 
 
 def hsic_pairs(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
@@ -30,6 +35,28 @@ def hsic_pairs(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
     Source:
         Gretton et al. 2005; unbiased: Song et al. 2012, JMLR 13, equation 5.
     """
+    return hsic_with_norms(x, y, debiased=debiased).between
+
+
+class PairHSIC(NamedTuple):
+    """HSIC between all layers of two stacks, `(x_layers, y_layers)`, and of each layer with itself."""
+
+    between: Tensor
+    within_x: Tensor
+    within_y: Tensor
+
+
+def hsic_with_norms(x: Tensor, y: Tensor, *, debiased: bool = True) -> PairHSIC:
+    """`hsic_pairs`, and in the same pass over the kernels what CKA divides by.
+
+    Args:
+        x: As in `hsic_pairs`.
+        y: As in `hsic_pairs`; the same object as `x` costs half.
+        debiased: As in `hsic_pairs`.
+
+    Raises:
+        ValueError: As in `hsic_pairs`.
+    """
     if x.ndim != 3 or y.ndim != 3 or x.shape[1] != y.shape[1]:
         raise ValueError(
             f"HSIC wants (layers, rows, features) twice, with equal rows; got {tuple(x.shape)}, {tuple(y.shape)}. "
@@ -38,13 +65,18 @@ def hsic_pairs(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
     rows = x.shape[1]
     if rows < MIN_ROWS:
         raise ValueError(f"HSIC wants at least {MIN_ROWS} rows; got {rows}.")
-    x, y = centred(x), centred(y)
-    by_rows = rows * (len(x) * x.shape[2] + len(y) * y.shape[2] + len(x) * len(y))
-    by_features = len(x) * len(y) * x.shape[2] * y.shape[2]
-    products = (_products_by_rows if by_rows < by_features else _products_by_features)(x, y)
+    same = x is y
+    x = centred(x)
+    y = x if same else centred(y)
+    products = _pair_products(x, y)
     if not debiased:
-        return products / (rows - 1) ** 2
-    return _unbiased(products, x, y)
+        return PairHSIC(*(sums / (rows - 1) ** 2 for sums in products))
+    k, other = diagonal(x), diagonal(y)
+    return PairHSIC(
+        _unbiased(products.between, k @ other.T, k.sum(1)[:, None] * other.sum(1)[None], rows),
+        _unbiased(products.within_x, k.square().sum(1), k.sum(1).square(), rows),
+        _unbiased(products.within_y, other.square().sum(1), other.sum(1).square(), rows),
+    )
 
 
 def centred(x: Tensor) -> Tensor:
@@ -54,31 +86,53 @@ def centred(x: Tensor) -> Tensor:
     return centred if x.dtype == torch.float64 else centred.float()
 
 
+def _pair_products(x: Tensor, y: Tensor) -> PairHSIC:
+    """Sums over all elements of K ∘ L, K ∘ K and L ∘ L, in whichever form takes fewer multiplications."""
+    rows = x.shape[1]
+    by_rows = rows * (len(x) * x.shape[2] + len(y) * y.shape[2] + len(x) * len(y))
+    by_features = len(x) * len(y) * x.shape[2] * y.shape[2]
+    if by_rows < by_features:
+        return _products_by_rows(x, y)
+    return PairHSIC(_products_by_features(x, y), _own_products(x), _own_products(y))
+
+
 def _products_by_features(x: Tensor, y: Tensor) -> Tensor:
-    """Sums over all elements of K ∘ L as ‖xᵀy‖², one row of layer pairs after another."""
+    """‖xᵀy‖², one row of layer pairs after another."""
     return torch.stack([(layer.T @ y).double().square().sum((-1, -2)) for layer in x])
 
 
-def _products_by_rows(x: Tensor, y: Tensor) -> Tensor:
-    """Sums over all elements of K ∘ L from blocks of rows of the kernels, the lower triangle counted twice."""
-    total = x.new_zeros(len(x), len(y), dtype=torch.float64)
-    rows = x.shape[1]
-    for start in range(0, rows, _BLOCK_ROWS):
-        stop = min(start + _BLOCK_ROWS, rows)
-        for first, last, weight in ((start, stop, 1.0), (0, start, 2.0)):
-            if last > first:
-                kernel = (x[:, start:stop] @ x[:, first:last].mT).flatten(1)
-                other = (y[:, start:stop] @ y[:, first:last].mT).flatten(1)
-                total += weight * (kernel @ other.T).double()
-    return total
+def _own_products(x: Tensor) -> Tensor:
+    """‖xᵀx‖² = ‖xxᵀ‖², the smaller of the two."""
+    wide = x.shape[1] < x.shape[2]
+    return torch.stack([((z @ z.T) if wide else (z.T @ z)).double().square().sum() for z in x])
 
 
-def _unbiased(products: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def _products_by_rows(x: Tensor, y: Tensor) -> PairHSIC:
+    """Sums over tiles of the kernels' lower triangles, small enough for the cache, those off the diagonal twice."""
+    between, within_x, within_y = (
+        x.new_zeros(shape, dtype=torch.float64) for shape in ((len(x), len(y)), (len(x),), (len(y),))
+    )
+    for start in range(0, x.shape[1], TILE_ROWS):
+        for first in range(0, start + 1, TILE_ROWS):
+            kernel = _tile(x, start, first)
+            other = kernel if y is x else _tile(y, start, first)
+            twice = 1 if first == start else 2
+            between += twice * (kernel @ other.mT).double().sum(0)
+            within_x += twice * kernel.square().sum(2).double().sum(0)
+            within_y += twice * other.square().sum(2).double().sum(0)
+    return PairHSIC(between, within_x, within_y)
+
+
+def _tile(x: Tensor, start: int, first: int) -> Tensor:
+    """One tile of every layer's kernel, `(stripes, layers, elements)`: float32 sums stay short, float64 ones few."""
+    tile = x[:, start : start + TILE_ROWS] @ x[:, first : first + TILE_ROWS].mT
+    stripes = tile.unflatten(1, (-1, STRIPE_ROWS)) if tile.shape[1] % STRIPE_ROWS == 0 else tile[:, None]
+    return stripes.flatten(2).transpose(0, 1)
+
+
+def _unbiased(products: Tensor, on_diagonal: Tensor, totals: Tensor, rows: int) -> Tensor:
     """With centred rows K 1 = 0, so every sum over the hollow kernel is one over its diagonal."""
-    x_diagonal, y_diagonal = diagonal(x), diagonal(y)
-    on_diagonal = x_diagonal @ y_diagonal.T
-    totals = x_diagonal.sum(1)[:, None] * y_diagonal.sum(1)[None]
-    return song_sum(products - on_diagonal, on_diagonal, totals, rows=x.shape[1])
+    return song_sum(products - on_diagonal, on_diagonal, totals, rows=rows)
 
 
 def song_sum(trace: Tensor, row_sums: Tensor, totals: Tensor, *, rows: int) -> Tensor:

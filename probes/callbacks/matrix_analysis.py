@@ -29,6 +29,7 @@ from probes.analysis import (
     join_rows,
     match_layers,
 )
+from probes.analysis.column_table import LIVE
 from probes.callbacks.live_rows import LiveRows
 from probes.report import BandedProfiles, Curve, Tracker, report_bands, report_run
 from probes.training import TaskData
@@ -121,7 +122,7 @@ class MatrixAnalysis(Callback):
         self._steps_read.add(step)
         for task, now in live.now(_language_model(pl_module)):
             rows = TaskRows(now.values, live.labels.get(task), live.before(task).values)
-            self._measure(rows, f"step_{step}", now, f"live/{task}")
+            self._measure(rows, f"step_{step}", now, f"{LIVE}{task}")
 
     def _measure(self, rows: TaskRows, column: str, read: Activations, role: str) -> None:
         """Add a column for each measure whose needs are met."""

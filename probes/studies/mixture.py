@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from probes.tasks import Suite, Task
 from probes.training.tuning import TuningExamples
 
 TUNING_SPLITS = ("train", "validation", "test")
+_CLASHES = 0.01
 
 
 def task_examples(task: Task) -> dict[str, TuningExamples]:
@@ -47,6 +49,31 @@ def mixture_examples(suite: Suite, *, rows_per_cluster: int, seed: int) -> dict[
     for split in ("validation", "test"):
         mixed[split] = _together([task_examples(task)[split] for task in seen if split in task.splits])
     return mixed
+
+
+def refuse_contradictions(suite: Suite) -> None:
+    """Refuse seen tasks that ask alike and want other answers: no model can learn both.
+
+    Raises:
+        ValueError: Over 1 % of a task's training prompts stand in another with another answer, as bare sentences do.
+    """
+    first: dict[str, tuple[Task, str]] = {}
+    clashes: Counter[tuple[str, str]] = Counter()
+    fewest: dict[tuple[str, str], int] = {}
+    for task in suite.tasks:
+        train = task.splits["train"]
+        for prompt, target in zip(train.prompts, train.targets, strict=True) if not task.unseen else ():
+            other, answer = first.setdefault(prompt, (task, target))
+            if other is not task and answer != target:
+                pair = (other.name, task.name)
+                clashes[pair] += 1
+                fewest[pair] = min(len(other.splits["train"]), len(train))
+    for (one, other), shared in clashes.most_common():
+        if shared > _CLASHES * fewest[one, other]:
+            raise ValueError(
+                f"Tasks '{one}' and '{other}' share {shared} training prompts and want other answers to them. Set "
+                "`suite.prompt=instruction`, which says what is asked, or leave one out of `suite.tasks`."
+            )
 
 
 def _drawn(tasks: Sequence[Task], cluster: str, at_most: int, seed: int) -> TuningExamples:

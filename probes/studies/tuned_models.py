@@ -17,7 +17,7 @@ from lightning import Callback
 from probes.activations import ExtractionSettings
 from probes.backbones import FrozenBackbone, pad_right
 from probes.studies.inputs import SuiteActivations, read_suite
-from probes.studies.mixture import mixture_examples, task_examples
+from probes.studies.mixture import mixture_examples, refuse_contradictions, task_examples
 from probes.tasks import Suite, Task
 from probes.training import TrainerFactory
 from probes.training.tuning import (
@@ -252,7 +252,8 @@ def check_models(suite: Suite, only: Sequence[str] | None) -> None:
         only: Names of tasks, or `mixture`; `None` is all.
 
     Raises:
-        ValueError: A name is neither a task nor `mixture`; a mixture is wanted and no task is seen.
+        ValueError: A name is neither a task nor `mixture`; a mixture is wanted and no task is seen, or two seen tasks
+            contradict each other.
     """
     names = [task.name for task in suite.tasks]
     unknown = sorted(set(only or ()) - {*names, MIXTURE})
@@ -261,11 +262,14 @@ def check_models(suite: Suite, only: Sequence[str] | None) -> None:
             f"No model is called {', '.join(unknown)}. There are {', '.join(names)} and {MIXTURE}. "
             "Set `study.only_models` among these."
         )
-    if (only is None or MIXTURE in only) and all(task.unseen for task in suite.tasks):
+    if only is not None and MIXTURE not in only:
+        return
+    if all(task.unseen for task in suite.tasks):
         raise ValueError(
             f"Suite '{suite.name}' has no seen task to mix: all {len(names)} are marked unseen. "
             "Set `study.mixture.unseen` to fewer."
         )
+    refuse_contradictions(suite)
 
 
 def tune_models(shop: Workshop, settings: MixtureSettings, *, only: Sequence[str] | None = None) -> TunedModels:

@@ -54,6 +54,8 @@ def test_every_command_of_the_readme_runs(command: str, tmp_path):
             [] if any(word.startswith(("suite", "experiment=")) for word in words) else ["suite.tasks=[tense,topic]"]
         )
         words += ["++suite.max_rows=40", "probe.max_epochs=2", "logger=csv"]
+        if "experiment=layer_by_layer" in words:
+            words += ["backbone=tiny", "tuning.max_steps=2", "tuning.generate_rows=0", "study.maps.layers=1"]
     (tmp_path / "my_probes.py").write_text(
         re.findall(r"```python\n(# my_probes\.py.*?)```", README, flags=re.DOTALL)[0]
     )

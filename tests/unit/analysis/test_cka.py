@@ -31,8 +31,17 @@ def test_biased_hsic_is_the_trace_of_thecentred_kernels():
 @pytest.mark.parametrize("rows", [10, 513, 1100])
 def test_both_forms_give_the_same_sums(rows: int):
     x, y = (hsic_module.centred(draw(3, rows, width, seed=width)) for width in (7, 12))
-    by_rows, by_features = hsic_module._products_by_rows(x, y), hsic_module._products_by_features(x, y)
-    torch.testing.assert_close(by_rows, by_features, rtol=1e-5, atol=1e-5)
+    by_rows = hsic_module._products_by_rows(x, y)
+    torch.testing.assert_close(by_rows.between, hsic_module._products_by_features(x, y), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(by_rows.within_x, hsic_module._own_products(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(by_rows.within_y, hsic_module._own_products(y), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(300, 400), (300, 5)])  # by rows, by features
+def test_a_model_against_itself_is_the_same_object_or_a_copy(rows: int, width: int):
+    x = draw(4, rows, width)
+    torch.testing.assert_close(cka_pairs(x, x), cka_pairs(x, x.clone()), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(cka_pairs(x, x).diagonal(), torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
 def test_float32_input_is_within_1e_5_of_float64():

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from probes.studies.mixture import mixture_examples, task_examples
+from probes.studies.mixture import mixture_examples, refuse_contradictions, task_examples
 from probes.tasks import Split, Suite, Task
 from probes.training.tuning import TuningExamples
 
@@ -78,6 +78,37 @@ def test_a_suite_of_unseen_tasks_alone_cannot_be_mixed():
     suite = Suite("s", tuple(replace(own, unseen=True) for own in SUITE.tasks))
     with pytest.raises(ValueError, match=r"'s' has no seen task to mix: all 5.*`study\.mixture\.unseen`"):
         mixed(suite)
+
+
+class TestContradictions:
+    @staticmethod
+    def suite(clashing: int, *, other_answer: bool = True, unseen: bool = False) -> Suite:
+        """Two tasks of 100 rows, some of whose prompts are the same."""
+        first, second = task("a", "x", 100), task("b", "y", 100, unseen=unseen)
+        shared, own = first.splits["train"], second.splits["train"]
+        targets = tuple("another" for _ in range(clashing)) if other_answer else shared.targets[:clashing]
+        train = replace(
+            own,
+            prompts=shared.prompts[:clashing] + own.prompts[clashing:],
+            targets=targets + own.targets[clashing:],
+        )
+        return Suite("s", (first, replace(second, splits={**second.splits, "train": train})))
+
+    def test_seen_tasks_that_ask_alike_and_want_other_answers_are_refused(self):
+        with pytest.raises(
+            ValueError, match=r"'a' and 'b' share 2 training prompts.*`suite\.prompt=instruction`.*`suite\.tasks`"
+        ):
+            refuse_contradictions(self.suite(2))
+
+    def test_a_row_in_a_hundred_equal_answers_and_unseen_tasks_are_let_through(self):
+        refuse_contradictions(self.suite(1))
+        refuse_contradictions(self.suite(100, other_answer=False))
+        refuse_contradictions(self.suite(100, unseen=True))
+
+    def test_a_task_may_ask_the_same_twice(self):
+        own = task("a", "x", 4)
+        twice = replace(own.splits["train"], prompts=("same",) * 4)
+        refuse_contradictions(Suite("s", (replace(own, splits={**own.splits, "train": twice}),)))
 
 
 def test_a_tasks_examples_are_its_prompts_with_their_answers_by_split():

@@ -40,9 +40,9 @@ def adapter(base, folder, *, seed: int, **options):
 
 def test_a_merge_adds_the_scaled_sum_of_all_changes_to_the_weights(base, tmp_path):
     made = [
+        adapter(base, tmp_path / "three", seed=3, r=4, use_rslora=True),
         adapter(base, tmp_path / "one", seed=1, r=4),
         adapter(base, tmp_path / "two", seed=2, r=2),
-        adapter(base, tmp_path / "three", seed=3, r=4, use_rslora=True),
     ]
     folder = merge_adapters(base, [folder for folder, _ in made], coefficient=0.03, out=tmp_path / "merged")
     merged = FrozenBackbone.load(path=str(tmp_path / "base"), dtype="float32", adapter=str(folder))
