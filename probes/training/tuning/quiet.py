@@ -22,6 +22,7 @@ def quiet_tuning() -> Iterator[None]:
     try:
         with quiet_lightning(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Unsupported layer type")  # PEFT need not know sizes of norms
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # PEFT asks by the old name
             yield
     finally:
         saving.setLevel(level)

@@ -120,7 +120,9 @@ def test_the_null_of_biased_values_is_their_mean_over_matchings_of_the_rows():
     orders = [torch.randperm(30, generator=torch.Generator().manual_seed(seed)) for seed in range(200)]
     floors = {}
     for name, side in (("experimental", experimental), ("base", base)):
-        draws = [[linear_cka(x, y[o], debiased=False).item() for x, y in zip(control, side, strict=True)] for o in orders]
+        draws = [
+            [linear_cka(x, y[o], debiased=False).item() for x, y in zip(control, side, strict=True)] for o in orders
+        ]
         floors[name] = np.mean(draws, axis=0)
         null = found[f"cka/control_vs_{name}_biased"].null
         assert null is not None
@@ -128,7 +130,9 @@ def test_the_null_of_biased_values_is_their_mean_over_matchings_of_the_rows():
     null = found["tuning_gain_biased"].null
     assert null is not None
     np.testing.assert_allclose(null[0], floors["experimental"] - floors["base"], atol=0.01)
-    assert all(found[name].null is None for name in ("tuning_gain", "cka/control_vs_base", "cka/control_vs_experimental"))
+    assert all(
+        found[name].null is None for name in ("tuning_gain", "cka/control_vs_base", "cka/control_vs_experimental")
+    )
 
 
 def test_a_constant_layer_has_no_gain_and_leaves_the_others_alone():

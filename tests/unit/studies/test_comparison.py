@@ -80,9 +80,7 @@ class TestColumns:
         comparison = compared("a", measures={"procrustes": procrustes_similarity}, max_rows=15)
         (column,) = comparison.columns["tuning_gain_by/procrustes"]
         own = models(0)
-        control, experimental, base = (
-            side.values[:, :15] for side in (own.controls[0], own.experimental, own.base)
-        )
+        control, experimental, base = (side.values[:, :15] for side in (own.controls[0], own.experimental, own.base))
         expected = procrustes_similarity(control, experimental) - procrustes_similarity(control, base)
         np.testing.assert_allclose(column.estimates.values, expected.numpy(), rtol=1e-12)
         assert (column.estimates.n, column.unit) == (15, "procrustes")

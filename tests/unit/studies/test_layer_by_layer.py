@@ -162,7 +162,9 @@ class TestLimits:
 
         monkeypatch.setattr(tuned_models.Workshop, "mixture", control_of_a)
         study = Study(tmp_path, cache=cache_of(whole))
-        ones = {layer: r.value for (task, layer), r in study.cells("cka/control_vs_experimental").items() if task == "a"}
+        ones = {
+            layer: r.value for (task, layer), r in study.cells("cka/control_vs_experimental").items() if task == "a"
+        }
         assert ones == dict.fromkeys(LAYERS, pytest.approx(1, abs=1e-6))
         assert study.cells("cka/control_vs_experimental")["b", 3].value < 0.9999
         base = study.cells("cka/control_vs_base")["a", 3].value

@@ -112,7 +112,9 @@ class TestOrders:
 
 class TestRefusals:
     def test_unknown_models_are_named_beside_those_there_are(self):
-        with pytest.raises(ValueError, match=r"called sst2, trec\. There are a, b, c and mixture.*`study\.only_models`"):
+        with pytest.raises(
+            ValueError, match=r"called sst2, trec\. There are a, b, c and mixture.*`study\.only_models`"
+        ):
             check_models(toy_suite(), ["a", "trec", "sst2"])
         check_models(toy_suite(), ["a", "mixture"])
 
@@ -132,7 +134,9 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"'averaged'.*`study\.mixture\.experimental` to tuned or merged"):
             MixtureSettings(experimental="averaged")
 
-    @pytest.mark.parametrize(("key", "least"), [("rows_per_cluster", 1), ("replicate_tasks", 0), ("replicate_seeds", 0)])
+    @pytest.mark.parametrize(
+        ("key", "least"), [("rows_per_cluster", 1), ("replicate_tasks", 0), ("replicate_seeds", 0)]
+    )
     def test_numbers_out_of_range_name_the_key(self, key: str, least: int):
         with pytest.raises(ValueError, match=rf"`study\.mixture\.{key}`.*from {least} up; got {least - 1}"):
             MixtureSettings(**{key: least - 1})
