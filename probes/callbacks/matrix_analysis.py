@@ -25,13 +25,13 @@ from probes.analysis import (
     TaskMeasure,
     TaskRows,
     at_layers,
-    confidence_interval,
     join_rows,
     match_layers,
 )
 from probes.analysis.column_table import LIVE
+from probes.callbacks.found import banded_profiles, summary_of
 from probes.callbacks.live_rows import LiveRows
-from probes.report import BandedProfiles, Curve, Tracker, report_bands, report_run
+from probes.report import Tracker, report_bands, report_run
 from probes.training import TaskData
 from probes.values import Activations, Estimates, Layer, LayerByTask, Reading, Result
 
@@ -196,12 +196,9 @@ class MatrixAnalysis(Callback):
             matrices=[*matrices, *found.matrices],
             best_layers=best_layers or {},
             tracker=tracker,
+            summary=summary_of(found, primary=next(iter(self._layers), None)),
         )
-        bands = [
-            BandedProfiles(of[0].name, of[0].unit, of[0].reading, tuple(map(_curve, of)), segments.bands)
-            for of, segments in found.segmented
-        ]
-        report_bands(output_dir, bands, tracker=tracker, primary=next(iter(self._layers), None))
+        report_bands(output_dir, banded_profiles(found), tracker=tracker, primary=next(iter(self._layers), None))
         return Report(everything, heatmaps)
 
     def _joined(self, task: str, activations: Activations, labels: Tensor | None) -> TaskRows:
@@ -236,12 +233,3 @@ def _language_model(module: LightningModule) -> PreTrainedModel:
     raise ValueError(
         f"Reading a live model wants a module that holds one of transformers; got {type(module).__name__}."
     )
-
-
-def _curve(column: Column) -> Curve:
-    estimates = column.estimates
-    unknown = np.full(len(column.layers), np.nan)
-    low, high = (unknown, unknown)
-    if estimates.errors is not None:
-        low, high = confidence_interval(estimates.values, estimates.errors)
-    return Curve(column.task, column.layers, estimates.values, low, high)

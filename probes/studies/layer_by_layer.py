@@ -20,14 +20,13 @@ from probes.studies.comparison import GAIN, Comparison, SimilarityMeasure, TaskM
 from probes.studies.inputs import SuiteActivations, described, facts_of, read_suite, test_labels
 from probes.studies.layer_by_layer_figures import MapSettings, report_figures
 from probes.studies.learning import learning_results
+from probes.studies.mixture_settings import MixtureSettings, mark_unseen
 from probes.studies.provenance import Provenance
 from probes.studies.role_probes import probe_roles, score_matrices
 from probes.studies.tuned_models import (
-    MixtureSettings,
     TunedModels,
     Workshop,
     check_models,
-    mark_unseen,
     tune_models,
 )
 from probes.tasks import SPLITS, Suite, Task

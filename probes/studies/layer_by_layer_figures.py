@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from scipy.stats import t as student_t
 
-from probes.analysis import Column, ColumnTable, Segments, confidence_interval, find_segments, silhouette, tsne_points
+from probes.analysis import Column, ColumnTable, Segments, find_segments, silhouette, tsne_points
+from probes.callbacks import curve_of
 from probes.report import Curve, TaskMap, Tracker, band_profiles, save_png, task_maps
 from probes.studies.comparison import GAIN, Comparison
 from probes.studies.inputs import SuiteActivations
@@ -80,7 +81,7 @@ def _gain_figure(comparison: Comparison, table: ColumnTable, reading: Reading) -
     reach = student_t.ppf(0.975, freedom) * deviation if freedom else None
     noise = None if reach is None else (-reach, reach)
     return band_profiles(
-        [_curve(column.task, column) for column in columns],
+        [replace(curve_of(column), name=column.task.replace("_", " ")) for column in columns],
         quantity=f"{GAIN} (CKA)",
         bands=_segments(comparison).bands,
         noise=noise,
@@ -101,14 +102,6 @@ def _mean_curve(name: str, columns: Sequence[Column]) -> Curve:
         reach = student_t.ppf(0.975, count - 1) * values.std(0, ddof=1) / np.sqrt(count)
     label = name.removeprefix("cka/").replace("_", " ")
     return Curve(label, columns[0].layers, mean, mean - reach, mean + reach)
-
-
-def _curve(name: str, column: Column) -> Curve:
-    estimates = column.estimates
-    low = high = np.full(len(column.layers), np.nan)
-    if estimates.errors is not None:
-        low, high = confidence_interval(estimates.values, estimates.errors)
-    return Curve(name.replace("_", " "), column.layers, estimates.values, low, high)
 
 
 def _maps(suite: Suite, activations: SuiteActivations, reading: Reading, settings: MapSettings) -> list[TaskMap]:

@@ -134,6 +134,17 @@ class TestWhatItLeaves:
         assert means["3", "seen_tasks"] == pytest.approx(np.mean([gains["3", task] for task in TASKS[:3]]))
         assert means["3", "unseen_tasks"] == pytest.approx(gains["3", "agreement"])
 
+    def test_the_probes_gain_is_what_the_experimental_model_has_over_the_base(self, finished):
+        before, after = (finished.matrix(f"{role}_macro_f1") for role in ("base", "experimental"))
+        gains = finished.matrix("probe_gain_macro_f1")
+        for cell, gain in gains.items():
+            assert same(gain, after[cell] - before[cell])
+        assert any(abs(gain) > 0.01 for gain in gains.values())
+        for layer, task in ((la, t) for la in LAYERS[1:] for t in TASKS):
+            cell = finished.cells("probe_gain/macro_f1")[layer, task]
+            assert cell.ci_low is not None
+            assert cell.ci_low <= cell.value
+
     def test_each_tuned_model_has_lower_loss_than_the_base_on_what_it_was_tuned_on(self, finished):
         losses = {(r.task, r.role, r.seed): r for r in finished.results if r.metric == "answer_loss_nats"}
         controls = {(task, "control", 0) for task in TASKS} | {("sentiment", "control", 1)}

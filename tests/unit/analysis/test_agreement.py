@@ -16,7 +16,7 @@ def test_agreement_is_spearmans_correlation_over_the_cells_both_have():
     x[3], y[:, 1] = x[3].round(), y[:, 1].round()  # ties
     known = np.isfinite(x) & np.isfinite(y)
     found = rank_agreement(x, y)
-    assert found.value == pytest.approx(spearmanr(x[known], y[known]).statistic, rel=1e-12)
+    assert found.value == pytest.approx(spearmanr(x[known], y[known])[0], rel=1e-12)
     assert found.n == 45
     assert found.ci_low < found.value < found.ci_high
 
@@ -28,13 +28,10 @@ def test_any_rising_map_agrees_wholly_and_a_falling_one_not_at_all():
 
 
 def test_unrelated_matrices_have_an_interval_about_zero_and_related_ones_have_not():
-    hits = []
-    for seed in range(40):
-        x, y = draw(4, 12, seed=seed), draw(4, 12, seed=100 + seed)
-        low, high = rank_agreement(x, y, resamples=200)[1:3]
-        hits.append(low < 0 < high)
-    assert np.mean(hits) > 0.8
-    assert rank_agreement(x, x + 0.5 * y).ci_low > 0.5
+    x, y = draw(40, 4, 12), draw(40, 4, 12, seed=1)
+    found = [rank_agreement(*sides, resamples=200) for sides in zip(x, y, strict=True)]
+    assert np.mean([own.ci_low < 0 < own.ci_high for own in found]) > 0.8
+    assert rank_agreement(x[0], x[0] + 0.5 * y[0]).ci_low > 0.5
 
 
 def test_tasks_are_what_varies_so_that_more_layers_of_few_tasks_make_no_one_surer():

@@ -13,7 +13,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def family(layers: int = 3, rows: int = 60, features: int = 12, *, share: float = 0.6) -> tuple[Tensor, Tensor, Tensor]:
-    """Control, experimental and base model of one origin; the experimental model shares some tuning with the control."""
+    """Control, experimental and base model of one origin; the first two share some of their tuning."""
     base, tuning = draw(layers, rows, features), draw(layers, rows, features, seed=1)
     own = draw(2, layers, rows, features, seed=2)
     return base + tuning + 0.3 * own[0], base + share * tuning + 0.3 * own[1], base

@@ -32,6 +32,7 @@ from probes.values import Result
 
 FIT = importlib.import_module("probes.training.tuning.tune")  # the package calls the function so
 LAYERS = (0, 1, 2, 3)
+MEASURES: Any = {"label_cka": LabelCKA(permutations=5)}
 
 
 class KilledError(Exception):
@@ -58,7 +59,7 @@ class Study:
             "probe": ProbeSettings(penalties=(0.1,), bootstrap_samples=20),
             "tuning": TUNING,
             "trainer": default_trainer,
-            "callbacks": partial(MatrixAnalysis, {"label_cka": LabelCKA(permutations=5)}),
+            "callbacks": partial(MatrixAnalysis, MEASURES),
             "tracker": FilesOnly(),
             "seed": 0,
             "cache_dir": cache or folder / "cache",
@@ -279,7 +280,7 @@ class TestStages:
         assert not (study.out / "layer_by_task").exists()
 
     def test_an_unknown_stage_or_model_is_refused_before_anything_is_loaded(self, tmp_path):
-        missing = {"backbone": lambda: pytest.fail("was loaded")}
+        missing: dict[str, Any] = {"backbone": lambda: pytest.fail("was loaded")}
         with pytest.raises(ValueError, match=r"no stage 'train'.*`study\.stop_after` to tune or read, or null"):
             Study(tmp_path, stop_after="train", **missing)
         with pytest.raises(ValueError, match=r"No model is called sst2.*`study\.only_models`"):

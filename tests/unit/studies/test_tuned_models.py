@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,7 +12,8 @@ from study_samples import TUNING, toy_suite
 from probes.activations import ExtractionSettings
 from probes.backbones import FrozenBackbone, tiny_backbone
 from probes.studies import tuned_models as module
-from probes.studies.tuned_models import MixtureSettings, Workshop, check_models, mark_unseen, tune_models
+from probes.studies.mixture_settings import MixtureSettings, mark_unseen
+from probes.studies.tuned_models import Workshop, check_models, tune_models
 from probes.tasks import Suite
 from probes.training.trainer import default_trainer
 from probes.training.tuning import AnswerScores, TunedModel, TuningExamples, tune
@@ -139,7 +140,7 @@ class TestRefusals:
     )
     def test_numbers_out_of_range_name_the_key(self, key: str, least: int):
         with pytest.raises(ValueError, match=rf"`study\.mixture\.{key}`.*from {least} up; got {least - 1}"):
-            MixtureSettings(**{key: least - 1})
+            MixtureSettings(**cast(Any, {key: least - 1}))
 
     def test_controls_of_no_steps_cannot_be_merged(self, tmp_path):
         shop = workshop(tmp_path, max_steps=0)
