@@ -61,6 +61,7 @@ class Comparison:
         layers: Names of the layers.
         measures: Other measures of similarity, by name.
         max_rows: Rows that these see at most, the first of the task.
+        every: They are computed at every so many layers; a check of CKA needs no more.
     """
 
     suite: Suite
@@ -68,6 +69,7 @@ class Comparison:
     layers: tuple[Layer, ...]
     measures: Mapping[str, SimilarityMeasure]
     max_rows: int
+    every: int = 1
     columns: dict[str, list[Column]] = field(default_factory=dict)
     replicates: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
@@ -111,14 +113,15 @@ class Comparison:
         self.columns.setdefault(quantity, []).append(column)
 
     def _gain_by(self, measure: SimilarityMeasure, control: Tensor, experimental: Tensor, base: Tensor) -> Estimates:
-        parts = [side[:, : self.max_rows] for side in (control, experimental, base)]
-        rows = parts[0].shape[1]
+        parts = [side[:: self.every, : self.max_rows] for side in (control, experimental, base)]
+        rows, values = parts[0].shape[1], np.full(len(self.layers), np.nan)
         try:
-            values = measure(parts[0], parts[1]) - measure(parts[0], parts[2])
+            gain = measure(parts[0], parts[1]) - measure(parts[0], parts[2])
         except ValueError as error:  # such as CCA on fewer rows than directions: the measure says so itself
             _log.warning("%s", error)
-            return Estimates(np.full(len(self.layers), np.nan), rows, note=str(error))
-        return Estimates(values.numpy(force=True), rows)
+            return Estimates(values, rows, note=str(error))
+        values[:: self.every] = gain.numpy(force=True)
+        return Estimates(values, rows, note=f"constant layer, or not one of every {self.every} that are measured")
 
     def _matrix(self, quantity: str) -> np.ndarray:
         return np.stack([column.estimates.values for column in self.columns[quantity]], axis=1)

@@ -81,6 +81,7 @@ def layer_by_layer_study(
     maps: MapSettings | None = None,
     similarity: Mapping[str, SimilarityMeasure] | None = None,
     similarity_rows: int = 400,
+    similarity_every: int = 1,
     with_probes: bool = True,
     only_models: Sequence[str] | None = None,
     stop_after: str | None = None,
@@ -109,6 +110,7 @@ def layer_by_layer_study(
         maps: Which layers are drawn in the plane; default `MapSettings()`.
         similarity: Other measures the tuning gain is also computed by.
         similarity_rows: Rows of a task that these see at most.
+        similarity_every: They are computed at every so many layers.
         with_probes: Also probe base and experimental model on the tasks with labels.
         only_models: Tune only these models, by task name or `mixture`, and stop.
         stop_after: Stop after this stage, `tune` or `read`.
@@ -147,7 +149,7 @@ def layer_by_layer_study(
             return math.nan
         sides = {BASE: read.base, EXPERIMENTAL: read.experimental}
         comparisons = [
-            Comparison(loaded, reading, layers, similarity or {}, similarity_rows)
+            Comparison(loaded, reading, layers, similarity or {}, similarity_rows, similarity_every)
             for reading, layers in read.base.layers.items()
         ]
         for comparison in comparisons:
