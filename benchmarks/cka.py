@@ -43,20 +43,22 @@ def pairs_claim(rows: int, target: float) -> Claim:
     chosen = [(7 * i % LAYERS, 11 * i % LAYERS) for i in range(PEER_PAIRS)]
     error = max(abs(float(cka_pairs(x[[i]], y[[j]])[0, 0] - pair_in_float64(x[i], y[j]))) for i, j in chosen)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    ours, peer = alternate(
-        lambda: cka_pairs(x, y), lambda: [pair_in_float64(x[i], y[j]) for i, j in chosen], rounds=3
-    )
+    ours, peer = alternate(lambda: cka_pairs(x, y), lambda: [pair_in_float64(x[i], y[j]) for i, j in chosen], rounds=3)
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
     note = (
         f"{LAYERS} × {LAYERS} pairs, {rows} rows, {FEATURES} features; the loop did {PEER_PAIRS} pairs and is scaled; "
         f"largest error against float64 {error:.1e}; {more:.2f} GiB more memory at the peak"
     )
-    return Claim("debiased CKA of all layer pairs", "float64 loop over pairs", ours, peer * LAYERS**2 / PEER_PAIRS, target, note)
+    return Claim(
+        "debiased CKA of all layer pairs", "float64 loop over pairs", ours, peer * LAYERS**2 / PEER_PAIRS, target, note
+    )
 
 
 def null_claim() -> Claim:
-    """Not a race: what 200 permutations of a layer × task matrix add to its point estimates, at most 3 times them."""
-    tasks = [(activations(1000, seed=task), torch.randint(0, classes, (1000,))) for task, classes in enumerate((2, 3, 6))]
+    """Not a race: what null and errors of a layer × task matrix add to its values, at most 3 times what those cost."""
+    tasks = [
+        (activations(1000, seed=task), torch.randint(0, classes, (1000,))) for task, classes in enumerate((2, 3, 6))
+    ]
 
     def point() -> None:
         for x, labels in tasks:
@@ -69,7 +71,9 @@ def null_claim() -> Claim:
     with_seconds, point_seconds = alternate(with_doubt, point, rounds=3)
     extra = max(with_seconds - point_seconds, 1e-9)
     note = f"{LAYERS} layers, 3 tasks of 1,000 rows; ours is what the null and the jackknife add, theirs 3 × the values alone"
-    return Claim("200 permutations and errors of label CKA", "3 × the point estimates", extra, 3 * point_seconds, 1.0, note)
+    return Claim(
+        "200 permutations and errors of label CKA", "3 × the point estimates", extra, 3 * point_seconds, 1.0, note
+    )
 
 
 def main() -> list[Claim]:

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import cka
 import extraction
 import linear_bank
 from rich.console import Console
@@ -15,7 +16,7 @@ RESULTS = Path(__file__).parent / "results.json"
 
 
 def main() -> int:
-    claims = [claim for module in (linear_bank, extraction) for claim in module.main()]
+    claims = [claim for module in (linear_bank, cka, extraction) for claim in module.main()]
     table = Table("work", "against", "ours s", "theirs s", "ratio", "target", "", title="Claims of speed")
     for claim in claims:
         row = (f"{claim.ours_seconds:.2f}", f"{claim.peer_seconds:.2f}", f"{claim.ratio:.2f}", f"{claim.target:g}")

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from probes.analysis import (
+    ALL_TASKS,
     Column,
     control_cka,
     group_means,
@@ -88,13 +89,20 @@ class Comparison:
             self._keep(task, "cka/control_vs_control", "CKA", control_cka(first, others[0]))
 
     def with_groups(self) -> list[Column]:
-        """All columns, and the means of each quantity of CKA over clusters and over seen and unseen tasks."""
+        """All columns, the means of each quantity of CKA over clusters and over seen and unseen tasks, and the noise.
+
+        `seed_noise/tuning_gain` is the gain's standard deviation over seeds of its control, `n` the degrees of freedom.
+        """
         cluster = {task.name: task.cluster for task in self.suite.tasks if task.cluster}
         seen = {task.name: UNSEEN if task.unseen else SEEN for task in self.suite.tasks}
         every = [column for own in self.columns.values() for column in own]
         for quantity in ("cka/control_vs_base", "cka/control_vs_experimental", GAIN):
             own = self.columns.get(quantity, [])
             every += [*group_means(own, seen), *group_means(own, cluster)]
+        deviation, freedom = self.noise()
+        if freedom:
+            own = Estimates(deviation, freedom)
+            every.append(Column(f"seed_noise/{GAIN}", "CKA", ALL_TASKS, self.reading, self.layers, own))
         return every
 
     def noise(self) -> tuple[np.ndarray, int]:

@@ -27,7 +27,7 @@ class MapSettings:
     """Which layers are drawn in the plane.
 
     Attributes:
-        layers: How many, spread evenly from the first to the last; 0 for no maps.
+        layers: How many, spread evenly from the output of the first block to the last; 0 for no maps.
         rows_per_task: Rows of each task, the first of its test split.
         perplexity: About how many neighbours a point attends to.
         seed: Of t-SNE.
@@ -106,7 +106,8 @@ def _mean_curve(name: str, columns: Sequence[Column]) -> Curve:
 
 def _maps(suite: Suite, activations: SuiteActivations, reading: Reading, settings: MapSettings) -> list[TaskMap]:
     layers = activations.layers[reading]
-    chosen = sorted({round(place) for place in np.linspace(0, len(layers) - 1, settings.layers)})
+    first = min(1, len(layers) - 1)  # layer 0 is often constant: prompts end alike
+    chosen = sorted({round(place) for place in np.linspace(first, len(layers) - 1, settings.layers)})
     parts = [activations.rows(task, "test", reading).values[chosen, : settings.rows_per_task] for task in suite.tasks]
     names = tuple(task.name for task, part in zip(suite.tasks, parts, strict=True) for _ in range(part.shape[1]))
     rows, groups = torch.cat(parts, dim=1), torch.arange(len(parts))

@@ -121,6 +121,7 @@ class TestGroups:
         assert {quantity for quantity, _ in keys} == {
             *comparison.columns,
             *(f"group_mean/{name}" for name in ("cka/control_vs_base", "cka/control_vs_experimental", GAIN)),
+            f"seed_noise/{GAIN}",
         }
         assert group_means([], {}) == []
 
