@@ -1,4 +1,4 @@
-"""Debiased CKA of all pairs of layers at once against a float64 loop over pairs; and what its permutation null costs."""
+"""Debiased CKA of all pairs of layers at once against a float64 loop over pairs; and what its null costs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def null_claim() -> Claim:
 
     with_seconds, point_seconds = alternate(with_doubt, point, rounds=3)
     extra = max(with_seconds - point_seconds, 1e-9)
-    note = f"{LAYERS} layers, 3 tasks of 1,000 rows; ours is what the null and the jackknife add, theirs 3 × the values alone"
+    note = f"{LAYERS} layers, 3 tasks of 1,000 rows; ours is what null and errors add, theirs 3 × the values alone"
     return Claim(
         "200 permutations and errors of label CKA", "3 × the point estimates", extra, 3 * point_seconds, 1.0, note
     )
