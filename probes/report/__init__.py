@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from probes.report.csv_files import file_stem, read_results, write_layer_by_task, write_results
     from probes.report.heatmap_figure import heatmap
     from probes.report.layer_by_layer_report import report_layer_by_layer
-    from probes.report.layer_table import layer_table
-    from probes.report.learning_table import learning_table
+    from probes.report.layer_summary import layer_table
+    from probes.report.learning_summary import learning_table
     from probes.report.map_figure import TaskMap, task_maps
     from probes.report.png import save_png
     from probes.report.profile_figure import profiles
@@ -58,8 +58,8 @@ _HOMES = {
     "heatmap_figure": ("heatmap",),
     "profile_figure": ("profiles",),
     "layer_by_layer_report": ("report_layer_by_layer",),
-    "layer_table": ("layer_table",),
-    "learning_table": ("learning_table",),
+    "layer_summary": ("layer_table",),
+    "learning_summary": ("learning_table",),
     "map_figure": ("TaskMap", "task_maps"),
     "png": ("save_png",),
     "run_report": ("report_run",),

@@ -121,14 +121,15 @@ class Comparison:
         self.columns.setdefault(quantity, []).append(column)
 
     def _gain_by(self, measure: SimilarityMeasure, control: Tensor, experimental: Tensor, base: Tensor) -> Estimates:
-        parts = [side[:: self.every, : self.max_rows] for side in (control, experimental, base)]
+        chosen = slice((len(self.layers) - 1) % self.every, None, self.every)  # the last layer is among them
+        parts = [side[chosen, : self.max_rows] for side in (control, experimental, base)]
         rows, values = parts[0].shape[1], np.full(len(self.layers), np.nan)
         try:
             gain = measure(parts[0], parts[1]) - measure(parts[0], parts[2])
         except ValueError as error:  # such as CCA on fewer rows than directions: the measure says so itself
             _log.warning("%s", error)
             return Estimates(values, rows, note=str(error))
-        values[:: self.every] = gain.numpy(force=True)
+        values[chosen] = gain.numpy(force=True)
         return Estimates(values, rows, note=f"constant layer, or not one of every {self.every} that are measured")
 
     def _matrix(self, quantity: str) -> np.ndarray:

@@ -22,7 +22,7 @@ LAYERS = ("0", "1", "2", "3")
 FEW_STEPS = ("tuning.max_steps=6", "tuning.generate_rows=2", "tuning.max_new_tokens=2")
 SMALL = (
     "backbone=tiny", f"suite.tasks=[{','.join(TASKS)}]", "suite.max_rows=32", "study.mixture.unseen=[agreement]",
-    "study.mixture.replicate_tasks=1", "study.similarity_rows=30", "~study.similarity.pwcca", "~study.similarity.rsa",
+    "study.mixture.replicate_tasks=1", "study.similarity_rows=30", "study.similarity_every=1", "~study.similarity.pwcca", "~study.similarity.rsa",
     "study.maps.layers=2", "study.maps.rows_per_task=8", "~analysis.between.between_share", "probe.penalties=[0.1]",
     *FEW_STEPS,
 )  # fmt: skip
@@ -96,7 +96,7 @@ class TestWhatItLeaves:
         between = {f"{role}_task_separability_silhouette" for role in ("base", "experimental")}
         left = {path.stem for path in (finished.out / "layer_by_task").glob("*.csv")}
         assert between < left
-        others = {"cka_control_vs_control", *between}
+        others = {"cka_control_vs_control", "seed_noise_tuning_gain", *between}
         assert {name for name in left - of_tasks - others if not name.startswith("group_mean")} == set()
 
     def test_every_picture_is_there(self, finished):
