@@ -22,7 +22,8 @@ LAYERS = ("0", "1", "2", "3")
 FEW_STEPS = ("tuning.max_steps=6", "tuning.generate_rows=2", "tuning.max_new_tokens=2")
 SMALL = (
     "backbone=tiny", f"suite.tasks=[{','.join(TASKS)}]", "suite.max_rows=32", "study.mixture.unseen=[agreement]",
-    "study.mixture.replicate_tasks=1", "study.similarity_rows=30", "study.similarity_every=1", "~study.similarity.pwcca", "~study.similarity.rsa",
+    "study.mixture.replicate_tasks=1", "study.similarity_rows=30", "study.similarity_every=1",
+    "~study.similarity.pwcca", "~study.similarity.rsa",
     "study.maps.layers=2", "study.maps.rows_per_task=8", "~analysis.between.between_share", "probe.penalties=[0.1]",
     *FEW_STEPS,
 )  # fmt: skip
