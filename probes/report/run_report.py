@@ -27,8 +27,8 @@ def report_run(
     """Write `results.csv`, `layer_by_task/*.csv` and `figures/*.png`, and log each quantity once.
 
     The reading of the first matrix is the run's primary one: its quantities come first, their files carry no reading in
-    their names, their curves over layers are drawn too (`figures/<quantity>_profiles.png`), and the best layers, which
-    were chosen for it, are marked in its figures alone.
+    their names, the curves over layers of those with intervals are drawn too, but for specificity
+    (`figures/<quantity>_profiles.png`), and the best layers, which were chosen for it, are marked in its figures alone.
 
     Args:
         output_dir: The run's folder.
@@ -79,7 +79,7 @@ def mean_at_best_layer(matrices: Iterable[LayerByTask], best_layers: Mapping[str
 
 def _draw(folder: Path, matrix: LayerByTask, best_layers: Mapping[str, Layer] | None) -> Path:
     stem = file_stem(matrix, primary=best_layers is not None)
-    if best_layers is not None:
+    if best_layers is not None and np.isfinite(matrix.ci_low).any() and "specificity" not in matrix.quantity:
         save_png(profiles(matrix, best_layer=best_layers), folder / f"{stem}_profiles.png")
     return save_png(heatmap(matrix, best_layer=best_layers), folder / f"{stem}.png")
 
