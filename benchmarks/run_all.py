@@ -9,6 +9,7 @@ from pathlib import Path
 import cka
 import extraction
 import linear_bank
+import tuning
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +17,7 @@ RESULTS = Path(__file__).parent / "results.json"
 
 
 def main() -> int:
-    claims = [claim for module in (linear_bank, cka, extraction) for claim in module.main()]
+    claims = [claim for module in (linear_bank, cka, tuning, extraction) for claim in module.main()]
     table = Table("work", "against", "ours s", "theirs s", "ratio", "target", "", title="Claims of speed")
     for claim in claims:
         row = (f"{claim.ours_seconds:.2f}", f"{claim.peer_seconds:.2f}", f"{claim.ratio:.2f}", f"{claim.target:g}")
