@@ -269,7 +269,7 @@ def test_every_quantity_goes_to_each_place_exactly_once(tmp_path):
     stems += [f"{stem}@{MEAN}" for stem in stems]
     assert sorted(p.stem for p in (tmp_path / "layer_by_task").iterdir()) == sorted(stems)
     bands = ["bands_label_cka", f"bands_label_cka@{MEAN}"]
-    profiles = ["label_cka_profiles"]  # without intervals, and of specificity, no curves are drawn
+    profiles = [f"{stem}_profiles" for stem in stems[:2]]  # of specificity no curves are drawn
     assert sorted(p.stem for p in (tmp_path / "figures").iterdir()) == sorted([*stems, *profiles, *bands])
     assert tracker.pictures == [name.replace("_", "/", 1) for name in bands]
     assert [path.stem for path in found.heatmaps] == stems
