@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 from urllib.parse import quote
-
-import numpy as np
 
 from probes.tasks.build import build_task
 from probes.tasks.checks import check_splits, choose_tasks
-from probes.tasks.local import FILE_ENDINGS, read_row
+from probes.tasks.flan2021_rows import MAX_ROWS, Draw
+from probes.tasks.flan2021_tasks import CLUSTER_OF, UNSEEN, held_out
+from probes.tasks.local import FILE_ENDINGS
 from probes.tasks.prompts import renderer
-from probes.tasks.rows import Row, TaskRows
-from probes.tasks.splits import MaxRows, generator, row_cap, split_name
+from probes.tasks.rows import TaskRows
+from probes.tasks.splits import MaxRows, split_name
 from probes.tasks.task import SPLITS, Suite, Task
 
 if TYPE_CHECKING:
@@ -31,37 +27,6 @@ log = logging.getLogger(__name__)
 Files = dict[str, dict[str, str]]
 """Task → split → path of its file."""
 
-CLUSTERS: Mapping[str, tuple[str, ...]] = MappingProxyType({
-    "natural_language_inference": (
-        "anli_r1", "anli_r2", "anli_r3", "cb", "mnli_matched", "mnli_mismatched", "qnli", "rte", "snli", "wnli",
-    ),
-    "reading_comprehension": ("bool_q", "drop", "multirc", "openbookqa", "squad_v1", "squad_v2"),
-    "closed_book_qa": ("arc_challenge", "arc_easy", "natural_questions", "trivia_qa"),
-    "commonsense": ("copa", "hellaswag", "piqa", "story_cloze"),
-    "coreference": ("definite_pronoun_resolution", "winogrande", "wsc"),
-    "reading_comprehension_with_commonsense": ("cosmos_qa", "record"),
-    "paraphrase": ("glue_mrpc", "glue_qqp", "paws_wiki", "stsb"),
-    "sentiment": ("imdb_reviews", "sentiment140", "sst2", "yelp_polarity_reviews"),
-    "struct_to_text": ("common_gen", "dart", "e2e_nlg", "web_nlg_en"),
-    "summarization": (
-        "aeslc", "ag_news_subset", "cnn_dailymail", "gigaword", "multi_news", "newsroom", "opinion_abstracts_idebate",
-        "opinion_abstracts_rotten_tomatoes", "samsum", "wiki_lingua_english_en", "xsum",
-    ),
-    "translation": (
-        "para_crawl_enes", "wmt14_enfr", "wmt16_translate_csen", "wmt16_translate_deen", "wmt16_translate_fien",
-        "wmt16_translate_roen", "wmt16_translate_ruen", "wmt16_translate_tren",
-    ),
-    "miscellaneous": (
-        "coqa", "cola", "fix_punct", "math_dataset", "quac", "trec", "true_case", "wic", "word_segment",
-    ),
-})  # fmt: skip
-"""Cluster → its tasks (Wei et al. 2022, arXiv:2109.01652)."""
-
-UNSEEN = ("cola", "trec", "math_dataset")
-"""Kept out of a tuning mixture by default: no other task of FLAN 2021 is of their kind, so none stands in for them."""
-
-MAX_ROWS: Mapping[str, int | None] = MappingProxyType({"train": None, "validation": 1_000, "test": 10_000})
-_CLUSTER_OF = {task: cluster for cluster, tasks in CLUSTERS.items() for task in tasks}
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -110,16 +75,16 @@ def load_flan2021_suite(
         FileNotFoundError: A task has no file, or none for train or test.
         ValueError: There is no such data set or folder, or bad rows or settings; the message names the key to set.
     """
-    draw = _Draw(max_rows, train_rows_per_cluster, shuffle_buffer, seed)
-    held_out = _held_out(unseen)
+    draw = Draw(max_rows, train_rows_per_cluster, shuffle_buffer, seed)
+    unseen_tasks = held_out(unseen)
     system, files = _find_files(path, revision)
     built: list[Task] = []
     for task in _choose(tasks, files, path):
         table = TaskRows(
             name=task,
             rows={split: draw.rows(system, file, task, split) for split, file in files[task].items()},
-            cluster=_CLUSTER_OF[task],
-            unseen=task in held_out,
+            cluster=CLUSTER_OF[task],
+            unseen=task in unseen_tasks,
             source=path,
             places={split: f"{file}, rows counted as drawn" for split, file in files[task].items()},
         )
@@ -127,55 +92,6 @@ def load_flan2021_suite(
         render = renderer(task, table.rows["train"], prompt=prompt, template=template)
         built.append(build_task(table, render, seed=seed, strict=strict))
     return Suite(name, tuple(built))
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """Which rows of a file are kept."""
-
-    max_rows: MaxRows
-    train_rows_per_cluster: int | None
-    shuffle_buffer: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.train_rows_per_cluster is not None and self.train_rows_per_cluster < 1:
-            raise ValueError(
-                "`suite.train_rows_per_cluster` wants a whole number from 1 up, or null; got "
-                f"{self.train_rows_per_cluster}."
-            )
-        if self.shuffle_buffer < 0:
-            raise ValueError(f"`suite.shuffle_buffer` wants a whole number from 0 up; got {self.shuffle_buffer}.")
-        for split in SPLITS:
-            row_cap(self.max_rows, split)  # refuses bad caps before anything is read
-
-    def cap(self, task: str, split: str) -> int | None:
-        caps = [row_cap(self.max_rows, split)]
-        if split == "train" and self.train_rows_per_cluster is not None:
-            caps.append(max(1, self.train_rows_per_cluster // len(CLUSTERS[_CLUSTER_OF[task]])))
-        return min((cap for cap in caps if cap is not None), default=None)
-
-    def rows(self, system: AbstractFileSystem, file: str, task: str, split: str) -> list[Row]:
-        with system.open(file, "r", encoding="utf-8-sig", block_size=0) as stream:  # 0: no reading ahead
-            lines = _numbered_lines(cast("Iterable[str]", stream), file)
-            if (cap := self.cap(task, split)) is not None:
-                rng = generator(self.seed, task, split, "stream")
-                lines = islice(shuffled(lines, self.shuffle_buffer, rng), cap)
-            return [read_row(Path(file), number, line) for number, line in sorted(lines)]
-
-
-def _held_out(unseen: Sequence[str]) -> set[str]:
-    """The tasks that names of tasks and clusters stand for."""
-    names = [unseen] if isinstance(unseen, str) else unseen
-    for name in names:
-        if name not in _CLUSTER_OF and name not in CLUSTERS:
-            close = difflib.get_close_matches(name, [*_CLUSTER_OF, *CLUSTERS], n=1)
-            meant = f" Did you mean '{close[0]}'?" if close else ""
-            raise ValueError(
-                f"FLAN 2021 has no task or cluster '{name}'.{meant} Set `suite.unseen` to tasks or to clusters: "
-                f"{', '.join(CLUSTERS)}."
-            )
-    return {task for name in names for task in CLUSTERS.get(name, (name,))}
 
 
 def _find_files(path: str, revision: str | None) -> tuple[AbstractFileSystem, Files]:
@@ -211,8 +127,8 @@ def _address(path: str, revision: str | None) -> str:
 
 def _choose(tasks: Sequence[str] | str | None, files: Files, path: str) -> tuple[str, ...]:
     """The tasks wanted, all of which have files for train and test."""
-    present = [task for task in _CLUSTER_OF if task in files]
-    absent = [task for task in _CLUSTER_OF if task not in files]
+    present = [task for task in CLUSTER_OF if task in files]
+    absent = [task for task in CLUSTER_OF if task not in files]
     wanted = [tasks] if isinstance(tasks, str) else tasks
     lost = [task for task in wanted or () if task in absent]
     if lost or not present:
@@ -221,7 +137,7 @@ def _choose(tasks: Sequence[str] | str | None, files: Files, path: str) -> tuple
             f"{', '.join(present) or 'none'}. Set `suite.tasks` among these, or `suite.path` to another copy."
         )
     if wanted is None and absent:
-        log.info("'%s' has %d of the %d tasks of FLAN 2021, not %s.", path, len(present), len(_CLUSTER_OF), absent)
+        log.info("'%s' has %d of the %d tasks of FLAN 2021, not %s.", path, len(present), len(CLUSTER_OF), absent)
     chosen = choose_tasks(wanted, present)
     if missing := [(split, task) for task in chosen for split in ("train", "test") if split not in files[task]]:
         names = ", ".join(f"{split}/{task}_10templates_{split}.jsonl" for split, task in missing)
@@ -230,21 +146,3 @@ def _choose(tasks: Sequence[str] | str | None, files: Files, path: str) -> tuple
             f"files, or leave {', '.join(dict.fromkeys(task for _, task in missing))} out of `suite.tasks`."
         )
     return chosen
-
-
-def _numbered_lines(stream: Iterable[str], file: str) -> Iterator[tuple[int, str]]:
-    try:
-        yield from ((number, line) for number, line in enumerate(stream, start=1) if line.strip())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
-
-
-def shuffled(lines: Iterator[tuple[int, str]], size: int, rng: np.random.Generator) -> Iterator[tuple[int, str]]:
-    """Lines in a random order in which none comes more than `size` places early; n of them need n + size read."""
-    held = list(islice(lines, size))
-    for line in lines:
-        if held:
-            place = rng.integers(len(held))
-            line, held[place] = held[place], line
-        yield line
-    yield from (held[place] for place in rng.permutation(len(held)))

@@ -14,7 +14,9 @@ import pytest
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-from probes.tasks.flan2021 import CLUSTERS, MAX_ROWS, UNSEEN, _address, _Draw, load_flan2021_suite, shuffled
+from probes.tasks.flan2021 import _address, load_flan2021_suite
+from probes.tasks.flan2021_rows import MAX_ROWS, Draw, shuffled
+from probes.tasks.flan2021_tasks import CLUSTERS, UNSEEN
 from probes.tasks.local import load_local_suite
 from probes.tasks.task import Suite
 
@@ -126,7 +128,7 @@ def test_a_cluster_shares_its_training_rows_among_all_its_tasks_in_the_suite_or_
 
 
 def test_by_default_no_cluster_has_more_than_50_000_training_rows_and_no_task_more_than_10_000_test_rows() -> None:
-    draw = _Draw(MAX_ROWS, 50_000, 1_000, 0)
+    draw = Draw(MAX_ROWS, 50_000, 1_000, 0)
     for tasks in CLUSTERS.values():
         caps = [draw.cap(task, "train") or 0 for task in tasks]
         assert 50_000 - len(tasks) < sum(caps) <= 50_000
