@@ -36,5 +36,5 @@ def fingerprint(model: PreTrainedModel) -> str:
                 f"Weight '{name}' is offloaded. Set `backbone.device_map` so that every weight has a device."
             )
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]

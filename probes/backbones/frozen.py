@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, Self, cast
 
@@ -13,16 +11,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from typing_extensions import override
 
-from probes.backbones.capture import ForwardStopped, Sink, capture
 from probes.backbones.check import check_hooks
 from probes.backbones.fingerprint import fingerprint
+from probes.backbones.forward import ForwardPass
 from probes.backbones.layers import LayerSpec, resolve_layers
 from probes.backbones.loading import Source, load_causal_lm, load_pretrained
-from probes.backbones.pooling import POOL
-from probes.backbones.sites import sublayer
-from probes.backbones.stacks import find_stacks
+from probes.backbones.readings import combine_readings
+from probes.backbones.stacks import choose_stacks, find_stacks
 from probes.backbones.tokens import TokenizedTexts, Tokenizer, longest_input
-from probes.values import POOLINGS, SITES, Layer, Reading
+from probes.values import Layer, Reading
 
 
 class FrozenBackbone(nn.Module):
@@ -68,7 +65,8 @@ class FrozenBackbone(nn.Module):
         self.decoder_input = decoder_input
         self._with_head = with_head
         self._stacks = find_stacks(self.model)
-        self.stacks = self._choose_stacks(stack)
+        self.stacks = choose_stacks(self._stacks, stack, name=self.name)
+        self._pass = ForwardPass(self.model, self._stacks, decoder_input)
         self.layer_spec = layers
         for stack_name in self.stacks:
             self.layers(stack_name)
@@ -81,7 +79,8 @@ class FrozenBackbone(nn.Module):
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.model.config.pad_token_id
         self.pad_id = 0 if pad is None else pad  # any id will do where there is none: the mask hides it
         for stack_name in self.stacks:
-            check_hooks(self._stacks[stack_name], partial(self._run, [stack_name]), pad_id=self.pad_id, name=self.name)
+            run = partial(self._pass.run, [stack_name])
+            check_hooks(self._stacks[stack_name], run, pad_id=self.pad_id, name=self.name)
 
     @classmethod
     def load(
@@ -189,7 +188,7 @@ class FrozenBackbone(nn.Module):
     @property
     def hidden_size(self) -> int:
         """Features of one layer."""
-        return self._stacks[self.stacks[0]].module.config.hidden_size  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
+        return self._stacks[self.stacks[0]].config.hidden_size
 
     @property
     def has_final_norm(self) -> bool:
@@ -197,7 +196,7 @@ class FrozenBackbone(nn.Module):
         return self._stacks[self.stacks[0]].final_norm is not None
 
     def fingerprint(self) -> str:
-        """Identity by content of weights, configuration and what the decoder reads; 32 hexadecimal digits."""
+        """Identity by content of weights and configuration; 32 hexadecimal digits, computed anew at each call."""
         return fingerprint(self.model)
 
     def layers(self, stack: str, *, site: str = "residual", spec: LayerSpec | None = None) -> tuple[Layer, ...]:
@@ -218,16 +217,7 @@ class FrozenBackbone(nn.Module):
         Raises:
             ValueError: An unknown pooling or site, or a site no module of this family yields.
         """
-        sites = _one_of(sites, SITES, "extraction.site")
-        readings = []
-        for stack in self.stacks:
-            default = "last" if stack == "decoder" else "mean"
-            for site in sites:
-                if site != "residual":
-                    sublayer(self._stacks[stack].blocks[0], site=site, model_type=self._model_type(stack))
-                for pooling in _one_of(default if poolings is None else poolings, POOLINGS, "extraction.pooling"):
-                    readings.append(Reading(stack, site, pooling))
-        return tuple(readings)
+        return combine_readings((self._stacks[name] for name in self.stacks), poolings, sites)
 
     def tokenize(self, texts: Sequence[str], *, max_length: int | None = None) -> TokenizedTexts:
         """Token ids of texts, cut at their beginning to what the backbone, or `max_length`, allows."""
@@ -255,76 +245,9 @@ class FrozenBackbone(nn.Module):
             dtype (a picked token is exact in it).
         """
         input_ids, attention_mask = input_ids.to(self.device), attention_mask.to(self.device)
-        pooled: dict[Reading, dict[Layer, Tensor]] = {reading: {} for reading in readings}
-        stacks = tuple(name for name in ("encoder", "decoder") if any(r.stack == name for r in readings))
-        with ExitStack() as hooks, suppress(ForwardStopped):
-            for name in stacks:
-                mask = self._mask(name, attention_mask)
-                wanted = {(r.site, layer) for r in readings if r.stack == name for layer in self._wanted(r, layers)}
-                stop = name == stacks[-1]
-                hooks.enter_context(
-                    capture(self._stacks[name], sorted(wanted, key=str), _pool_into(pooled, name, mask), stop=stop)
-                )
-            self._run(stacks, input_ids, attention_mask)
+        wanted = {reading: self.layers(reading.stack, site=reading.site, spec=layers) for reading in readings}
+        pooled = self._pass.read(input_ids, attention_mask, wanted)
         return {
-            reading: torch.stack([pooled[reading][layer].to(self.device) for layer in self._wanted(reading, layers)])
-            for reading in readings
+            reading: torch.stack([pooled[reading][layer].to(self.device) for layer in own])
+            for reading, own in wanted.items()
         }
-
-    def _wanted(self, reading: Reading, spec: LayerSpec | None) -> tuple[Layer, ...]:
-        return self.layers(reading.stack, site=reading.site, spec=spec)
-
-    def _model_type(self, stack: str) -> str:
-        return self._stacks[stack].module.config.model_type  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
-
-    def _choose_stacks(self, stack: str | Sequence[str] | None) -> tuple[str, ...]:
-        if stack is None:
-            return ("encoder",) if "encoder" in self._stacks else ("decoder",)
-        chosen = (stack,) if isinstance(stack, str) else tuple(stack)
-        missing = [name for name in chosen if name not in self._stacks]
-        if missing or not chosen:
-            raise ValueError(
-                f"Backbone '{self.name}' has no stack {missing}. It has {list(self._stacks)}. "
-                "Set `backbone.stack` to one or several of these."
-            )
-        return chosen
-
-    def _mask(self, stack: str, attention_mask: Tensor) -> Tensor:
-        """Which positions of a stack are attended: the text's, or the decoder's own."""
-        if stack == "encoder" or not self.model.config.is_encoder_decoder:
-            return attention_mask
-        start = attention_mask.new_ones(attention_mask.shape[0], 1)
-        return start if self.decoder_input == "start" else torch.cat([start, attention_mask], dim=1)
-
-    def _run(self, stacks: Sequence[str], input_ids: Tensor, attention_mask: Tensor, **kwargs: Any) -> Any:
-        """Run the module that computes the wanted stacks; positions are the model's own affair."""
-        module: nn.Module = self._stacks[stacks[-1]].module
-        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if self.model.config.is_encoder_decoder and "decoder" in stacks:
-            module = self.model
-            start = torch.full_like(input_ids[:, :1], self.model.config.decoder_start_token_id)
-            inputs["decoder_input_ids"] = (
-                start if self.decoder_input == "start" else torch.cat([start, input_ids], dim=1)
-            )
-            inputs["decoder_attention_mask"] = self._mask("decoder", attention_mask)
-        if "use_cache" in inspect.signature(module.forward).parameters:
-            inputs["use_cache"] = False
-        return module(**inputs, **kwargs)
-
-
-def _pool_into(pooled: dict[Reading, dict[Layer, Tensor]], stack: str, mask: Tensor) -> Sink:
-    def sink(site: str, layer: Layer, hidden: Tensor) -> None:
-        hidden = hidden.reshape(*mask.shape, -1)  # OPT's MLP flattens rows and tokens
-        for reading, by_layer in pooled.items():
-            if (reading.stack, reading.site) == (stack, site):
-                by_layer[layer] = POOL[reading.pooling](hidden, mask)
-
-    return sink
-
-
-def _one_of(given: str | Sequence[str], known: Sequence[str], key: str) -> tuple[str, ...]:
-    chosen = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
-    unknown = [name for name in chosen if name not in known]
-    if unknown or not chosen:
-        raise ValueError(f"Unknown {key.split('.')[-1]} {unknown}. There are {list(known)}. Set `{key}` among these.")
-    return chosen

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -27,6 +29,11 @@ class Stack:
     blocks: nn.ModuleList
     final_norm: nn.Module | None
 
+    @property
+    def config(self) -> Any:
+        """The configuration of this stack."""
+        return self.module.config
+
 
 def find_stacks(model: PreTrainedModel) -> dict[str, Stack]:
     """The stacks of a model without a head, by name.
@@ -41,6 +48,29 @@ def find_stacks(model: PreTrainedModel) -> dict[str, Stack]:
     masked = tower.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     name = "encoder" if (masked and not tower.config.is_decoder) or tower.config.model_type == "t5" else "decoder"
     return {name: _stack(name, tower)}
+
+
+def choose_stacks(found: Mapping[str, Stack], stack: str | Sequence[str] | None, *, name: str) -> tuple[str, ...]:
+    """The stacks a user means.
+
+    Args:
+        found: What `find_stacks` gave.
+        stack: One, or several in a list; `None` is the only one there is, or the encoder.
+        name: The backbone's name, for the error.
+
+    Raises:
+        ValueError: There is no such stack, or none is named.
+    """
+    if stack is None:
+        return ("encoder",) if "encoder" in found else ("decoder",)
+    chosen = (stack,) if isinstance(stack, str) else tuple(stack)
+    missing = [own for own in chosen if own not in found]
+    if missing or not chosen:
+        raise ValueError(
+            f"Backbone '{name}' has no stack {missing}. It has {list(found)}. "
+            "Set `backbone.stack` to one or several of these."
+        )
+    return chosen
 
 
 def _stack(name: str, tower: nn.Module) -> Stack:
