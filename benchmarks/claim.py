@@ -1,4 +1,4 @@
-"""One claim of speed: two ways of doing the same work, timed in turn in one process, and the ratio of their medians."""
+"""One claim: two ways of doing the same work, measured in turn in one process, and the ratio of their medians."""
 
 from __future__ import annotations
 
@@ -16,26 +16,34 @@ class Claim:
     Attributes:
         work: What both do.
         against: What ours is compared with.
-        ours_seconds: Median of ours.
-        peer_seconds: Median of the peer, scaled up where it did a stated share of the work.
-        target: Ratio peer / ours to reach.
+        ours: Median of ours.
+        peer: Median of the peer, scaled up where it did a stated share of the work; or the limit that ours may take.
+        target: Ratio to reach.
         note: Sizes, and what share of the work the peer did.
+        unit: Of `ours` and `peer`.
+        at_most: The ratio is ours / peer and may be `target` at most; else it is peer / ours, at least `target`.
     """
 
     work: str
     against: str
-    ours_seconds: float
-    peer_seconds: float
+    ours: float
+    peer: float
     target: float
     note: str
+    unit: str = "s"
+    at_most: bool = False
 
     @property
     def ratio(self) -> float:
-        return self.peer_seconds / self.ours_seconds
+        return self.ours / self.peer if self.at_most else self.peer / self.ours
 
     @property
     def passed(self) -> bool:
-        return self.ratio >= self.target
+        return self.ratio <= self.target if self.at_most else self.ratio >= self.target
+
+    @property
+    def bound(self) -> str:
+        return f"{'≤' if self.at_most else '≥'} {self.target:g}"
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self) | {"ratio": self.ratio, "passed": self.passed}
@@ -50,8 +58,31 @@ def alternate(
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for function, times in zip((ours, peer), seconds, strict=True):
-            gc.collect()
-            start = time.perf_counter()
-            function()
-            times.append(time.perf_counter() - start)
+            times.append(timed(function))
     return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def against_slow(ours: Callable[[], object], peer: Callable[[], object], *, rounds: int = 5) -> tuple[float, float]:
+    """Median seconds of ours over `rounds`, after one untimed, and of a slow peer called once among them."""
+    ours()
+    seconds = [timed(ours) for _ in range(rounds // 2)]
+    slow = timed(peer)
+    seconds += [timed(ours) for _ in range(rounds - rounds // 2)]
+    return statistics.median(seconds), slow
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    gc.collect()
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def show(claims: list[Claim]) -> None:
+    """One line a claim, for a script run by itself."""
+    for claim in claims:
+        print(
+            f"{'pass' if claim.passed else 'FAIL'} {claim.ratio:.2f} ({claim.bound}) {claim.work}, {claim.against}: "
+            f"{claim.ours:.3g} {claim.unit} against {claim.peer:.3g} {claim.unit}; {claim.note}"
+        )

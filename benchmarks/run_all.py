@@ -20,7 +20,7 @@ def main() -> int:
     claims = [claim for module in (linear_bank, cka, tuning, extraction) for claim in module.main()]
     table = Table("work", "against", "ours s", "theirs s", "ratio", "target", "", title="Claims of speed")
     for claim in claims:
-        row = (f"{claim.ours_seconds:.2f}", f"{claim.peer_seconds:.2f}", f"{claim.ratio:.2f}", f"{claim.target:g}")
+        row = (f"{claim.ours:.2f}", f"{claim.peer:.2f}", f"{claim.ratio:.2f}", f"{claim.target:g}")
         table.add_row(claim.work, claim.against, *row, "pass" if claim.passed else "FAIL")
     console = Console()
     console.print(table)

@@ -55,8 +55,9 @@ def cka_pairs(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
     """
     hsic = hsic_with_norms(x, y, debiased=debiased)
     scale = (hsic.within_x[:, None] * hsic.within_y[None]).sqrt()
-    constant = is_constant(x)[:, None] | is_constant(y)[None]
-    return torch.where(constant | ~(scale > 0), torch.nan, hsic.between / scale)
+    constant = is_constant(x)
+    undefined = constant[:, None] | (constant if y is x else is_constant(y))[None] | ~(scale > 0)
+    return torch.where(undefined, torch.nan, hsic.between / scale)
 
 
 @invariant_to("rotation", "scale", "shift")

@@ -10,7 +10,7 @@ from torch import Tensor
 MIN_ROWS = 4
 TILE_ROWS = 256
 """Rows and columns of the part of all layers' kernels that is held at once."""
-STRIPE_ROWS = 16
+STRIPE_ROWS = 32
 """Rows of a tile whose elements are summed in float32."""
 
 
@@ -71,7 +71,8 @@ def hsic_with_norms(x: Tensor, y: Tensor, *, debiased: bool = True) -> PairHSIC:
     products = _pair_products(x, y)
     if not debiased:
         return PairHSIC(*(sums / (rows - 1) ** 2 for sums in products))
-    k, other = diagonal(x), diagonal(y)
+    k = diagonal(x)
+    other = k if same else diagonal(y)
     return PairHSIC(
         _unbiased(products.between, k @ other.T, k.sum(1)[:, None] * other.sum(1)[None], rows),
         _unbiased(products.within_x, k.square().sum(1), k.sum(1).square(), rows),
@@ -81,9 +82,11 @@ def hsic_with_norms(x: Tensor, y: Tensor, *, debiased: bool = True) -> PairHSIC:
 
 def centred(x: Tensor) -> Tensor:
     """Rows about their mean, which no HSIC of linear kernels changes by; about the mean, rounding is smallest."""
-    wide = x.double()
-    centred = wide - wide.mean(dim=1, keepdim=True)
-    return centred if x.dtype == torch.float64 else centred.float()
+    result = torch.empty_like(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    for layer, centred_layer in zip(x, result, strict=True):
+        wide = layer.double()
+        centred_layer.copy_(wide - wide.mean(dim=0))
+    return result
 
 
 def _pair_products(x: Tensor, y: Tensor) -> PairHSIC:
@@ -109,18 +112,25 @@ def _own_products(x: Tensor) -> Tensor:
 
 def _products_by_rows(x: Tensor, y: Tensor) -> PairHSIC:
     """Sums over tiles of the kernels' lower triangles, small enough for the cache, those off the diagonal twice."""
+    same = x is y
     between, within_x, within_y = (
         x.new_zeros(shape, dtype=torch.float64) for shape in ((len(x), len(y)), (len(x),), (len(y),))
     )
     for start in range(0, x.shape[1], TILE_ROWS):
         for first in range(0, start + 1, TILE_ROWS):
             kernel = _tile(x, start, first)
-            other = kernel if y is x else _tile(y, start, first)
+            other = kernel if same else _tile(y, start, first)
             twice = 1 if first == start else 2
             between += twice * (kernel @ other.mT).double().sum(0)
-            within_x += twice * kernel.square().sum(2).double().sum(0)
-            within_y += twice * other.square().sum(2).double().sum(0)
-    return PairHSIC(between, within_x, within_y)
+            within_x += twice * _squares(kernel)
+            if not same:
+                within_y += twice * _squares(other)
+    return PairHSIC(between, within_x, within_x if same else within_y)
+
+
+def _squares(kernel: Tensor) -> Tensor:
+    """Sum of squared elements of each layer's tile."""
+    return torch.linalg.vector_norm(kernel, dim=2).double().square().sum(0)
 
 
 def _tile(x: Tensor, start: int, first: int) -> Tensor:
@@ -149,7 +159,7 @@ def song_sum(trace: Tensor, row_sums: Tensor, totals: Tensor, *, rows: int) -> T
 
 def diagonal(x: Tensor) -> Tensor:
     """Diagonals of linear kernels: squared norms of rows; float64, shape `(layers, rows)`."""
-    return x.double().square().sum(2)
+    return torch.stack([torch.linalg.vector_norm(layer, dim=1, dtype=torch.float64).square() for layer in x])
 
 
 def is_constant(x: Tensor) -> Tensor:

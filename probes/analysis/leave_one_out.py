@@ -85,7 +85,9 @@ def hsic_leave_one_out(x: Tensor, y: Tensor, products: Tensor, *, debiased: bool
         debiased: Song's U-statistic, else tr(KHLH)/(rows − 1)².
     """
     rows = products.shape[1]
-    x_diagonal, y_diagonal = diagonal(x), diagonal(y)
+    same = x is y
+    x_diagonal = diagonal(x)
+    y_diagonal = x_diagonal if same else diagonal(y)
     both = x_diagonal * y_diagonal
     total = products.sum(1, keepdim=True)
     if not debiased:
@@ -95,7 +97,8 @@ def hsic_leave_one_out(x: Tensor, y: Tensor, products: Tensor, *, debiased: bool
     # Over hollow kernels: rows sum to −k(i, i) because they are centred; without row i, to −k(j, j) − k(i, j).
     x_total, y_total = x_diagonal.sum(1, keepdim=True), y_diagonal.sum(1, keepdim=True)
     on_diagonal, off_diagonal = both.sum(1, keepdim=True), products - both
-    crossed = _kernel_times(x, y_diagonal) + _kernel_times(y, x_diagonal) - 2 * both
+    x_times = _kernel_times(x, y_diagonal)
+    crossed = x_times + (x_times if same else _kernel_times(y, x_diagonal)) - 2 * both
     values = song_sum(total - on_diagonal, on_diagonal, x_total * y_total, rows=rows)
     without = song_sum(
         total - on_diagonal - 2 * off_diagonal,
@@ -149,9 +152,12 @@ def _by_features(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _kernel_times(x: Tensor, weights: Tensor) -> Tensor:
-    """Linear kernels times vectors `(layers, rows)`, without the kernels."""
-    wide = x.double()
-    return (wide @ (wide.mT @ weights[..., None]))[..., 0]
+    """Linear kernels times vectors, without the kernels; `(layers, rows)`, where one side may be one for all."""
+    products = []
+    for i in range(max(len(x), len(weights))):
+        wide = x[i % len(x)].double()
+        products.append(wide @ (wide.T @ weights[i % len(weights)]))
+    return torch.stack(products)
 
 
 def _undefined(x: Tensor, y: Tensor, *, least_odd_rows: int) -> tuple[Tensor, Tensor]:
