@@ -1,6 +1,7 @@
 """How alike are layers, how far do they follow labels, how do tasks differ? Pure functions on tensors."""
 
 from probes.analysis.agreement import rank_agreement as rank_agreement
+from probes.analysis.anisotropy import anisotropy as anisotropy
 from probes.analysis.between import BetweenTasks as BetweenTasks
 from probes.analysis.bias_floor import biased_cka_floor as biased_cka_floor
 from probes.analysis.cca import pwcca as pwcca
@@ -47,7 +48,6 @@ from probes.analysis.separability import between_share as between_share
 from probes.analysis.separability import group_identity_accuracy as group_identity_accuracy
 from probes.analysis.separability import silhouette as silhouette
 from probes.analysis.specificity import specificity as specificity
-from probes.analysis.spectra import anisotropy as anisotropy
 from probes.analysis.spectra import effective_rank as effective_rank
 from probes.analysis.spectra import matrix_entropy as matrix_entropy
 from probes.analysis.spectra import participation_ratio as participation_ratio

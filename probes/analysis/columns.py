@@ -45,6 +45,13 @@ class Column:
         """The quantity, with the role before it if there is one."""
         return f"{self.role}/{self.quantity}" if self.role else self.quantity
 
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """Both ends of the 95 % interval at every layer, shape `(layers,)`; NaN without errors."""
+        if self.estimates.errors is None:
+            unknown = np.full(len(self.layers), np.nan)
+            return unknown, unknown
+        return confidence_interval(self.estimates.values, self.estimates.errors)
+
 
 def column_results(columns: Sequence[Column]) -> list[Result]:
     """One result a cell of one quantity's columns, p corrected for looking at all of them.
@@ -64,12 +71,11 @@ def specificity_results(columns: Sequence[Column]) -> list[Result]:
     known = [own for own in errors if own is not None]
     specific, deviations = specificity(values, known if len(known) == len(columns) else None)
     reach = norm.ppf(0.975) * deviations
+    metric = f"specificity/{first.quantity.removeprefix('probe/')}"
     return [
-        _result(
+        _of_task(
+            _row(column, layer, metric, specific[row, task]),
             column,
-            layer,
-            metric=f"specificity/{first.quantity.removeprefix('probe/')}",
-            value=specific[row, task],
             ci=(specific[row, task] - reach[row, task], specific[row, task] + reach[row, task]),
             null=0.0,
         )
@@ -88,34 +94,13 @@ def column_segments(columns: Sequence[Column]) -> tuple[Segments, list[Result]]:
     values = np.stack([column.estimates.values for column in columns], axis=1)
     found = find_segments(values, layers=first.layers)
     spread, boundary = f"between_task_sd/{first.quantity}", f"boundary/{first.quantity}"
-    rows = [
-        _between(first, layer, metric=spread, value=float(value), n=len(columns))
-        for layer, value in zip(found.layers, found.profile, strict=True)
-    ]
+    rows = [_row(first, layer, spread, value) for layer, value in zip(found.layers, found.profile, strict=True)]
     for band, edge in zip(found.bands[1:], found.boundaries, strict=True):
         note = f"{band.name} begins; the shift is spread over {edge.width} layers"
-        row = _between(first, edge.layer, metric=boundary, value=edge.share, n=len(columns))
-        rows.append(replace(row, p=_known(found.p), note=note))
+        rows.append(replace(_row(first, edge.layer, boundary, edge.share), p=_known(found.p), note=note))
     if not found.boundaries:
-        row = _between(first, None, metric=boundary, value=float("nan"), n=len(columns))
-        rows.append(replace(row, p=_known(found.p), note=found.note))
-    return found, rows
-
-
-def _between(column: Column, layer: Layer | None, *, metric: str, value: float, n: int) -> Result:
-    reading = column.reading
-    return Result(
-        role=column.role,
-        task=ALL_TASKS,
-        stack=reading.stack,
-        layer=layer,
-        site=reading.site,
-        pooling=reading.pooling,
-        split="test",
-        metric=metric,
-        value=value,
-        n=n,
-    )
+        rows.append(replace(_row(first, None, boundary, np.nan), p=_known(found.p), note=found.note))
+    return found, [replace(row, task=ALL_TASKS, n=len(columns)) for row in rows]
 
 
 def _family_wise(columns: Sequence[Column]) -> list[np.ndarray]:
@@ -128,40 +113,41 @@ def _family_wise(columns: Sequence[Column]) -> list[np.ndarray]:
 
 
 def _results(column: Column, p: np.ndarray) -> list[Result]:
-    estimates = column.estimates
-    unknown = np.full(len(column.layers), np.nan)
-    low, high = (unknown, unknown)
-    if estimates.errors is not None:
-        low, high = confidence_interval(estimates.values, estimates.errors)
-    null = unknown if estimates.null is None else estimates.null.mean(0)
+    low, high = column.interval()
+    null = column.estimates.null
+    null_mean = np.full(len(column.layers), np.nan) if null is None else null.mean(0)
     return [
-        _result(
+        _of_task(
+            _row(column, layer, column.quantity, column.estimates.values[i]),
             column,
-            layer,
-            metric=column.quantity,
-            value=estimates.values[i],
             ci=(low[i], high[i]),
-            null=null[i],
+            null=null_mean[i],
             p=p[i],
         )
         for i, layer in enumerate(column.layers)
     ]
 
 
-def _result(
-    column: Column,
-    layer: Layer,
-    *,
-    metric: str,
-    value: float,
-    ci: tuple[float, float],
-    null: float,
-    p: float = float("nan"),
-) -> Result:
-    reading, missing = column.reading, bool(np.isnan(value))
+def _of_task(row: Result, column: Column, *, ci: tuple[float, float], null: float, p: float = float("nan")) -> Result:
+    """The row with how sure it is, or why it has no value."""
+    missing = bool(np.isnan(row.value))
+    return replace(
+        row,
+        task=column.task,
+        ci_low=_known(ci[0]),
+        ci_high=_known(ci[1]),
+        null_mean=None if missing else _known(null),
+        p=_known(p),
+        n=column.estimates.n,
+        note=column.estimates.note if missing else "",
+    )
+
+
+def _row(column: Column, layer: Layer | None, metric: str, value: float) -> Result:
+    """What was measured, and where."""
+    reading = column.reading
     return Result(
         role=column.role,
-        task=column.task,
         stack=reading.stack,
         layer=layer,
         site=reading.site,
@@ -169,12 +155,6 @@ def _result(
         split="test",
         metric=metric,
         value=float(value),
-        ci_low=_known(ci[0]),
-        ci_high=_known(ci[1]),
-        null_mean=None if missing else _known(null),
-        p=_known(p),
-        n=column.estimates.n,
-        note=column.estimates.note if missing else "",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Literal, ParamSpec, Protocol, TypeVar, cast, get_args
 import torch
 from torch import Tensor
 
-from probes.analysis.hsic import MIN_ROWS
+from probes.analysis.hsic import MIN_ROWS, is_constant
 
 Invariance = Literal["rotation", "scale", "shift", "invertible"]
 """`rotation`: an orthogonal map of the features, reflections included. `scale`: one positive factor. `shift`: one
@@ -118,12 +118,8 @@ def by_layer(measure: Callable[..., Tensor], *sides: Tensor) -> Tensor:
         float64, shape `(layers,)`; NaN where a side is the same in all rows.
     """
     values = torch.full((len(sides[0]),), torch.nan, dtype=torch.float64, device=sides[0].device)
+    constant = torch.stack([is_constant(side) for side in sides]).any(dim=0).tolist()
     for index, layers in enumerate(zip(*sides, strict=True)):
-        if not any(is_constant(layer) for layer in layers):
+        if not constant[index]:
             values[index] = measure(*(layer.double() for layer in layers))
     return values
-
-
-def is_constant(layer: Tensor) -> bool:
-    """Whether all rows of one layer, shape `(rows, features)`, are the same."""
-    return bool((layer == layer[:1]).all())

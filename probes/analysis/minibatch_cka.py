@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from probes.analysis.hsic import MIN_ROWS, hsic_pairs
-from probes.analysis.invariances import is_constant
+from probes.analysis.hsic import MIN_ROWS, hsic_with_norms, is_constant
 
 
 class HsicSums(NamedTuple):
@@ -76,11 +75,12 @@ def hsic_sums(x: Tensor, y: Tensor) -> HsicSums:
             f"Every minibatch wants at least {MIN_ROWS} rows; got one of {x.shape[1]}. Leave out a last batch that is "
             "shorter than the others (`drop_last=True`)."
         )
-    between = hsic_pairs(x, y)
-    if not between.isfinite().all():
+    sums = hsic_with_norms(x, y)
+    if not sums.between.isfinite().all():
         raise ValueError("A minibatch holds NaN or infinity. Drop such rows by row id, on both sides alike.")
-    x_varies, y_varies = _varies(x), _varies(y)
-    return HsicSums(between * x_varies[:, None] * y_varies, _within(x) * x_varies, _within(y) * y_varies)
+    x_varies, y_varies = ~is_constant(x), ~is_constant(y)
+    between = sums.between * x_varies[:, None] * y_varies
+    return HsicSums(between, sums.within_x * x_varies, sums.within_y * y_varies)
 
 
 def cka_of_sums(sums: HsicSums) -> Tensor:
@@ -88,11 +88,3 @@ def cka_of_sums(sums: HsicSums) -> Tensor:
     defined = (sums.within_x > 0)[:, None] & (sums.within_y > 0)
     scale = sums.within_x.sqrt()[:, None] * sums.within_y.sqrt()
     return torch.where(defined, sums.between / scale, torch.nan)
-
-
-def _within(x: Tensor) -> Tensor:
-    return torch.cat([hsic_pairs(layer[None], layer[None])[0] for layer in x])
-
-
-def _varies(x: Tensor) -> Tensor:
-    return torch.tensor([not is_constant(layer) for layer in x], device=x.device)

@@ -8,7 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from probes.analysis.invariances import by_layer, invariant_to, is_constant, require_matched_rows
+from probes.analysis.hsic import is_constant
+from probes.analysis.invariances import by_layer, invariant_to, require_matched_rows
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -113,7 +114,7 @@ def nearest(points: Tensor, k: int) -> Tensor:
 def _overlap(x: Tensor, y: Tensor, *, k: int, metric: Metric) -> Tensor:
     if metric == "cosine":
         x, y = directions(x), directions(y)
-    if any(is_constant(side) or bool(side.isnan().any()) for side in (x, y)):
+    if any(bool(is_constant(side[None]) | side.isnan().any()) for side in (x, y)):
         return x.new_tensor(torch.nan)
     return (nearest(x, k) & nearest(y, k)).double().sum() / (k * len(x))
 

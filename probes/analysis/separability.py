@@ -38,14 +38,14 @@ def silhouette(x: Tensor, groups: Tensor) -> Tensor:
 
 
 @invariant_to("rotation", "scale", "shift")
-def between_share(x: Tensor, groups: Tensor, *, debiased: bool = False) -> Tensor:
+def between_share(x: Tensor, groups: Tensor, *, debiased: bool = True) -> Tensor:
     """Share of the total variance, summed over features, that lies between the means of groups.
 
     Args:
         x: Shape `(layers, rows, features)`.
         groups: Group of every row, integers of shape `(rows,)`, in any numbering.
-        debiased: With `False` η², which for unrelated groups is (groups − 1) / (rows − 1) on average. With `True`
-            ε² = 1 − (within / (rows − groups)) / (total / (rows − 1)), which is then 0 on average, negatives included.
+        debiased: With `True` ε² = 1 − (within / (rows − groups)) / (total / (rows − 1)), which for unrelated groups is
+            0 on average, negatives included. With `False` η², which is then (groups − 1) / (rows − 1) on average.
 
     Returns:
         float64, shape `(layers,)`, at most 1; NaN where a layer is constant.
@@ -57,7 +57,7 @@ def between_share(x: Tensor, groups: Tensor, *, debiased: bool = False) -> Tenso
         ε²: Kelley 1935, PNAS 21.
 
     >>> x = torch.tensor([[[0.0], [2.0], [10.0], [12.0]]])
-    >>> round(between_share(x, torch.tensor([0, 0, 1, 1])).item(), 4)
+    >>> round(between_share(x, torch.tensor([0, 0, 1, 1]), debiased=False).item(), 4)  # 100 of 104
     0.9615
     """
     require_rows(x)

@@ -1,4 +1,4 @@
-"""How many directions a layer uses, and whether its rows all point one way: from the spectrum of its covariance."""
+"""How many directions a layer uses, from the spectrum of its covariance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from probes.analysis.invariances import invariant_to, is_constant, require_rows
+from probes.analysis.hsic import is_constant
+from probes.analysis.invariances import invariant_to, require_rows
 from probes.analysis.moments import exact_mean
 
 _EMPTY = 1e-12
@@ -96,31 +97,6 @@ def participation_ratio(x: Tensor) -> Tensor:
     return _nan_where_constant(ratios, x)
 
 
-@invariant_to("rotation", "scale")
-def anisotropy(x: Tensor) -> Tensor:
-    """Mean cosine of two distinct rows of a layer: 0 where directions are spread evenly, near 1 in a narrow cone.
-
-    Not centred: a shared mean is what it measures. Unbiased: over u the rows at unit length it is
-    (‖Σu‖² − n) / (n (n − 1)), the mean over pairs of distinct rows, so rows at random average 0 whatever n (eight
-    isotropic Gaussians 576 wide: within ±0.001 at 100 rows, ±0.0002 at 1,000).
-
-    Args:
-        x: Shape `(layers, rows, features)`.
-
-    Returns:
-        float64, shape `(layers,)`, from −1/(n − 1) to 1, over the n rows that are not all zeros; NaN where fewer than 2
-        such rows are left, and where a layer is constant.
-
-    Raises:
-        ValueError: Fewer than 4 rows, or rows that are not finite.
-
-    Source:
-        Ethayarajh 2019, arXiv:1909.00512.
-    """
-    require_rows(x)
-    return _nan_where_constant(torch.stack([mean_cosine_of_sums(*sum_of_directions(layer)) for layer in x]), x)
-
-
 def eigenvalue_shares(x: Tensor, *, centred: bool = True) -> Tensor:
     """Each direction's share of a layer's variance.
 
@@ -181,26 +157,6 @@ def require_order(alpha: float) -> None:
         raise ValueError(f"`alpha`, the order of Rényi's entropy, wants a number above 0; got {alpha}.")
 
 
-def sum_of_directions(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows at unit length, summed, and how many rows have a direction, that is are not all zeros.
-
-    Args:
-        x: Shape `(…, rows, features)`.
-
-    Returns:
-        float64, shapes `(…, features)` and `(…)`.
-    """
-    wide = x.double()
-    lengths = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    has_direction = lengths > 0
-    return torch.where(has_direction, wide / lengths, 0).sum(-2), has_direction.double().sum((-1, -2))
-
-
-def mean_cosine_of_sums(total: Tensor, rows: Tensor) -> Tensor:
-    """Mean cosine of distinct rows from `sum_of_directions`; NaN for fewer than 2 rows."""
-    return (total.square().sum(-1) - rows) / (rows * (rows - 1))
-
-
 def _second_moments(x: Tensor, *, centred: bool) -> Iterator[Tensor]:
     """Scatter or Gram matrices, whichever is smaller, of as many layers at once as memory allows."""
     rows, features = x.shape[1:]
@@ -212,5 +168,4 @@ def _second_moments(x: Tensor, *, centred: bool) -> Iterator[Tensor]:
 
 
 def _nan_where_constant(values: Tensor, x: Tensor) -> Tensor:
-    constant = torch.tensor([is_constant(layer) for layer in x], device=values.device)
-    return values.masked_fill(constant.view(-1, *[1] * (values.ndim - 1)), torch.nan)
+    return values.masked_fill(is_constant(x).view(-1, *[1] * (values.ndim - 1)), torch.nan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from probes.analysis import Column, Findings, confidence_interval
+from probes.analysis import Column, Findings
 from probes.report import BandedProfiles, Curve
 from probes.values import Reading
 
@@ -34,9 +34,4 @@ def banded_profiles(found: Findings) -> list[BandedProfiles]:
 
 def curve_of(column: Column) -> Curve:
     """One column with its 95 % intervals."""
-    estimates = column.estimates
-    unknown = np.full(len(column.layers), np.nan)
-    low, high = (unknown, unknown)
-    if estimates.errors is not None:
-        low, high = confidence_interval(estimates.values, estimates.errors)
-    return Curve(column.task, column.layers, estimates.values, low, high)
+    return Curve(column.task, column.layers, column.estimates.values, *column.interval())

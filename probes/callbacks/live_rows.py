@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from probes.activations import extract
@@ -41,3 +41,17 @@ class LiveRows:
         with frozen_view(model, self.base.tokenizer.wrapped, name="in training", **options) as live:
             for task, texts in self.texts.items():
                 yield task, extract(live, texts)
+
+
+def language_model(module: nn.Module) -> PreTrainedModel:
+    """The transformers model inside a module.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for part in module.modules():
+        if isinstance(part, PreTrainedModel):
+            return part
+    raise ValueError(
+        f"Reading a live model wants a module that holds one of transformers; got {type(module).__name__}."
+    )

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from transformers import PreTrainedModel
 from typing_extensions import override
 
-from probes.analysis import (
-    ALL_TASKS,
-    BetweenTasks,
-    Column,
-    ColumnTable,
-    Findings,
-    TaskMeasure,
-    TaskRows,
-    at_layers,
-    join_rows,
-    match_layers,
-)
+from probes.analysis import BetweenTasks, Column, ColumnTable, Findings, TaskMeasure, TaskRows
 from probes.analysis.column_table import LIVE
+from probes.analysis.measuring import between_columns, sample_rows, task_columns, task_rows
 from probes.callbacks.found import banded_profiles, summary_of
-from probes.callbacks.live_rows import LiveRows
+from probes.callbacks.live_rows import LiveRows, language_model
 from probes.report import Tracker, report_bands, report_run
 from probes.training import TaskData
-from probes.values import Activations, Estimates, Layer, LayerByTask, Reading, Result
+from probes.values import Activations, Layer, LayerByTask, Reading, Result
 
-_log = logging.getLogger(__name__)
 Reference = Callable[[str, Reading], Activations]
 """A task's name and a reading to another backbone's activations of the task's test rows."""
 
@@ -120,16 +104,13 @@ class MatrixAnalysis(Callback):
         if live is None or every is None or not trainer.is_global_zero or step % every or step in self._steps_read:
             return
         self._steps_read.add(step)
-        for task, now in live.now(_language_model(pl_module)):
+        for task, now in live.now(language_model(pl_module)):
             rows = TaskRows(now.values, live.labels.get(task), live.before(task).values)
-            self._measure(rows, f"step_{step}", now, f"{LIVE}{task}")
+            self._keep(task_columns(self.measures, rows, now, task=f"step_{step}", role=f"{LIVE}{task}"))
 
-    def _measure(self, rows: TaskRows, column: str, read: Activations, role: str) -> None:
-        """Add a column for each measure whose needs are met."""
-        for own in self.measures:
-            if own.needs == "rows" or getattr(rows, own.needs) is not None:
-                estimates = _measured(partial(own, rows), read.layers, f"{own.quantity} of '{column}'")
-                self.table.add(Column(own.quantity, own.unit, column, read.reading, read.layers, estimates, role=role))
+    def _keep(self, columns: Iterable[Column]) -> None:
+        for column in columns:
+            self.table.add(column)
 
     def add_task(self, data: TaskData) -> None:
         """Measure a task's test rows, unless that was done before: several fits may belong to one task."""
@@ -146,23 +127,18 @@ class MatrixAnalysis(Callback):
             labels: Class indices, numbers or 0/1 entries; `None` without labels.
             role: Which model they are of, where a study compares several.
         """
-        rows = self._joined(task, activations, labels)
-        reading, layers = activations.reading, activations.layers
-        self._layers[reading] = layers
-        generator = torch.Generator().manual_seed(self.seed)
-        sample = torch.randperm(rows.values.shape[1], generator=generator)[: self.rows_per_task].sort().values
-        kept = self._rows.setdefault((reading, role), {})
-        kept[task] = rows.values[:, sample].clone() if self.between else rows.values[:0]
-        self._measure(rows, task, activations, role)
+        reading = activations.reading
+        reference = None if self.reference is None else self.reference(task, reading)
+        rows = task_rows(activations, labels, reference)
+        self._layers[reading] = activations.layers
+        most = self.rows_per_task if self.between else 0
+        self._rows.setdefault((reading, role), {})[task] = sample_rows(rows.values, most, seed=self.seed)
+        self._keep(task_columns(self.measures, rows, activations, task=task, role=role))
 
     def findings(self) -> Findings:
         """Everything measured so far and what follows from it."""
         for (reading, role), rows in self._rows.items():
-            known = [own for own in rows.values() if own.numel()]
-            for measure in self.between if len(known) > 1 else ():
-                layers = self._layers[reading]
-                own = _measured(partial(measure, known), layers, measure.quantity)
-                self.table.add(Column(measure.quantity, measure.unit, ALL_TASKS, reading, layers, own, role=role))
+            self._keep(between_columns(self.between, [*rows.values()], self._layers[reading], reading, role=role))
         return self.table.findings()
 
     def finish(
@@ -200,36 +176,3 @@ class MatrixAnalysis(Callback):
         )
         report_bands(output_dir, banded_profiles(found), tracker=tracker, primary=next(iter(self._layers), None))
         return Report(everything, heatmaps)
-
-    def _joined(self, task: str, activations: Activations, labels: Tensor | None) -> TaskRows:
-        if self.reference is None:
-            return TaskRows(activations.values, labels)
-        joined = join_rows(activations, self.reference(task, activations.reading))
-        if labels is not None and joined.x is not activations:
-            kept = set(joined.x.row_ids)
-            labels = labels[[row in kept for row in activations.row_ids]]
-        matched = match_layers(activations.layers, joined.y.layers)
-        return TaskRows(joined.x.values, labels, at_layers(joined.y, matched))
-
-
-def _measured(measure: Callable[[], Estimates], layers: tuple[Layer, ...], name: str) -> Estimates:
-    """What is measured; where rows do not suffice, unknown with the reason: a run is not lost for one cell."""
-    try:
-        return measure()
-    except ValueError as error:
-        _log.warning("No %s: %s", name, error)
-        return Estimates(np.full(len(layers), np.nan), 0, note=str(error))
-
-
-def _language_model(module: LightningModule) -> PreTrainedModel:
-    """The transformers model inside a module.
-
-    Raises:
-        ValueError: There is none.
-    """
-    for part in module.modules():
-        if isinstance(part, PreTrainedModel):
-            return part
-    raise ValueError(
-        f"Reading a live model wants a module that holds one of transformers; got {type(module).__name__}."
-    )

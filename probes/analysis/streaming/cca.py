@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from probes.analysis.cca import Truncation, pwcca_of_moments, svcca_of_moments
 from probes.analysis.moments import Moments, unpack_layers
 from probes.analysis.streaming.pair_moments import PairMoments
 
 
-class SVCCA(PairMoments):
-    """`svcca` of layer k of x with layer k of y, over rows that come in batches.
+class CanonicalCorrelations(PairMoments, ABC):
+    """A mean of canonical correlations of layer k of x with layer k of y, over rows that come in batches.
 
     Memory as `LinearCKA`, whose sums it shares in a `MetricCollection`.
 
@@ -21,21 +22,23 @@ class SVCCA(PairMoments):
         num_layers: Layers of both sides.
         x_features: Features of x.
         y_features: Features of y.
-        variance: As in `svcca`.
+        variance: Share of each side's variance to keep, in (0, 1].
         ridge: As in `svcca`.
 
     Raises:
         ValueError: `variance` or `ridge` is out of range.
     """
 
-    def __init__(
-        self, num_layers: int, x_features: int, y_features: int, *, variance: float = 0.99, ridge: float = 0.0
-    ) -> None:
+    def __init__(self, num_layers: int, x_features: int, y_features: int, *, variance: float, ridge: float) -> None:
         super().__init__(num_layers, x_features, y_features)
         self.truncation = Truncation(variance=variance, ridge=ridge)
 
+    @abstractmethod
+    def of_layer(self, moments: Moments) -> Tensor:
+        """The measure of one layer, float64 scalar; NaN where a side is constant."""
+
     def compute(self) -> Tensor:
-        """SVCCA of every layer.
+        """The measure of every layer.
 
         Returns:
             float64, shape `(layers,)`; NaN where a layer is constant.
@@ -44,45 +47,30 @@ class SVCCA(PairMoments):
             ValueError: Fewer than 4 rows came, or too few for the components kept.
         """
         self.require_enough_rows()
-        return _of_every_layer(svcca_of_moments, self, self.truncation)
+        return torch.stack([self.of_layer(moments) for moments in unpack_layers(self.xy, self.xx, self.yy)])
 
 
-class PWCCA(PairMoments):
-    """`pwcca` of layer k of x with layer k of y, over rows that come in batches; x gives the weights.
+class SVCCA(CanonicalCorrelations):
+    """`svcca` over rows that come in batches; arguments as in `CanonicalCorrelations`."""
 
-    Memory as `LinearCKA`, whose sums it shares in a `MetricCollection`.
+    def __init__(
+        self, num_layers: int, x_features: int, y_features: int, *, variance: float = 0.99, ridge: float = 0.0
+    ) -> None:
+        super().__init__(num_layers, x_features, y_features, variance=variance, ridge=ridge)
 
-    Args:
-        num_layers: Layers of both sides.
-        x_features: Features of x.
-        y_features: Features of y.
-        variance: As in `pwcca`.
-        ridge: As in `pwcca`.
+    @override
+    def of_layer(self, moments: Moments) -> Tensor:
+        return svcca_of_moments(moments, self.truncation)
 
-    Raises:
-        ValueError: `variance` or `ridge` is out of range.
-    """
+
+class PWCCA(CanonicalCorrelations):
+    """`pwcca` over rows that come in batches, x giving the weights; arguments as in `CanonicalCorrelations`."""
 
     def __init__(
         self, num_layers: int, x_features: int, y_features: int, *, variance: float = 1.0, ridge: float = 0.0
     ) -> None:
-        super().__init__(num_layers, x_features, y_features)
-        self.truncation = Truncation(variance=variance, ridge=ridge)
+        super().__init__(num_layers, x_features, y_features, variance=variance, ridge=ridge)
 
-    def compute(self) -> Tensor:
-        """PWCCA of every layer.
-
-        Returns:
-            float64, shape `(layers,)`; NaN where a layer is constant.
-
-        Raises:
-            ValueError: Fewer than 4 rows came, or too few for the components kept.
-        """
-        self.require_enough_rows()
-        return _of_every_layer(pwcca_of_moments, self, self.truncation)
-
-
-def _of_every_layer(
-    measure: Callable[[Moments, Truncation], Tensor], sums: PairMoments, truncation: Truncation
-) -> Tensor:
-    return torch.stack([measure(layer, truncation) for layer in unpack_layers(sums.xy, sums.xx, sums.yy)])
+    @override
+    def of_layer(self, moments: Moments) -> Tensor:
+        return pwcca_of_moments(moments, self.truncation)

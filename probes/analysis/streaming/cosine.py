@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from probes.analysis.streaming.batches import require_batch, require_enough_rows, require_same_rows
-from probes.analysis.streaming.feature_range import FeatureRange
+from probes.analysis.streaming.batches import require_batch, require_same_rows
+from probes.analysis.streaming.direction_sums import DirectionSums
 
 
-class MatchedCosine(Metric):
+class MatchedCosine(DirectionSums):
     """`matched_cosine` of layer k of x with layer k of y in one feature space, over rows that come in batches.
 
     Args:
@@ -18,23 +17,8 @@ class MatchedCosine(Metric):
         features: Features of both sides.
     """
 
-    full_state_update = False
-    is_differentiable = False
-    total: Tensor
-    directed_rows: Tensor
-    rows: Tensor
-    lowest: Tensor
-    highest: Tensor
-
     def __init__(self, num_layers: int, features: int) -> None:
-        super().__init__()
-        self.num_layers, self.features = num_layers, features
-        self.add_state("total", torch.zeros(num_layers, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("directed_rows", torch.zeros(num_layers, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
-        unseen = FeatureRange.empty(2 * num_layers, features)
-        self.add_state("lowest", unseen.lowest, dist_reduce_fx="min")
-        self.add_state("highest", unseen.highest, dist_reduce_fx="max")
+        super().__init__(num_layers, features, total_shape=(num_layers,), sides=2)
 
     def update(self, x: Tensor, y: Tensor) -> None:
         """Add a batch.
@@ -50,10 +34,7 @@ class MatchedCosine(Metric):
         require_batch(y, layers=self.num_layers, features=self.features, name="y")
         require_same_rows(x.shape[1], y.shape[1])
         if x.shape[1] > 0:
-            total, directed_rows = sum_of_cosines(x, y)
-            self.total, self.directed_rows = self.total + total, self.directed_rows + directed_rows
-            self.rows = self.rows + x.shape[1]
-            self.lowest, self.highest = FeatureRange(self.lowest, self.highest).widened(torch.cat([x, y]))
+            self.add(*sum_of_cosines(x, y), x, y)
 
     def compute(self) -> Tensor:
         """Mean cosine of every layer.
@@ -64,9 +45,7 @@ class MatchedCosine(Metric):
         Raises:
             ValueError: Fewer than 4 rows came.
         """
-        require_enough_rows(int(self.rows), metric="MatchedCosine")
-        constant = FeatureRange(self.lowest, self.highest).constant_layers().view(2, -1).any(dim=0)
-        return (self.total / self.directed_rows).masked_fill(constant, torch.nan)
+        return (self.total / self.directed_rows).masked_fill(self.constant_layers(), torch.nan)
 
 
 def sum_of_cosines(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

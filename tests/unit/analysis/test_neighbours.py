@@ -55,7 +55,7 @@ def test_every_row_has_k_neighbours_and_is_none_of_its_own_among_duplicates():
     found = nearest(points, 7)
     assert found.sum(dim=1).tolist() == [7] * 200
     assert not found.diagonal().any()
-    assert found[130].nonzero().flatten()[:3].tolist() == [30, 80, 180] or found[130, [30, 80, 180]].all()
+    assert found[130, [30, 80, 180]].all()  # its own duplicates
 
 
 def test_distances_are_symmetric_and_exact_for_rows_that_nearly_coincide():

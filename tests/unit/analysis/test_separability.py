@@ -58,7 +58,7 @@ def test_between_share_of_one_feature_is_what_the_f_test_says():
     groups = uneven(60)
     x = planted(2, 60, 1, groups)
     for layer, biased, debiased in zip(
-        x, between_share(x, groups), between_share(x, groups, debiased=True), strict=True
+        x, between_share(x, groups, debiased=False), between_share(x, groups, debiased=True), strict=True
     ):
         f = f_oneway(*[layer[groups == name, 0].double() for name in groups.unique()]).statistic
         assert biased.item() == pytest.approx(f * 2 / (f * 2 + 57), abs=1e-10)
@@ -70,14 +70,14 @@ def test_between_share_is_the_variance_of_group_means_over_all_features():
     x = planted(1, 60, 7, groups).double()
     means = torch.stack([x[0, groups == name].mean(0) for name in groups])
     expected = means.var(dim=0).sum() / x[0].var(dim=0).sum()
-    torch.testing.assert_close(between_share(x, groups)[0], expected)
+    torch.testing.assert_close(between_share(x, groups, debiased=False)[0], expected)
 
 
 def test_debiased_share_is_0_on_average_over_all_assignments_and_the_biased_share_is_not():
     x = draw(1, 7, 3).double()
     assignments = [torch.tensor(order) for order in set(itertools.permutations([0, 0, 0, 1, 1, 2, 2]))]
-    debiased = torch.cat([between_share(x, groups, debiased=True) for groups in assignments])
-    biased = torch.cat([between_share(x, groups) for groups in assignments])
+    debiased = torch.cat([between_share(x, groups) for groups in assignments])
+    biased = torch.cat([between_share(x, groups, debiased=False) for groups in assignments])
     assert len(assignments) == 210
     assert debiased.mean().item() == pytest.approx(0, abs=1e-12)
     assert biased.mean().item() == pytest.approx(2 / 6, abs=1e-12)

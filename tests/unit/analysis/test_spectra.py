@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from probes.analysis import spectra
-from probes.analysis.spectra import anisotropy, effective_rank, eigenvalue_shares, matrix_entropy, participation_ratio
+from probes.analysis.anisotropy import anisotropy
+from probes.analysis.spectra import effective_rank, eigenvalue_shares, matrix_entropy, participation_ratio
 
 MEASURES = [effective_rank, matrix_entropy, participation_ratio, anisotropy]
 
