@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from typing import get_args
 
 from probes.analysis.columns import Column, column_results, column_segments, specificity_results
+from probes.analysis.permutations import Tail
 from probes.analysis.segments import Segments
 from probes.values import LayerByTask, Reading, Result
 
@@ -36,9 +38,18 @@ class ColumnTable:
         specificity_of: Names of quantities to double-centre, layer by task; `*` stands for anything. A name without a
             role means the quantity in every role.
         segments_of: Names of quantities whose spread over tasks parts layers into bands; `*` as above.
+        tail: How small p of a permutation null can get, as in `family_wise_p`.
+
+    Raises:
+        ValueError: An unknown tail.
     """
 
-    def __init__(self, *, specificity_of: Sequence[str] = (), segments_of: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, specificity_of: Sequence[str] = (), segments_of: Sequence[str] = (), tail: Tail = "counted"
+    ) -> None:
+        if tail not in get_args(Tail):
+            raise ValueError(f"Unknown tail {tail!r}. There are {list(get_args(Tail))}. Set `analysis.tail` to one.")
+        self.tail: Tail = tail
         self.specificity_of, self.segments_of = tuple(specificity_of), tuple(segments_of)
         self._columns: dict[tuple[Reading, str], dict[str, Column]] = {}
         self._silent: set[str] = set()
@@ -60,7 +71,7 @@ class ColumnTable:
             groups = {name: [*own.values()] for (of, name), own in self._columns.items() if of == reading}
             for name, columns in groups.items():
                 if name not in self._silent:
-                    _keep(found, columns, column_results(columns))
+                    _keep(found, columns, column_results(columns, tail=self.tail))
             for name, columns in groups.items():
                 if columns[0].role.startswith(LIVE):
                     continue

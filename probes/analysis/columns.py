@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import norm
 
 from probes.analysis.intervals import confidence_interval
-from probes.analysis.permutations import family_wise_p
+from probes.analysis.permutations import Tail, family_wise_p
 from probes.analysis.segments import Segments, find_segments
 from probes.analysis.specificity import specificity
 from probes.values import Estimates, Layer, Reading, Result
@@ -53,13 +53,14 @@ class Column:
         return confidence_interval(self.estimates.values, self.estimates.errors)
 
 
-def column_results(columns: Sequence[Column]) -> list[Result]:
+def column_results(columns: Sequence[Column], *, tail: Tail = "counted") -> list[Result]:
     """One result a cell of one quantity's columns, p corrected for looking at all of them.
 
     Args:
         columns: Of one quantity and reading, with the same layers; nulls with as many draws in all or none.
+        tail: As in `family_wise_p`.
     """
-    p = _family_wise(columns)
+    p = _family_wise(columns, tail)
     return [result for column, own in zip(columns, p, strict=True) for result in _results(column, own)]
 
 
@@ -103,13 +104,13 @@ def column_segments(columns: Sequence[Column]) -> tuple[Segments, list[Result]]:
     return found, [replace(row, task=ALL_TASKS, n=len(columns)) for row in rows]
 
 
-def _family_wise(columns: Sequence[Column]) -> list[np.ndarray]:
+def _family_wise(columns: Sequence[Column], tail: Tail) -> list[np.ndarray]:
     nulls = [column.estimates.null for column in columns]
     tested = [null for null in nulls if null is not None and len(null) > 1]
     if len(tested) < len(columns) or len({len(null) for null in tested}) != 1:
         return [np.full(len(column.layers), np.nan) for column in columns]
     observed = np.concatenate([column.estimates.values for column in columns])
-    return np.split(family_wise_p(observed, np.concatenate(tested, axis=1)), len(columns))
+    return np.split(family_wise_p(observed, np.concatenate(tested, axis=1), tail=tail), len(columns))
 
 
 def _results(column: Column, p: np.ndarray) -> list[Result]:

@@ -8,6 +8,7 @@ pass over it each. All layers share the permutations of a task's rows, so that t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -81,7 +82,10 @@ def cka_null(x: Tensor, y: Tensor, *, norm: Tensor, permutations: int = 200, see
     return song_sum(products - on_diagonal, on_diagonal, totals, rows=x.shape[1]) / norm
 
 
-def family_wise_p(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
+Tail = Literal["counted", "moments"]
+
+
+def family_wise_p(observed: np.ndarray, null: np.ndarray, *, tail: Tail = "counted") -> np.ndarray:
     """Probability, if nothing is related, that any cell lies as far above its null as this one does.
 
     Cells are compared in units of their own null's deviation, so that a noisy cell does not hide the others.
@@ -89,9 +93,11 @@ def family_wise_p(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
     Args:
         observed: Shape `(cells,)`; NaN cells stay NaN, and so do cells whose null does not vary.
         null: The same under permutations, shape `(permutations, cells)`.
+        tail: `counted`, or `moments`: a cell above all permutations of all cells gets more digits than they can count,
+            its `moment_matched_tail` times the number of cells where that is smaller; so times too large, not small.
 
     Returns:
-        float64, shape `(cells,)`, at least `1 / (permutations + 1)`.
+        float64, shape `(cells,)`; counted at least `1 / (permutations + 1)`.
 
     Source:
         Westfall and Young 1993, single-step maxT.
@@ -104,6 +110,10 @@ def family_wise_p(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
     above = (largest[:, None] >= (observed[known] - mean) / deviation).sum(0)
     p = np.full(observed.shape, np.nan)
     p[known] = (1 + above) / (1 + len(null))
+    if tail == "moments":
+        beyond = np.flatnonzero(known)[above == 0]
+        matched = known.sum() * moment_matched_tail(observed[beyond], null[:, beyond])
+        p[beyond] = np.minimum(p[beyond], matched)
     return p
 
 

@@ -14,6 +14,7 @@ from typing_extensions import override
 from probes.analysis import BetweenTasks, Column, ColumnTable, Findings, TaskMeasure, TaskRows
 from probes.analysis.column_table import LIVE
 from probes.analysis.measuring import between_columns, sample_rows, task_columns, task_rows
+from probes.analysis.permutations import Tail
 from probes.callbacks.found import banded_profiles, summary_of
 from probes.callbacks.live_rows import LiveRows, language_model
 from probes.report import Tracker, report_bands, report_run
@@ -43,6 +44,7 @@ class MatrixAnalysis(Callback):
         between: Quantities of all tasks together, in a column of their own.
         specificity_of: Names of quantities to double-centre, layer by task; `*` stands for anything.
         segments_of: Names of quantities whose spread over tasks parts layers into bands; `*` as above.
+        tail: `counted`, or `moments` for p smaller than permutations can count; see `family_wise_p`.
         rows_per_task: Rows of each task, drawn by `seed`, that quantities between tasks see.
         seed: Decides these rows.
         reference: Gives another backbone's activations of the same rows.
@@ -58,6 +60,7 @@ class MatrixAnalysis(Callback):
         between: Mapping[str, BetweenTasks] | None = None,
         specificity_of: Sequence[str] = (),
         segments_of: Sequence[str] = (),
+        tail: Tail = "counted",
         rows_per_task: int = 64,
         seed: int = 0,
         reference: Reference | None = None,
@@ -68,7 +71,7 @@ class MatrixAnalysis(Callback):
             raise ValueError(f"`callbacks.every_n_steps` wants at least 1, or null; got {every_n_steps}.")
         super().__init__()
         self.measures, self.between = tuple((measures or {}).values()), tuple((between or {}).values())
-        self.table = ColumnTable(specificity_of=specificity_of, segments_of=segments_of)
+        self.table = ColumnTable(specificity_of=specificity_of, segments_of=segments_of, tail=tail)
         self.reference, self.live, self.every_n_steps = reference, live, every_n_steps
         self.rows_per_task, self.seed = rows_per_task, seed
         self._rows: dict[tuple[Reading, str], dict[str, Tensor]] = {}

@@ -82,3 +82,20 @@ def test_a_later_column_of_a_task_takes_the_place_of_the_earlier():
     kept = [c.estimates.values for c in table.columns("base/label_cka", READING)]
     np.testing.assert_array_equal(kept[1], column("trec", 9).estimates.values)
     np.testing.assert_array_equal(kept[0], column("sst2", 0).estimates.values)
+
+
+def test_a_tail_beyond_the_permutations_gives_smaller_p_where_they_end():
+    rng = np.random.default_rng(0)
+    estimates = Estimates(np.array([9.0, 0.1, 0.0]), 30, null=rng.normal(size=(99, 3)))
+    p = {}
+    for tail in ("counted", "moments"):
+        table = ColumnTable(tail=tail)
+        table.add(Column("label_cka", "CKA", "sst2", READING, LAYERS, estimates))
+        p[tail] = [result.p for result in table.findings().results]
+    assert p["moments"][0] < p["counted"][0] == 0.01
+    assert p["moments"][1:] == p["counted"][1:]
+
+
+def test_an_unknown_tail_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"Unknown tail 'normal'.*counted.*moments.*`analysis\.tail`"):
+        ColumnTable(tail="normal")  # type: ignore[arg-type]

@@ -168,3 +168,17 @@ class TestMomentMatchedTail:
         tails = np.array([moment_matched_tail(value, null)[0] for value in values])
         assert 1 / 401 > tails[0] > tails[1] > tails[2] > 0
         assert {family_wise_p(value, null)[0] for value in values} == {1 / 401}
+
+    def test_with_it_cells_beyond_all_permutations_get_digits_and_the_others_keep_theirs(self):
+        null = null_of(draw(1, 40, 6), draw(1, 40, 2, seed=1), permutations=400).numpy()
+        null = np.concatenate([null, null[::-1] * 2 + 1, np.full((400, 1), np.nan)], axis=1)
+        observed = np.array([null[:, 0].max() * 3, 1.0, 0.5])
+        counted, matched = family_wise_p(observed, null), family_wise_p(observed, null, tail="moments")
+        assert counted[0] == 1 / 401
+        assert matched[0] == pytest.approx(2 * moment_matched_tail(observed[:1], null[:, :1])[0])
+        np.testing.assert_array_equal(matched[1:], counted[1:])
+
+    def test_it_never_raises_a_counted_p(self):
+        null = np.random.default_rng(0).exponential(size=(99, 50))
+        observed = null.max(0) * 1.01
+        assert (family_wise_p(observed, null, tail="moments") <= family_wise_p(observed, null)).all()
