@@ -62,13 +62,16 @@ def alternate(
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
 
-def against_slow(ours: Callable[[], object], peer: Callable[[], object], *, rounds: int = 5) -> tuple[float, float]:
-    """Median seconds of ours over `rounds`, after one untimed, and of a slow peer called once among them."""
-    ours()
+def against_slow(
+    ours: Callable[[], object], *peers: Callable[[], object], rounds: int = 5, warm_up: bool = True
+) -> tuple[float, ...]:
+    """Median seconds of ours over `rounds`, and of slow peers called once each among them."""
+    if warm_up:
+        ours()
     seconds = [timed(ours) for _ in range(rounds // 2)]
-    slow = timed(peer)
+    slow = [timed(peer) for peer in peers]
     seconds += [timed(ours) for _ in range(rounds - rounds // 2)]
-    return statistics.median(seconds), slow
+    return statistics.median(seconds), *slow
 
 
 def timed(function: Callable[[], object]) -> float:

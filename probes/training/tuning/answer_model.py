@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .examples import Example
+
+_SHORT = 256
+"""Tokens a row up to which plain attention in bfloat16 is differentiated faster on a CPU than torch's fused one."""
 
 
 class AnswerBatch(NamedTuple):
@@ -44,13 +48,14 @@ class AnswerModel(nn.Module):
 
     Args:
         model: A causal language model, adapters and all.
-        autocast: Multiply matrices in bfloat16.
+        autocast: Multiply matrices in bfloat16; on a CPU short rows then take plain attention, chosen batch by batch.
     """
 
     def __init__(self, model: PreTrainedModel, *, autocast: bool = False) -> None:
         super().__init__()
         self.model = model
         self.autocast = autocast
+        self._may_switch = autocast and self.device.type == "cpu" and model._can_set_attn_implementation()
         self.own_logits = not self._head_is_all()
 
     @property
@@ -60,7 +65,7 @@ class AnswerModel(nn.Module):
 
     def forward(self, batch: AnswerBatch) -> Tensor:
         """Cross-entropy of every answer token, nats, float32, shape `(answer tokens,)`, in the order of the batch."""
-        with self._precision():
+        with self._precision(batch.input_ids.shape[1]):
             if self.own_logits:
                 logits = self.model(input_ids=batch.input_ids, use_cache=False).logits
                 logits = logits.flatten(0, 1)[batch.positions]
@@ -81,12 +86,23 @@ class AnswerModel(nn.Module):
         options: dict[str, Any] = {"past_key_values": cache, "use_cache": True, "attention_mask": attention_mask}
         if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
             options["logits_to_keep"] = 1
-        with self._precision():
+        with self._precision(attention_mask.shape[1]):
             output = self.model(input_ids=input_ids, **options)
         return output.logits[:, -1].argmax(-1), output.past_key_values
 
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast)
+    @contextmanager
+    def _precision(self, tokens: int) -> Iterator[None]:
+        """Multiply in the precision asked for, attention over so many tokens by the kernel that suits it."""
+        own = self.model.config._attn_implementation or "eager"
+        plain = self._may_switch and tokens <= _SHORT and own != "eager"
+        if plain:
+            self.model.set_attn_implementation("eager")
+        try:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+                yield
+        finally:
+            if plain:
+                self.model.set_attn_implementation(own)
 
     def _hidden(self, input_ids: Tensor) -> Tensor:
         return self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
@@ -102,7 +118,7 @@ class AnswerModel(nn.Module):
         training = self.model.training
         self.model.eval()
         ids = torch.arange(1, 4, device=self.device)[None] % self.model.config.get_text_config().vocab_size
-        with self._precision():
+        with self._precision(ids.shape[1]):
             own = self.model(input_ids=ids, use_cache=False).logits.float()
             ours = self._head(self._hidden(ids)).float()
         self.model.train(training)

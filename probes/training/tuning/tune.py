@@ -27,8 +27,6 @@ from .settings import TuningSettings
 from .store import TuningPlace, read_scores, scores_key, weights_key, write_scores
 from .tuned_model import TunedModel
 
-_SHORT = 256  # tokens up to which attention weights take little memory
-
 
 def tune(
     task: str,
@@ -145,12 +143,7 @@ class _Job:
         if precision == "float32":
             model.float()
         half = precision == "bfloat16" or (precision == "auto" and self.backbone.dtype == torch.bfloat16)
-        if half and self.backbone.device.type == "cpu" and self._longest() <= _SHORT:
-            model.set_attn_implementation("eager")  # torch's fused bfloat16 attention is slow to differentiate on a CPU
         return AnswerModel(model, autocast=half)
-
-    def _longest(self) -> int:
-        return max(example.num_inputs for split in self.data.values() for example in split)
 
     def _score(self, model: PreTrainedModel, path: Path) -> AnswerScores:
         scores = evaluate(

@@ -1,27 +1,14 @@
-import numpy as np
 import pytest
 import torch
 from tiny_models import _LLAMA, tiny_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
-from tuning_samples import encoded, tuned_model
+from tuning_samples import encoded, labelled, tuned_model
 
 from probes.backbones import tiny_backbone
 from probes.training.tuning import TuningSettings
 from probes.training.tuning.answer_model import AnswerBatch, AnswerModel
 
 EXAMPLES = encoded(tiny_backbone())
-
-
-def labelled(examples):
-    """A padded batch as transformers' own training loop has it: masks, and -100 on prompts and pads."""
-    width = max(len(e.prompt) + len(e.answer) for e in examples)
-    ids, mask = (torch.zeros(len(examples), width, dtype=torch.long) for _ in range(2))
-    labels = torch.full_like(ids, -100)
-    for row, (prompt, answer) in enumerate(examples):
-        sequence = torch.from_numpy(np.concatenate([prompt, answer])).long()
-        ids[row, : len(sequence)], mask[row, : len(sequence)] = sequence, 1
-        labels[row, len(prompt) : len(sequence)] = sequence[len(prompt) :]
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 def gemma_with_capped_logits():
@@ -70,3 +57,18 @@ def test_autocast_multiplies_in_bfloat16_and_still_answers_in_float32():
     assert half.dtype == torch.float32
     assert not torch.equal(half, exact)
     torch.testing.assert_close(half, exact, rtol=0, atol=0.1)
+
+
+def test_short_batches_in_half_precision_take_plain_attention_and_the_model_keeps_its_own(monkeypatch):
+    monkeypatch.setattr("probes.training.tuning.answer_model._SHORT", 12)
+    model = tuned_model(TuningSettings()).model
+    half, used = AnswerModel(model, autocast=True), []
+    model.base_model.register_forward_pre_hook(lambda *_: used.append(model.config._attn_implementation))
+    widths = sorted({example.num_inputs for example in EXAMPLES})
+    for width in widths:
+        example = next(example for example in EXAMPLES if example.num_inputs == width)
+        half(AnswerBatch.of([example], device=torch.device("cpu")))
+    assert used == ["eager" if width <= 12 else "sdpa" for width in widths]
+    assert len(set(used)) == 2
+    AnswerModel(model)(AnswerBatch.of(EXAMPLES, device=torch.device("cpu")))
+    assert used[-1] == model.config._attn_implementation == "sdpa"

@@ -1,11 +1,10 @@
 import logging
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
-from tuning_samples import encoded, tuned_model
+from tuning_samples import encoded, labelled, tuned_model
 
 from probes.backbones import tiny_backbone
 from probes.training.seeds import derive_seed
@@ -71,15 +70,8 @@ def plain_loop(settings: TuningSettings, total_steps: int) -> dict[str, torch.Te
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     batches = StepBatches(EXAMPLES, 8, total_steps=total_steps, seed=3)
     for step, batch in enumerate(batches):
-        width = max(len(e.prompt) + len(e.answer) for e in batch)
-        ids, mask = (torch.zeros(len(batch), width, dtype=torch.long) for _ in range(2))
-        labels = torch.full_like(ids, -100)
-        for row, (prompt, answer) in enumerate(batch):
-            sequence = torch.from_numpy(np.concatenate([prompt, answer])).long()
-            ids[row, : len(sequence)], mask[row, : len(sequence)] = sequence, 1
-            labels[row, len(prompt) : len(sequence)] = sequence[len(prompt) :]
         optimizer.zero_grad()
-        model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        model(**labelled(batch)).loss.backward()
         clip_grad_norm_(parameters, settings.gradient_clip_norm)
         share = learning_rate_share(step, total_steps=total_steps, warmup_share=0.03, schedule="cosine")
         optimizer.param_groups[0]["lr"] = settings.learning_rate * share
