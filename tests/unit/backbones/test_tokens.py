@@ -91,3 +91,19 @@ def test_a_tokenizer_without_a_pad_token_is_handled():
     alone = backbone(*pad_right(ids[:1], length=1, pad_id=backbone.pad_id), readings=readings)
     for reading in readings:
         np.testing.assert_allclose(together[reading][:, 0], alone[reading][:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_many_texts_are_tokenised_as_each_alone():
+    tokenizer = Tokenizer(byte_tokenizer(), max_length=6)
+    texts = [f"text {i}" for i in range(2100)]
+    together = tokenizer(texts)
+    rows = [0, 9, 10, 1023, 1024, 2047, 2048, 2099]
+    assert [together.text_ids[i] for i in rows] == [tokenizer([texts[i]]).text_ids[0] for i in rows]
+    assert len(together.ids) == 2100
+    assert together.num_cut == 2090
+    assert together.num_tokens_cut == sum(len(text) - 6 for text in texts)
+
+
+def test_an_empty_text_far_behind_is_refused_by_its_number():
+    with pytest.raises(ValueError, match=r"1 of 1501 texts have no tokens; the first is number 1500, ''"):
+        Tokenizer(byte_tokenizer(), max_length=9)([*map(str, range(1500)), ""])
