@@ -16,8 +16,8 @@ def hash_bits(numbers: Tensor) -> Tensor:
     Two rounds of xor-shift and multiplication, as in splitmix64; multiplication wraps around.
     """
     for _ in range(2):
-        numbers = (numbers ^ ((numbers >> 31) & _LOW_32)) * _MULTIPLIER
-    return (numbers >> 32) & _LOW_32
+        numbers = (numbers >> 31).bitwise_and_(_LOW_32).bitwise_xor_(numbers).mul_(_MULTIPLIER)
+    return numbers.bitwise_right_shift_(32).bitwise_and_(_LOW_32)
 
 
 class KeyedDropout(nn.Module):
@@ -49,7 +49,7 @@ class KeyedDropout(nn.Module):
         offset = hash_bits(self.key + self.step * 1_000_003 + self.calls) * _STRIDE
         index = torch.arange(x.numel(), device=x.device).view(x.shape)
         keep = hash_bits(index * _STRIDE + offset) >= int(self.probability * 2**32)
-        return x * keep / (1 - self.probability)
+        return (x * keep).div_(1 - self.probability)
 
 
 def use_keyed_dropout(module: nn.Module) -> list[KeyedDropout]:

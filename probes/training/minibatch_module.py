@@ -54,7 +54,7 @@ class MinibatchProbeModule(ProbeModule):
         own = getattr(self.bank.probe, "configure_optimizer", None)
         if own is not None:
             return own(parameters)
-        return AdamW(parameters, lr=self.settings.learning_rate, weight_decay=0.0)
+        return AdamW(parameters, lr=self.settings.learning_rate, weight_decay=0.0, fused=True)
 
     def _losses(self, batch: RowBatch) -> Tensor:
         """Weighted sum over the batch's rows of each probe's loss `(layers, replicas)`, times what a row counts."""
@@ -71,7 +71,10 @@ class MinibatchProbeModule(ProbeModule):
 
     def training_step(self, batch: RowBatch) -> Tensor:
         """Sum the probes' losses: each one's gradient is its own."""
-        return (self._losses(batch) + self.penalties / 2 * self._squared_norms()).sum()
+        losses = self._losses(batch)
+        if any(self.settings.penalties):
+            losses = losses + self.penalties / 2 * self._squared_norms()
+        return losses.sum()
 
     def _squared_norms(self) -> Tensor:
         norms = torch.zeros(self.bank.shape, device=self.device)
@@ -117,7 +120,7 @@ class MinibatchProbeModule(ProbeModule):
 def clip_each_probe(parameters: Iterator[nn.Parameter], largest: float) -> None:
     """Scale down, in place, the gradients of those probes (first axis) whose norm over all parameters is too large."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients])
-    scale = (largest / squares.sum(0).sqrt().clamp_min(1e-12)).clamp_max(1)
+    norms = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients])
+    scale = (largest / torch.linalg.vector_norm(norms, dim=0).clamp_min(1e-12)).clamp_max(1)
     for gradient in gradients:
         gradient.mul_(scale.view(-1, *[1] * (gradient.ndim - 1)))

@@ -32,7 +32,7 @@ class Rows:
 
     def at(self, rows: Tensor) -> Rows:
         """Return some of the rows, by index."""
-        return Rows(self.values[:, rows], self.targets[:, rows], self.weights[:, rows])
+        return Rows(self.values.index_select(1, rows), self.targets[:, rows], self.weights[:, rows])
 
     def of_layers(self, layers: slice | Tensor) -> Rows:
         """Return some of the layers."""

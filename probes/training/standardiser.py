@@ -49,7 +49,7 @@ class Standardiser(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Standardise activations `(layers, rows, features)`."""
-        return (values - self.mean[:, None]) / self.deviation[:, None]
+        return (values - self.mean[:, None]).div_(self.deviation[:, None])
 
     def __getitem__(self, layers: slice | Tensor) -> Standardiser:
         """Return the standardiser of some of the layers."""

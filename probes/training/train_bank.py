@@ -194,7 +194,7 @@ def _turns(train: Rows, recipe: Recipe) -> tuple[Tensor, ...]:
 
 
 def _layers_per_solve(train: Rows, recipe: Recipe) -> int:
-    """Layers whose rows (standardised, rotated, one copy) and curvature pairs fit in memory together."""
+    """Layers whose rows (standardised, one copy), second moments and curvature pairs fit in memory together."""
     _, rows, features = train.values.shape
     outputs = len(train.targets) * recipe.num_classes
     size = 4 * (3 * rows * features + 3 * features**2 + outputs * (24 * features + 8 * rows))

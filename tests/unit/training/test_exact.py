@@ -144,6 +144,23 @@ def test_a_control_does_not_touch_the_true_labels_probe():
     assert torch.allclose(with_control.weights[:, :, 0], without.weights[:, :, 0], atol=1e-6)
 
 
+def test_company_changes_not_even_the_last_bit_of_the_weights():
+    x, y, _ = problem(5, 120, 16, 3)
+    together = solve_linear("classification", x, torch.stack([y, y.flip(0)]), PENALTIES, classes=3)
+    alone = solve_linear("classification", x[3:4], y[None], PENALTIES, classes=3)
+    assert torch.equal(alone.weights[0, :, 0], together.weights[3, :, 0])
+
+
+@pytest.mark.parametrize(("rows", "features"), [(300, 200), (80, 200)])
+def test_features_that_all_but_repeat_each_other_are_solved_at_a_tiny_penalty(rows, features):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, rows, 1, generator=generator) + 1e-4 * torch.randn(1, rows, features, generator=generator)
+    x = (x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True)
+    y = (x[0, :, 0] + torch.randn(rows, generator=generator) > 0).long()
+    solution = solve_linear("classification", x, y[None], torch.tensor([1e-6]), classes=2)
+    assert float(solution.gaps) <= 5e-5
+
+
 def test_collinear_and_zero_features_do_no_harm():
     x, y, _ = problem(1, 100, 6, 2)
     twice = torch.cat([x, x, torch.zeros(1, 100, 2)], dim=2)
