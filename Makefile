@@ -35,6 +35,7 @@ format: setup ## Format and mend what ruff can.
 	$(BIN)/ruff check --fix .
 
 bench: setup ## Measure every claim of speed, side by side.
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/run_all.py
 
 clean: ## Remove what tools left behind; keeps .venv, outputs and the cache.

@@ -147,14 +147,14 @@ def _by_rows(x: Tensor, y: Tensor, part: CircularShifts) -> Tensor:
     """Σᵢⱼ k(i, j) l(i + s, j + s): along each circular diagonal of the ordered kernels a circular correlation in s."""
     kernels = [_doubled_kernel(z[part.order]) for z in (x, y)]
     rows = len(x)
-    spectrum = torch.zeros(rows // 2 + 1, dtype=torch.complex128)
+    spectrum = torch.zeros(rows // 2 + 1, dtype=torch.complex128, device=x.device)
     for first in range(0, rows // 2 + 1, _DIAGONALS_AT_ONCE):
         last = min(first + _DIAGONALS_AT_ONCE, rows // 2 + 1)
         k, other = (torch.fft.rfft(_circular_diagonals(kernel, first, last).double()) for kernel in kernels)
         products = k.conj() * other
         # diagonals d and rows − d of a symmetric kernel hold the same elements; 0 and rows / 2 are their own partners
         twice = [1.0 if 2 * offset in {0, rows} else 2.0 for offset in range(first, last)]
-        spectrum += (products * torch.tensor(twice, dtype=torch.float64)[:, None]).sum(0)
+        spectrum += (products * torch.tensor(twice, dtype=torch.float64, device=x.device)[:, None]).sum(0)
     return torch.fft.irfft(spectrum, n=rows)[part.shifts]
 
 
