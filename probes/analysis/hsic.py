@@ -9,7 +9,7 @@ from torch import Tensor
 
 MIN_ROWS = 4
 TILE_ROWS = 256
-"""Rows and columns of the part of all layers' kernels that is held at once."""
+"""Rows and columns of the part of all layers' kernels, and of one layer in float64, that is held at once."""
 STRIPE_ROWS = 32
 """Rows of a tile whose elements are summed in float32."""
 
@@ -84,8 +84,9 @@ def centred(x: Tensor) -> Tensor:
     """Rows about their mean, which no HSIC of linear kernels changes by; about the mean, rounding is smallest."""
     result = torch.empty_like(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
     for layer, centred_layer in zip(x, result, strict=True):
-        wide = layer.double()
-        centred_layer.copy_(wide - wide.mean(dim=0))
+        mean = torch.stack([part.double().sum(0) for part in layer.split(TILE_ROWS)]).sum(0) / len(layer)
+        for part, centred_part in zip(layer.split(TILE_ROWS), centred_layer.split(TILE_ROWS), strict=True):
+            torch.sub(part, mean, out=centred_part)
     return result
 
 
@@ -159,7 +160,7 @@ def song_sum(trace: Tensor, row_sums: Tensor, totals: Tensor, *, rows: int) -> T
 
 def diagonal(x: Tensor) -> Tensor:
     """Diagonals of linear kernels: squared norms of rows; float64, shape `(layers, rows)`."""
-    return torch.stack([torch.linalg.vector_norm(layer, dim=1, dtype=torch.float64).square() for layer in x])
+    return torch.stack([torch.cat([part.double().square().sum(1) for part in layer.split(TILE_ROWS)]) for layer in x])
 
 
 def is_constant(x: Tensor) -> Tensor:
