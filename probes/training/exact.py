@@ -11,10 +11,10 @@ from torch.nn import functional
 from probes.metrics import Kind
 
 from .certificate import certify
+from .eigenbasis import Eigenbasis
 from .linear_losses import LinearLoss, SigmoidLoss, SoftmaxLoss, SquaredLoss
 from .map_layers import map_layers
-from .minimise import Problem, minimise
-from .row_space import RowSpace
+from .minimise import minimise
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LinearSolution:
         biases: Shape `(layers, penalties, controls, classes)`.
         gaps: Certificate: bound on (objective − optimum) / objective, shape `(layers, penalties, controls)`; the
             largest over the labels of a multi-label task.
-        iterations: Quasi-Newton iterations of the slowest layers, summed over penalties and controls.
+        iterations: Quasi-Newton iterations of the slowest layer, summed over penalties.
     """
 
     weights: Tensor
@@ -67,7 +67,7 @@ def solve_linear(
     own_penalties = _own_penalties(kind, penalties, classes)
 
     def solve(layers: Tensor) -> _Path:
-        path = _Path(loss, x[layers[0] : layers[-1] + 1], own_penalties, len(targets))
+        path = _Path(loss, x[layers[0] : layers[-1] + 1], own_penalties)
         path.solve(tolerance, max_iterations)
         return path
 
@@ -85,10 +85,9 @@ def solve_linear(
 class _Path:
     """Solutions of every layer and penalty so far, in the solver's own outputs (one for a binary task)."""
 
-    def __init__(self, loss: LinearLoss, x: Tensor, penalties: Tensor, controls: int) -> None:
+    def __init__(self, loss: LinearLoss, x: Tensor, penalties: Tensor) -> None:
         self.loss, self.x, self.penalties = loss, x, penalties.to(x.device, torch.float64)
         slices, outputs, _ = loss.targets.shape
-        self.slices_by_control = torch.arange(slices, device=x.device).chunk(controls)
         shape = (len(x), len(penalties), slices, outputs)
         self.weights = x.new_zeros(*shape, x.shape[-1])
         self.biases = torch.zeros(shape, dtype=torch.float64, device=x.device)
@@ -99,41 +98,38 @@ class _Path:
     def solve(self, tolerance: float, max_iterations: int) -> None:
         """Walk all layers in float32, then in float64 those that fell short."""
         order = self.penalties.argsort(descending=True).tolist()
-        self._walk(RowSpace.of(self.x), torch.arange(len(self.x)), order, tolerance, max_iterations)
+        self._walk(Eigenbasis.of(self.x), torch.arange(len(self.x)), order, tolerance, max_iterations)
         short = self.gaps > tolerance
         for layer in short.flatten(1).any(1).cpu().nonzero():
-            space = RowSpace.of(self.x[layer].double())
-            self._walk(space, layer, [p for p in order if short[layer, p].any()], tolerance, max_iterations)
+            basis = Eigenbasis.of(self.x[layer].double())
+            self._walk(basis, layer, [p for p in order if short[layer, p].any()], tolerance, max_iterations)
 
-    def _walk(self, space: RowSpace, layers: Tensor, order: list[int], tolerance: float, max_iterations: int) -> None:
-        """Solve these layers at these penalties, in the precision of the space.
-
-        Controls walk one after the other: rounding, too, is then the same with and without them.
-        """
-        loss = self.loss.to(space.rows)
-        parameters = self._rotated(space, layers, order[0])
+    def _walk(self, basis: Eigenbasis, layers: Tensor, order: list[int], tolerance: float, max_iterations: int) -> None:
+        """Solve these layers at these penalties, in the precision of the basis."""
+        loss = self.loss.to(basis.rows)
+        parameters = self._rotated(basis, layers, order[0])
         for penalty in order:
-            value = float(self.penalties[penalty])
-            factor = space.factor(value)
-            for slices in self.slices_by_control:
-                parameters[:, slices], iterations = minimise(
-                    loss.of_slices(slices),
-                    Problem(space.rows, factor, value),
-                    parameters[:, slices],
-                    tolerance=tolerance,
-                    max_iterations=max_iterations,
-                )
-                self.iterations += iterations
-            self._keep(space, layers, penalty, parameters)
+            parameters, iterations = minimise(
+                loss,
+                basis,
+                parameters,
+                penalty=float(self.penalties[penalty]),
+                tolerance=tolerance,
+                max_iterations=max_iterations,
+            )
+            self.iterations += iterations
+            self._keep(basis, layers, penalty, parameters)
         self._certify(layers, order)
 
-    def _rotated(self, space: RowSpace, layers: Tensor, penalty: int) -> Tensor:
-        weights = space.rotate(self.weights[layers, penalty].to(space.rows))
-        return torch.cat([weights, self.biases[layers, penalty, ..., None].to(weights)], dim=-1)
+    def _rotated(self, basis: Eigenbasis, layers: Tensor, penalty: int) -> Tensor:
+        weights = self.weights[layers, penalty].to(basis.axes)
+        rotated = (weights.flatten(1, 2) @ basis.axes).view(*weights.shape[:3], -1)
+        return torch.cat([rotated, self.biases[layers, penalty, ..., None].to(rotated)], dim=-1)
 
-    def _keep(self, space: RowSpace, layers: Tensor, penalty: int, parameters: Tensor) -> None:
-        self.weights[layers, penalty] = space.unrotate(parameters[..., :-1]).to(self.weights)
-        self.biases[layers, penalty] = parameters[..., -1].double()
+    def _keep(self, basis: Eigenbasis, layers: Tensor, penalty: int, parameters: Tensor) -> None:
+        weights, biases = basis.unrotate(parameters)
+        self.weights[layers, penalty] = weights.to(self.weights)
+        self.biases[layers, penalty] = biases.double()
 
     def _certify(self, layers: Tensor, order: list[int]) -> None:
         loss = self.loss.to(self.biases)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each problem's parameters `(layers, slices, outputs, parameters)` → `(layers, slices, 1, 1)`."""
-    return torch.linalg.vecdot(a.flatten(2), b.flatten(2))[..., None, None]
+    return (a * b).sum((-1, -2), keepdim=True)
 
 
 class CurvaturePairs:
@@ -23,7 +23,7 @@ class CurvaturePairs:
         Nocedal and Wright 2006, algorithm 7.4.
     """
 
-    def __init__(self, memory: int = 5) -> None:
+    def __init__(self, memory: int = 10) -> None:
         self.memory = memory
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -43,8 +43,8 @@ class CurvaturePairs:
         weights = []
         for step, change, inverse in reversed(self.pairs):
             weights.append(inverse * inner(step, direction))
-            direction = torch.addcmul(direction, weights[-1], change, value=-1)
+            direction = direction - weights[-1] * change
         direction = precondition(direction)
         for (step, change, inverse), weight in zip(self.pairs, reversed(weights), strict=True):
-            direction = torch.addcmul(direction, weight - inverse * inner(change, direction), step)
+            direction = direction + (weight - inverse * inner(change, direction)) * step
         return direction

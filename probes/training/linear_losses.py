@@ -32,10 +32,6 @@ class LinearLoss(ABC):
         weights = self.scale.to(like) * self.targets.shape[-1]
         return type(self)(self.targets.to(like), weights)
 
-    def of_slices(self, slices: Tensor) -> Self:
-        """Return the loss of some of the slices."""
-        return type(self)(self.targets[slices], self.scale[slices] * self.targets.shape[-1])
-
     def residual(self, means: Tensor) -> Tensor:
         """Derivative by the logits, shape `(layers, slices, outputs, rows)`."""
         return (means - self.targets) * self.scale

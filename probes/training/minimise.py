@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .eigenbasis import Eigenbasis
 from .lbfgs import CurvaturePairs, inner
 from .line_search import line_search
 from .linear_losses import LinearLoss
@@ -15,28 +16,13 @@ STALL = 40
 """Iterations without a smaller gap after which rounding, not the method, is taken to be the limit."""
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What is minimised: mean loss + penalty/2 · ‖weights‖² on these rows.
-
-    Attributes:
-        rows: Shape `(layers, rows, rank)`.
-        factor: Lower Cholesky factor of each layer's preconditioner, see `RowSpace.factor`.
-        penalty: λ, above 0.
-    """
-
-    rows: Tensor
-    factor: Tensor
-    penalty: float
-
-
 @dataclass
 class _State:
     """The problems still running, first axis the layers in `layers`."""
 
     layers: Tensor
     rows: Tensor
-    factor: Tensor
+    eigenvalues: Tensor
     parameters: Tensor
     logits: Tensor
     means: Tensor
@@ -51,27 +37,28 @@ class _State:
 
 
 def minimise(
-    loss: LinearLoss, problem: Problem, start: Tensor, *, tolerance: float, max_iterations: int
+    loss: LinearLoss, basis: Eigenbasis, start: Tensor, *, penalty: float, tolerance: float, max_iterations: int
 ) -> tuple[Tensor, int]:
     """Minimise mean loss + penalty/2 · ‖weights‖² of every layer's slices.
 
     L-BFGS with a line search, preconditioned by the rows' second moments times each output's present mean curvature,
-    plus the penalty. A slice stops where its gap, bounded by ‖gradient‖² / (2 · penalty), is half the tolerance, or
-    stalls for rounding.
+    plus the penalty: diagonal in the eigenbasis. A slice stops where its gap, bounded by ‖gradient‖² / (2 · penalty),
+    is half the tolerance, or stalls for rounding.
 
     Args:
         loss: Loss of the slices.
-        problem: Rows, preconditioner and penalty.
+        basis: Rows of each layer.
         start: Shape `(layers, slices, outputs, rank + 1)`, the bias last.
+        penalty: λ, above 0.
         tolerance: Wanted gap to the optimum, relative to the objective.
         max_iterations: Iterations at most.
 
     Returns:
         Parameters of the shape of `start`, and the iterations run.
     """
-    ridge = torch.cat([start.new_full((start.shape[-1] - 1,), problem.penalty), start.new_zeros(1)])
+    ridge = torch.cat([start.new_full((start.shape[-1] - 1,), penalty), start.new_zeros(1)])
     result = start.clone()
-    state = _begin(loss, problem, start)
+    state = _begin(loss, basis, start)
     pairs, previous, iteration = CurvaturePairs(), None, 0
     for iteration in range(max_iterations + 1):
         gradient = _gradient(loss.residual(state.means), state.rows) + ridge * state.parameters
@@ -93,13 +80,13 @@ def minimise(
     return result, iteration
 
 
-def _begin(loss: LinearLoss, problem: Problem, start: Tensor) -> _State:
+def _begin(loss: LinearLoss, basis: Eigenbasis, start: Tensor) -> _State:
     slices = start.shape[:2]
-    logits = _logits(start, problem.rows)
+    logits = _logits(start, basis.rows)
     return _State(
         layers=torch.arange(len(start), device=start.device),
-        rows=problem.rows,
-        factor=problem.factor,
+        rows=basis.rows,
+        eigenvalues=basis.eigenvalues,
         parameters=start,
         logits=logits,
         means=loss.means(logits),
@@ -111,13 +98,11 @@ def _begin(loss: LinearLoss, problem: Problem, start: Tensor) -> _State:
 
 
 def _logits(parameters: Tensor, rows: Tensor) -> Tensor:
-    flat = parameters.flatten(1, 2)
-    return torch.baddbmm(flat[..., -1:], flat[..., :-1], rows.mT).view(*parameters.shape[:3], -1)
+    return (parameters.flatten(1, 2) @ rows.mT).unflatten(1, parameters.shape[1:3])
 
 
 def _gradient(residual: Tensor, rows: Tensor) -> Tensor:
-    flat = residual.flatten(1, 2)
-    return torch.cat([flat @ rows, flat.sum(-1, keepdim=True)], dim=-1).unflatten(1, residual.shape[1:3])
+    return (residual.flatten(1, 2) @ rows).unflatten(1, residual.shape[1:3])
 
 
 def _update_running(
@@ -140,15 +125,11 @@ def _step(
     state: _State, loss: LinearLoss, gradient: Tensor, curvature: Tensor, pairs: CurvaturePairs, ridge: Tensor
 ) -> Tensor:
     """Move every running slice along its direction to about the minimum there; return the steps."""
-
-    def precondition(g: Tensor) -> Tensor:
-        solved = torch.cholesky_solve(g[..., :-1].flatten(1, 2).mT, state.factor).mT.unflatten(1, g.shape[1:3])
-        return torch.cat([solved, g[..., -1:]], dim=-1) / curvature
-
-    direction = pairs.direction(gradient, precondition)
+    scale = 1 / (curvature * state.eigenvalues[:, None, None] + ridge)
+    direction = pairs.direction(gradient, lambda g: g * scale)
     slope = inner(gradient, direction)
     if not (slope < 0).all():
-        direction = torch.where(slope < 0, direction, -precondition(gradient))
+        direction = torch.where(slope < 0, direction, -gradient * scale)
         slope = inner(gradient, direction)
     direction = direction * state.running[..., None, None]
     change = _logits(direction, state.rows)
