@@ -12,17 +12,20 @@ from prompts import FLAN_MINI, every_nth, mixture
 from torch import Tensor
 
 from probes.activations import ExtractionSettings, fill_stores, open_stores
+from probes.activations.budget import token_budget
 from probes.activations.plan import Batch, plan_batches
 from probes.backbones import FrozenBackbone, TokenizedTexts, pad_right
 
 SETTINGS = ExtractionSettings(pooling=["last", "mean"])
-BATCHES = 14  # of ours, of 1024 tokens, evenly from the plan of the whole mixture
+BATCHES = 14  # of ours, evenly from the plan of the whole mixture
 USUAL_BATCHES, USUAL_SIZE = 4, 32
 
 
 def plan(backbone: FrozenBackbone, tokens: TokenizedTexts) -> list[Batch]:
     limit = backbone.tokenizer.max_length
-    return plan_batches([len(ids) for ids in tokens.ids], tokens_per_batch=SETTINGS.tokens_per_batch, limit=limit)
+    lengths = [len(ids) for ids in tokens.ids]
+    budget = token_budget(backbone, SETTINGS.tokens_per_batch, longest=max(lengths))
+    return plan_batches(lengths, tokens_per_batch=budget, limit=limit)
 
 
 def sample(backbone: FrozenBackbone, texts: list[str], batches: int) -> TokenizedTexts:

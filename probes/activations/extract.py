@@ -9,17 +9,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from probes.activations.plan import Batch, plan_batches
-from probes.activations.progress import pass_progress
+from probes.activations.budget import token_budget
+from probes.activations.passes import ForwardPasses
 from probes.activations.rows import row_ids
 from probes.activations.store import ActivationStore
-from probes.backbones import FrozenBackbone, LayerSpec, TokenizedTexts, pad_right
+from probes.backbones import FrozenBackbone, LayerSpec, TokenizedTexts
 from probes.values import Activations, Layer, Reading
 
 _log = logging.getLogger(__name__)
@@ -34,20 +34,26 @@ class ExtractionSettings:
         pooling: `last`, `first`, `mean`, `max` or several; default `last` for decoders, `mean` for encoders.
         site: `residual`, `attention`, `mlp` or several.
         max_length: Tokens to which texts are cut at their beginning; default what the backbone allows.
-        tokens_per_batch: Most tokens of one forward pass, pads included.
+        tokens_per_batch: Most tokens of one forward pass, pads included; `auto` is 1,024 on a CPU, and on a CUDA GPU a
+            power of two up to 65,536 that its free memory holds. Halved whenever a pass still runs out of GPU memory.
         texts_per_shard: Texts of one file of the store: what a killed run loses at most.
     """
 
     pooling: str | Sequence[str] | None = None
     site: str | Sequence[str] = "residual"
     max_length: int | None = None
-    tokens_per_batch: int = 1024
+    tokens_per_batch: int | Literal["auto"] = "auto"
     texts_per_shard: int = 512
 
     def __post_init__(self) -> None:
         for key in ("max_length", "tokens_per_batch", "texts_per_shard"):
             value = getattr(self, key)
-            if value is not None and value < 1:
+            if value is None or (key == "tokens_per_batch" and value == "auto"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
+                wanted = "`auto` or a whole number" if key == "tokens_per_batch" else "a whole number"
+                raise TypeError(f"`extraction.{key}` wants {wanted}; got {value!r}.")
+            if value < 1:
                 raise ValueError(f"`extraction.{key}` wants at least 1; got {value}.")
 
 
@@ -92,6 +98,7 @@ def fill_stores(
     Raises:
         OSError: The disk has no room for what would be written.
         ValueError: An activation is NaN or infinite.
+        MemoryError: A text does not fit into a GPU's memory by itself.
     """
     start = time.monotonic()
     ids = dict(zip(texts.text_ids, texts.ids, strict=True))
@@ -103,16 +110,15 @@ def fill_stores(
         lacking = {reading: store.missing(texts.text_ids, wanted[reading]) for reading, store in stores.items()}
         missing = list(dict.fromkeys(text for lacks in lacking.values() for text in lacks))
         todo = {reading: stores[reading] for reading, lacks in lacking.items() if lacks}
-        batches: list[Batch] = []
+        passes = 0
         if missing:
             _check_disk(backbone, {reading: len(missing) * len(wanted[reading]) for reading in todo}, folder)
-            limit = backbone.tokenizer.max_length
-            lengths = [len(ids[text]) for text in missing]
-            batches = plan_batches(lengths, tokens_per_batch=settings.tokens_per_batch, limit=limit)
-            computed = _compute(backbone, [(text, ids[text]) for text in missing], batches, list(todo), layers)
-            _write(computed, todo, wanted, settings.texts_per_shard)
+            budget = token_budget(backbone, settings.tokens_per_batch, longest=max(len(ids[text]) for text in missing))
+            forward = ForwardPasses(backbone, list(todo), layers, budget)
+            _write(forward.over([(text, ids[text]) for text in missing]), todo, wanted, settings.texts_per_shard)
+            passes = forward.done
     tokens = sum(len(ids[text]) for text in missing)
-    return PassReport(len(ids), len(missing), tokens, len(batches), time.monotonic() - start)
+    return PassReport(len(ids), len(missing), tokens, passes, time.monotonic() - start)
 
 
 def extract(
@@ -162,32 +168,13 @@ def _check_disk(backbone: FrozenBackbone, vectors: Mapping[Reading, int], folder
         )
 
 
-def _compute(
-    backbone: FrozenBackbone,
-    texts: Sequence[tuple[str, np.ndarray]],
-    batches: Sequence[Batch],
-    readings: Sequence[Reading],
-    layers: LayerSpec | None,
-) -> Iterator[tuple[list[str], dict[Reading, Tensor]]]:
-    """Names and activations of one batch after another, each tensor of shape `(texts, layers, features)`."""
-    with pass_progress(texts=len(texts), tokens=sum(len(ids) for _, ids in texts)) as progress:
-        for batch in batches:
-            names, ids = map(list, zip(*(texts[i] for i in batch.texts), strict=True))
-            inputs = pad_right(ids, length=batch.length, pad_id=backbone.pad_id)
-            read = backbone(*inputs, readings=readings, layers=layers)
-            for reading, values in read.items():
-                named = backbone.layers(reading.stack, site=reading.site, spec=layers)
-                _check_finite(values, names, (reading, named), backbone.name)
-            progress.advance(texts=len(names), tokens=sum(map(len, ids)))
-            yield names, {reading: values.transpose(0, 1).cpu() for reading, values in read.items()}
-
-
 def _write(
     computed: Iterator[tuple[list[str], dict[Reading, Tensor]]],
     stores: Stores,
     layers: Mapping[Reading, tuple[Layer, ...]],
     texts_per_shard: int,
 ) -> None:
+    """Write shards of `texts_per_shard` texts, whatever the batches' sizes."""
     names: list[str] = []
     parts: dict[Reading, list[Tensor]] = {reading: [] for reading in stores}
 
@@ -198,21 +185,14 @@ def _write(
         names.clear()
 
     for batch_names, values in computed:
-        names += batch_names
-        for reading in stores:
-            parts[reading].append(values[reading])
-        if len(names) >= texts_per_shard:
-            flush()
+        taken = 0
+        while taken < len(batch_names):
+            piece = slice(taken, taken + texts_per_shard - len(names))
+            names += batch_names[piece]
+            for reading in stores:
+                parts[reading].append(values[reading][piece])
+            taken = piece.stop
+            if len(names) == texts_per_shard:
+                flush()
     if names:
         flush()
-
-
-def _check_finite(values: Tensor, names: Sequence[str], read: tuple[Reading, tuple[Layer, ...]], backbone: str) -> None:
-    finite = values.isfinite().all(dim=2)
-    if not finite.all():
-        bad_layers = [layer for layer, ok in zip(read[1], finite.all(dim=1).tolist(), strict=True) if not ok]
-        bad_texts = [name for name, ok in zip(names, finite.all(dim=0).tolist(), strict=True) if not ok]
-        raise ValueError(
-            f"Backbone '{backbone}' gives NaN or infinite activations at layers {bad_layers} ({read[0]}) for texts "
-            f"{bad_texts[:5]}. In float16 this is an overflow: set `backbone.dtype` to bfloat16 or float32."
-        )
