@@ -1,13 +1,11 @@
-"""What every figure shares: ticks, names, labels, value ranges."""
+"""What every figure shares: ticks, names, labels."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
 
-import numpy as np
-
-from probes.values import Layer, LayerByTask
+from probes.values import Layer, LayerByLayer, LayerByTask
 
 _SIGNED_WORDS = ("selectivity", "specificity", "gain", "difference")
 
@@ -22,18 +20,6 @@ def is_signed(quantity: str) -> bool:
     return any(word in quantity for word in _SIGNED_WORDS)
 
 
-def value_range(matrix: LayerByTask) -> tuple[float, float]:
-    """Ends of the colour scale: those of the finite values; of a signed quantity alike on both sides of 0."""
-    values = matrix.values[np.isfinite(matrix.values)]
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
-    if is_signed(matrix.quantity):
-        high = max(-low, high)
-        low = -high
-    if low < high:
-        return low, high
-    return low - 0.5, high + 0.5  # one value only: its colour is the middle
-
-
 def layer_ticks(layers: Sequence[Layer], *, at_most: int) -> list[int]:
     """Positions of the layers to name: every 1st, 2nd, 5th or 10th …, and always the last one.
 
@@ -46,7 +32,7 @@ def layer_ticks(layers: Sequence[Layer], *, at_most: int) -> list[int]:
     return [place for place in range(0, last, step) if step == 1 or last - place >= (step + 1) // 2 + 1] + [last]
 
 
-def quantity_label(matrix: LayerByTask) -> str:
+def quantity_label(matrix: LayerByTask | LayerByLayer) -> str:
     """A quantity and its unit: `probe/accuracy (share of rows)`."""
     return f"{matrix.quantity} ({matrix.unit})" if matrix.unit else matrix.quantity
 

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 
 from probes.analysis.segments import Band
 from probes.report.axes import is_signed, layer_ticks, readable_name
+from probes.report.name_places import rows_of_names, spread_apart
 from probes.values import Layer
 
 NAMED_UP_TO = 8  # curves; beyond, names and colours cannot be told apart
 # Okabe and Ito, told apart by colour-blind readers; their yellow, too faint for a line on white, is an olive here.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9", "#6b6b00")
 _TINTS = ("#eef4fa", "#fdf3e3", "#edf7f0", "#f8eef4")
-_CHARACTER = 0.075  # inches, of the names of bands and curves
 _AXES_INCHES = (6.0, 3.3)  # about; the layout decides
 
 
@@ -122,25 +122,13 @@ def _name_ends(axes: Axes, curves: Sequence[Curve], layers: tuple[Layer, ...]) -
     ends = np.array([float(curve.values[place]) for curve, place in zip(curves, last, strict=True)])
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
-    heights = _spread(ends, gap=(high - low) * 0.16 / _AXES_INCHES[1], low=low, high=high)
+    heights = spread_apart(ends, gap=(high - low) * 0.16 / _AXES_INCHES[1], low=low, high=high)
     right = len(layers) - 0.5
     for curve, colour, place, end, height in zip(curves, _COLOURS, last, ends, heights, strict=False):
         start = layers.index(curve.layers[place])
         axes.plot([start, right], [end, height], color=colour, linewidth=0.6, alpha=0.6, clip_on=False, gid="leader")
         name = readable_name(curve.name, 28, lines=1)
         axes.text(right, height, f" {name}", color=colour, fontsize=8, va="center", ha="left", gid="name")
-
-
-def _spread(heights: np.ndarray, *, gap: float, low: float, high: float) -> np.ndarray:
-    """Heights in the same order, moved as little as needed for neighbours to lie `gap` apart between low and high."""
-    order = np.argsort(heights, kind="stable")
-    steps = gap * np.arange(len(heights))
-    eased = heights[order] - steps
-    for _ in range(len(eased)):  # the nearest ascending sequence: neighbours that descend take their block's mean
-        blocks = np.split(eased, np.flatnonzero(np.diff(eased) > 0) + 1)
-        eased = np.concatenate([np.full(len(block), block.mean()) for block in blocks])
-    moved = np.clip(eased, low, max(low, high - steps[-1])) + steps
-    return moved[np.argsort(order)]
 
 
 def _draw_many(axes: Axes, curves: Sequence[Curve], layers: tuple[Layer, ...]) -> None:
@@ -171,7 +159,7 @@ def _label(figure: Figure, axes: Axes, quantity: str, layers: tuple[Layer, ...])
 
 def _tint(axes: Axes, bands: Sequence[Band], layers: tuple[Layer, ...]) -> None:
     spans = _spans(bands, layers)
-    rows = _rows_of_names([band.name for band in bands], spans, _AXES_INCHES[0] / len(layers))
+    rows = rows_of_names([band.name for band in bands], spans, _AXES_INCHES[0] / len(layers))
     for number, (band, (left, right), row) in enumerate(zip(bands, spans, rows, strict=True)):
         axes.axvspan(left, right, color=_TINTS[number % len(_TINTS)], linewidth=0, zorder=-1, gid="band")
         axes.annotate(
@@ -198,15 +186,3 @@ def _spans(bands: Sequence[Band], layers: tuple[Layer, ...]) -> list[tuple[float
             )
         spans.append((left, right))
     return spans
-
-
-def _rows_of_names(names: Sequence[str], spans: Sequence[tuple[float, float]], step: float) -> list[int]:
-    """The lowest row above the axes where each name, centred on its band, is clear of the names before it."""
-    ends: list[float] = []  # inches, right end of the last name in each row
-    rows = []
-    for name, (left, right) in zip(names, spans, strict=True):
-        middle, half = step * (left + right) / 2, _CHARACTER * (len(name) + 1) / 2
-        row = next((row for row, end in enumerate(ends) if end <= middle - half), len(ends))
-        ends[row:] = [middle + half, *ends[row + 1 :]]
-        rows.append(row)
-    return rows

@@ -7,19 +7,18 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from probes.report.axes import is_signed, layer_ticks, quantity_label, readable_name, value_range
+from probes.report.axes import is_signed, layer_ticks, readable_name
+from probes.report.cells import add_colour_bar, draw_cells, hatch_missing, missing_entry, part_cells, value_range
 from probes.values import Layer, LayerByTask
 
 CELL_TEXTS_UP_TO = 60  # cells; beyond, numbers would be too small to read
 LEVEL = 0.05  # of a cell's p
 _REASONS_SHOWN = 3
-_MISSING = {"facecolor": "#d9d9d9", "edgecolor": "#8c8c8c", "hatch": "////", "linewidth": 0.0}
 
 
 def heatmap(matrix: LayerByTask, *, best_layer: Mapping[str, Layer] | None = None) -> Figure:
@@ -41,11 +40,10 @@ def heatmap(matrix: LayerByTask, *, best_layer: Mapping[str, Layer] | None = Non
     texts = matrix.values.size <= CELL_TEXTS_UP_TO
     figure = Figure(figsize=_heatmap_size(matrix, texts=texts), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    image = _draw_cells(axes, matrix)
+    image = draw_cells(axes, matrix, value_range(matrix.values, signed=is_signed(matrix.quantity)))
+    part_cells(axes, matrix.values.shape)
     _label_axes(axes, matrix)
-    bar = figure.colorbar(image, ax=axes, fraction=0.06, pad=0.02, aspect=30)
-    bar.set_label(quantity_label(matrix))
-    bar.outline.set_visible(False)  # type: ignore[operator]  # a Spine; matplotlib's stubs say otherwise
+    add_colour_bar(figure, image, [axes], matrix)
     handles = [
         *_mark_best(axes, matrix, best_layer or {}),
         *_mark_passing(axes, matrix, image, corner=texts),
@@ -64,19 +62,6 @@ def _heatmap_size(matrix: LayerByTask, *, texts: bool) -> tuple[float, float]:
     width, height = (0.72, 0.42) if texts else (0.44, 0.21)
     longest = max(map(len, matrix.tasks))
     return max(4.8, 2.2 + width * tasks), max(3.2, 1.7 + height * layers + 0.05 * longest)
-
-
-def _draw_cells(axes: Axes, matrix: LayerByTask) -> AxesImage:
-    low, high = value_range(matrix)
-    colours = "RdBu_r" if is_signed(matrix.quantity) else "viridis"
-    shown = np.ma.masked_invalid(matrix.values)
-    image = axes.imshow(shown, cmap=colours, norm=Normalize(low, high), aspect="auto", origin="lower")
-    axes.spines[:].set_visible(False)
-    axes.set_xticks(np.arange(len(matrix.tasks) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(matrix.layers) + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=0.6)
-    axes.tick_params(which="minor", length=0)
-    return image
 
 
 def _label_axes(axes: Axes, matrix: LayerByTask) -> None:
@@ -128,15 +113,14 @@ def _mark_passing(axes: Axes, matrix: LayerByTask, image: AxesImage, *, corner: 
 
 def _mark_missing(figure: Figure, axes: Axes, matrix: LayerByTask) -> list[Patch]:
     reasons: dict[str, int] = {}
-    for row, column in zip(*np.nonzero(~np.isfinite(matrix.values)), strict=True):
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **_MISSING, gid="missing"))
+    for row, column in hatch_missing(axes, matrix.values):
         reason = matrix.notes.get((matrix.layers[row], matrix.tasks[column])) or "no value"
         reasons[reason] = reasons.get(reason, 0) + 1
     lines = [f"{count} {'cell' if count == 1 else 'cells'}: {reason}" for reason, count in reasons.items()]
     width = round(11 * figure.get_figwidth()) - 8  # characters that fit
     if len(lines) > _REASONS_SHOWN:
         lines[_REASONS_SHOWN:] = [f"and {len(lines) - _REASONS_SHOWN} reasons more, see results.csv"]
-    return [Patch(**_MISSING, label="\n".join(textwrap.fill(line, width) for line in lines))] if lines else []
+    return [missing_entry("\n".join(textwrap.fill(line, width) for line in lines))] if lines else []
 
 
 def _write_values(axes: Axes, matrix: LayerByTask, image: AxesImage) -> None:

@@ -7,16 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 
 from probes.report.axes import is_signed, layer_ticks, readable_name
+from probes.report.cells import add_colour_bar, draw_cells, hatch_missing, missing_entry, value_range
 from probes.values import LayerByLayer
 
-_MISSING = {"facecolor": "#d9d9d9", "edgecolor": "#8c8c8c", "hatch": "////", "linewidth": 0.0}
 _PANELS_A_ROW = 4
 _CHARACTER = 0.08  # inches, of names
 _LINE = 0.15  # inches, of names
@@ -53,14 +51,14 @@ def layer_by_layer_heatmaps(matrices: Sequence[LayerByLayer]) -> Figure:
     for spare in panels[len(matrices) :]:
         spare.remove()
     panels = panels[: len(matrices)]
-    images = [_draw_cells(panel, matrix, matrices) for panel, matrix in zip(panels, matrices, strict=True)]
+    values = np.concatenate([matrix.values.ravel() for matrix in matrices])
+    limits = value_range(values, signed=is_signed(first.quantity))
+    images = [draw_cells(panel, matrix, limits) for panel, matrix in zip(panels, matrices, strict=True)]
     for panel, matrix in zip(panels, matrices, strict=True):
         panel.set_title(_title(matrix, wide), fontsize=8.5, pad=4)
     _name_layers(panels, first, columns, (wide, tall))
     figure.suptitle(f"{first.quantity}  ·  {first.reading}", fontsize=11)
-    bar = figure.colorbar(images[0], ax=panels, fraction=0.06, pad=0.02, aspect=30)
-    bar.set_label(f"{first.quantity} ({first.unit})" if first.unit else first.quantity)
-    bar.outline.set_visible(False)  # type: ignore[operator]  # a Spine; matplotlib's stubs say otherwise
+    add_colour_bar(figure, images[0], panels, first)
     handles = [_draw_diagonals(panels, first), *_mark_missing(panels, matrices)]
     figure.legend(handles=handles, loc="outside lower left", ncols=2, fontsize=8, frameon=False)
     return figure
@@ -91,25 +89,6 @@ def _panel_size(matrix: LayerByLayer, *, alone: bool) -> tuple[float, float]:
     return max(_NARROWEST, cell * width), max(_NARROWEST, cell * height)
 
 
-def _draw_cells(panel: Axes, matrix: LayerByLayer, matrices: Sequence[LayerByLayer]) -> AxesImage:
-    low, high = _shared_range(matrices)
-    colours = "RdBu_r" if is_signed(matrix.quantity) else "viridis"
-    shown = np.ma.masked_invalid(matrix.values)
-    image = panel.imshow(shown, cmap=colours, norm=Normalize(low, high), aspect="auto", origin="lower")
-    panel.spines[:].set_visible(False)
-    return image
-
-
-def _shared_range(matrices: Sequence[LayerByLayer]) -> tuple[float, float]:
-    """Ends of the colour scale: those of all finite values; of a signed quantity alike on both sides of 0."""
-    values = np.concatenate([matrix.values[np.isfinite(matrix.values)] for matrix in matrices])
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
-    if is_signed(matrices[0].quantity):
-        high = max(-low, high)
-        low = -high
-    return (low, high) if low < high else (low - 0.5, high + 0.5)
-
-
 def _name_layers(panels: Sequence[Axes], matrix: LayerByLayer, columns: int, size: tuple[float, float]) -> None:
     """Name backbone and layers under the lowest panel of each column and left of the first of each row."""
     wide, tall = size
@@ -137,12 +116,9 @@ def _backbone(name: str, inches: float) -> str:
 
 
 def _mark_missing(panels: Sequence[Axes], matrices: Sequence[LayerByLayer]) -> list[Patch]:
-    count = 0
-    for panel, matrix in zip(panels, matrices, strict=True):
-        for row, column in zip(*np.nonzero(~np.isfinite(matrix.values)), strict=True):
-            panel.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **_MISSING, gid="missing"))
-            count += 1
-    return [Patch(**_MISSING, label=f"{count} {'cell' if count == 1 else 'cells'} without a value")] if count else []
+    pairs = zip(panels, matrices, strict=True)
+    count = sum(len(hatch_missing(panel, matrix.values)) for panel, matrix in pairs)
+    return [missing_entry(f"{count} {'cell' if count == 1 else 'cells'} without a value")] if count else []
 
 
 def _draw_diagonals(panels: Sequence[Axes], matrix: LayerByLayer) -> Line2D:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from probes.report.csv_files import file_stem, write_layer_by_task, write_results
 from probes.report.heatmap_figure import heatmap
-from probes.report.png import save_png
+from probes.report.pictures import Drawing, save_pictures
 from probes.report.profile_figure import profiles
 from probes.report.tracker import Tracker
 from probes.values import Layer, LayerByTask, Reading, Result
@@ -49,12 +50,16 @@ def report_run(
     ordered = sorted(matrices, key=lambda matrix: matrix.reading != primary)
     _refuse_one_file_for_two(ordered, primary)
     files = [write_results(results, output_dir / "results.csv")]
-    heatmaps = []
+    heatmaps, drawings = [], {}
     for matrix in ordered:
         first = matrix.reading == primary
         files.append(write_layer_by_task(matrix, output_dir / "layer_by_task", primary=first))
-        heatmaps.append(_draw(output_dir / "figures", matrix, best_layers if first else None))
-        tracker.log_matrix(matrix, heatmaps[-1], primary=first)
+        own = _drawings(output_dir / "figures", matrix, best_layers if first else None)
+        heatmaps.append(next(reversed(own)))
+        drawings |= own
+    save_pictures(drawings)
+    for matrix, picture in zip(ordered, heatmaps, strict=True):
+        tracker.log_matrix(matrix, picture, primary=matrix.reading == primary)
     of_primary = [matrix for matrix in ordered if matrix.reading == primary]
     best = {f"best_layer/{task}": layer for task, layer in best_layers.items()}
     tracker.summarize({**best, **mean_at_best_layer(of_primary, best_layers), **(summary or {})})
@@ -77,11 +82,13 @@ def mean_at_best_layer(matrices: Iterable[LayerByTask], best_layers: Mapping[str
     return means
 
 
-def _draw(folder: Path, matrix: LayerByTask, best_layers: Mapping[str, Layer] | None) -> Path:
+def _drawings(folder: Path, matrix: LayerByTask, best_layers: Mapping[str, Layer] | None) -> dict[Path, Drawing]:
+    """The pictures of a quantity, its heatmap last."""
     stem = file_stem(matrix, primary=best_layers is not None)
+    drawings: dict[Path, Drawing] = {}
     if best_layers is not None and np.isfinite(matrix.ci_low).any() and "specificity" not in matrix.quantity:
-        save_png(profiles(matrix, best_layer=best_layers), folder / f"{stem}_profiles.png")
-    return save_png(heatmap(matrix, best_layer=best_layers), folder / f"{stem}.png")
+        drawings[folder / f"{stem}_profiles.png"] = partial(profiles, matrix, best_layer=best_layers)
+    return drawings | {folder / f"{stem}.png": partial(heatmap, matrix, best_layer=best_layers)}
 
 
 def _refuse_one_file_for_two(matrices: Iterable[LayerByTask], primary: Reading | None) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,52 +12,26 @@ import numpy as np
 
 from probes.activations import ExtractionSettings
 from probes.backbones import FrozenBackbone
-from probes.callbacks import LiveRows, MatrixAnalysis
+from probes.callbacks import MatrixAnalysis
 from probes.report import Tracker, layer_table, learning_table, print_screen, write_results
-from probes.studies.comparison import GAIN, Comparison, SimilarityMeasure, TaskModels
-from probes.studies.inputs import SuiteActivations, described, facts_of, read_suite, test_labels
+from probes.studies.comparison import GAIN, Comparison, SimilarityMeasure
+from probes.studies.inputs import described, facts_of, test_labels
 from probes.studies.layer_by_layer_figures import MapSettings, report_figures
 from probes.studies.learning import learning_results
 from probes.studies.mixture_settings import MixtureSettings, mark_unseen
+from probes.studies.model_set import check_models, tune_models
 from probes.studies.provenance import Provenance
-from probes.studies.role_probes import probe_roles, score_matrices
-from probes.studies.tuned_models import (
-    TunedModels,
-    Workshop,
-    check_models,
-    tune_models,
-)
-from probes.tasks import SPLITS, Suite, Task
+from probes.studies.read_models import ReadModels, read_models
+from probes.studies.role_probes import RoleProbes, probe_roles, score_matrices
+from probes.studies.tuned_models import Workshop
+from probes.studies.tuning_suite import watched_rows, with_answers
+from probes.tasks import SPLITS, Suite
 from probes.training import ProbeSettings, TrainerFactory
 from probes.training.tuning import TuningSettings
-from probes.values import Reading, Result
+from probes.values import Result
 
-_log = logging.getLogger(__name__)
-BASE, EXPERIMENTAL, CONTROL = "base", "experimental", "control"
+BASE, EXPERIMENTAL = "base", "experimental"
 STAGES = ("tune", "read")
-WATCHED_ROWS = 64
-MIN_ROWS = 5  # of a test split: CKA without each row wants four
-
-
-@dataclass(frozen=True)
-class ReadModels:
-    """A suite as every model of a study sees it; each control sees its own task's test rows only."""
-
-    base: SuiteActivations
-    experimental: SuiteActivations
-    controls: Mapping[str, Sequence[SuiteActivations]]
-
-    def passes(self) -> dict[str, int]:
-        """What reading all models took, for `provenance.json`."""
-        models = [self.base, self.experimental, *(own for controls in self.controls.values() for own in controls)]
-        names = ("texts_computed", "tokens_computed", "forward_passes")
-        return {name: sum(getattr(model.report, name) for model in models) for name in names}
-
-    def task(self, task: Task, reading: Reading) -> TaskModels:
-        """One task's test rows in all its models."""
-        base, experimental = (side.rows(task, "test", reading) for side in (self.base, self.experimental))
-        controls = [control.rows(task, "test", reading) for control in self.controls[task.name]]
-        return TaskModels.joined(base, experimental, controls)
 
 
 def layer_by_layer_study(
@@ -143,7 +115,7 @@ def layer_by_layer_study(
         if only_models is not None or stop_after == "tune":
             return math.nan
         with provenance.stage("read"):
-            read = _read(shop, models, splits=SPLITS if with_probes else ("test",))
+            read = read_models(shop, models, splits=SPLITS if with_probes else ("test",))
             provenance.record(facts_of(loaded, read.base) | read.passes())
         if stop_after == "read":
             return math.nan
@@ -160,10 +132,7 @@ def layer_by_layer_study(
             with provenance.stage("probes"):
                 found = probe_roles(loaded, sides, probe, trainer, seed)
                 results += map(describe, found.results)
-                for column in found.scores:
-                    analysis.table.add(column, reported=False)
-                for column in found.gains:
-                    analysis.table.add(column)
+                _add_probes(analysis, found)
         with provenance.stage("report"):
             matrices = score_matrices(results)
             report = analysis.finish(output_dir, tracker=tracker, results=results, matrices=matrices, describe=describe)
@@ -171,41 +140,7 @@ def layer_by_layer_study(
                 output_dir, comparisons[0], sides, analysis.table, maps or MapSettings(), tracker=tracker
             )
     print_screen(layer_table(report.results, GAIN), f"picture: {pictures[0]}", f"everything: {output_dir}")
-    seen = {task.name for task in loaded.tasks if not task.unseen}
-    gains = [r.value for r in report.results if r.metric == GAIN and r.task in seen]
-    return float(np.nanmean(gains)) if np.isfinite(gains).any() else math.nan
-
-
-def watched_rows(base: FrozenBackbone, suite: Suite) -> LiveRows:
-    """The first `WATCHED_ROWS` test rows of every seen task, for looks at the experimental model while it is tuned."""
-    seen = [task for task in suite.tasks if not task.unseen]
-    labels = {task.name: own[:WATCHED_ROWS] for task in seen if (own := test_labels(task)) is not None}
-    return LiveRows(base, {task.name: task.splits["test"].prompts[:WATCHED_ROWS] for task in seen}, labels)
-
-
-def with_answers(suite: Suite) -> Suite:
-    """The suite, held to what tuning wants of every task.
-
-    Raises:
-        ValueError: No tasks; a task without training rows, with too few test rows, or with rows without answer.
-    """
-    for task in suite.tasks:
-        for split, least in (("train", 1), ("test", MIN_ROWS)):
-            rows = len(task.splits[split]) if split in task.splits else 0
-            if rows < least:
-                raise ValueError(
-                    f"Task '{task.name}' has {rows} {split} rows, and a layer-by-layer study wants {least} or more. "
-                    "Mend the data, set `suite.max_rows` higher, or leave the task out of `suite.tasks`."
-                )
-        empty = sum(not target.strip() for split in task.splits.values() for target in split.targets)
-        if empty:
-            raise ValueError(
-                f"Task '{task.name}' has {empty} rows without an answer in words to tune on. Set "
-                "`suite.prompt=instruction`, or leave the task out of `suite.tasks`."
-            )
-    if not suite.tasks:
-        raise ValueError(f"Suite '{suite.name}' has no tasks. Set `suite.tasks`.")
-    return suite
+    return _mean_gain(report.results, loaded)
 
 
 def _check_choices(stop_after: str | None) -> None:
@@ -213,18 +148,6 @@ def _check_choices(stop_after: str | None) -> None:
         raise ValueError(
             f"There is no stage '{stop_after}' to stop after. Set `study.stop_after` to {' or '.join(STAGES)}, or null."
         )
-
-
-def _read(shop: Workshop, models: TunedModels, *, splits: Sequence[str]) -> ReadModels:
-    tasks = shop.suite.tasks
-    base = read_suite(shop.suite, shop.base, shop.extraction, shop.cache_dir, splits=splits)
-    assert models.experimental is not None  # only `only_models` leaves it out
-    experimental = shop.read(models.experimental, tasks, splits=splits)
-    controls = {
-        task.name: [shop.read(model, [task], splits=("test",)) for model in models.controls[task.name]]
-        for task in tasks
-    }
-    return ReadModels(base, experimental, controls)
 
 
 def _compare(comparison: Comparison, read: ReadModels, analysis: MatrixAnalysis) -> None:
@@ -237,3 +160,16 @@ def _compare(comparison: Comparison, read: ReadModels, analysis: MatrixAnalysis)
             analysis.add_rows(task.name, rows, labels if same else None, role=role)
     for column in comparison.with_groups():
         analysis.table.add(column)
+
+
+def _add_probes(analysis: MatrixAnalysis, found: RoleProbes) -> None:
+    for column in found.scores:
+        analysis.table.add(column, reported=False)
+    for column in found.gains:
+        analysis.table.add(column)
+
+
+def _mean_gain(results: Sequence[Result], suite: Suite) -> float:
+    seen = {task.name for task in suite.tasks if not task.unseen}
+    gains = [result.value for result in results if result.metric == GAIN and result.task in seen]
+    return float(np.nanmean(gains)) if np.isfinite(gains).any() else math.nan

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from probes.studies.tuned_models import MIXTURE, TunedModels
+from probes.studies.model_set import TunedModels
+from probes.studies.tuned_models import MIXTURE
 from probes.training.tuning import AnswerScores, TunedModel
 from probes.values import Result
 

@@ -68,7 +68,7 @@ def logged(finished) -> OfflineRun:
 @pytest.fixture
 def no_pictures(monkeypatch) -> None:
     """Drawing takes most of a run's time and is looked at once, in `finished`."""
-    monkeypatch.setattr("probes.report.run_report._draw", lambda folder, *_: folder / "none.png")
+    monkeypatch.setattr("probes.report.run_report.save_pictures", lambda drawings: None)
     monkeypatch.setattr("probes.studies.layer_by_layer.report_figures", lambda folder, *_, **__: [folder / "none.png"])
     monkeypatch.setattr("probes.callbacks.matrix_analysis.report_bands", lambda *_, **__: [])
 

@@ -14,7 +14,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation, Text
 from similarity_samples import a_curve
 
-from probes.report.band_figure import NAMED_UP_TO, Band, Curve, _rows_of_names, _spread, band_profiles
+from probes.report.band_figure import NAMED_UP_TO, Band, Curve, band_profiles
+from probes.report.name_places import rows_of_names, spread_apart
 
 BIG = (*range(31), "final")
 BANDS = [Band("shared", 0, 0), Band("transition", 1, 2), Band("refinement", 3, 3)]
@@ -83,14 +84,14 @@ def test_names_at_one_height_are_pushed_apart_in_the_picture():
 
 def test_spreading_moves_least_keeps_order_and_stays_inside():
     apart = np.array([0.9, 0.1, 0.5])
-    np.testing.assert_allclose(_spread(apart, gap=0.1, low=0, high=1), apart)
-    np.testing.assert_allclose(_spread(np.array([0.5, 0.5]), gap=0.2, low=0, high=1), [0.4, 0.6])
-    np.testing.assert_allclose(_spread(np.array([0.6, 0.5, 0.55]), gap=0.2, low=0, high=1), [0.75, 0.35, 0.55])
-    np.testing.assert_allclose(_spread(np.array([1.0, 1.0, 1.0]), gap=0.2, low=0, high=1), [0.6, 0.8, 1.0])
+    np.testing.assert_allclose(spread_apart(apart, gap=0.1, low=0, high=1), apart)
+    np.testing.assert_allclose(spread_apart(np.array([0.5, 0.5]), gap=0.2, low=0, high=1), [0.4, 0.6])
+    np.testing.assert_allclose(spread_apart(np.array([0.6, 0.5, 0.55]), gap=0.2, low=0, high=1), [0.75, 0.35, 0.55])
+    np.testing.assert_allclose(spread_apart(np.array([1.0, 1.0, 1.0]), gap=0.2, low=0, high=1), [0.6, 0.8, 1.0])
     rng = np.random.default_rng(0)
     for _ in range(50):
         ends = rng.uniform(0, 1, 8)
-        moved = _spread(ends, gap=0.1, low=0, high=1)
+        moved = spread_apart(ends, gap=0.1, low=0, high=1)
         assert np.diff(moved[np.argsort(ends)]).min() > 0.1 - 1e-9
         assert 0 <= moved.min() <= moved.max() <= 1 + 1e-9
 
@@ -158,9 +159,9 @@ def test_nothing_is_clipped_and_names_of_bands_do_not_touch(bands, layers):
 
 
 def test_names_of_narrow_bands_take_rows_of_their_own_and_wide_ones_share_the_first():
-    assert _rows_of_names(["shared", "transition"], [(0, 1), (1, 2)], step=0.2) == [0, 1]
-    assert _rows_of_names(["shared", "transition"], [(0, 1), (1, 2)], step=2.0) == [0, 0]
-    assert _rows_of_names(["a" * 9, "transition", "c" * 9], [(0, 4), (4, 5), (5, 9)], step=0.2) == [0, 1, 0]
+    assert rows_of_names(["shared", "transition"], [(0, 1), (1, 2)], step=0.2) == [0, 1]
+    assert rows_of_names(["shared", "transition"], [(0, 1), (1, 2)], step=2.0) == [0, 0]
+    assert rows_of_names(["a" * 9, "transition", "c" * 9], [(0, 4), (4, 5), (5, 9)], step=0.2) == [0, 1, 0]
 
 
 def test_a_signed_quantity_shows_zero():

@@ -23,7 +23,7 @@ from probes.backbones import tiny_backbone
 from probes.callbacks import MatrixAnalysis
 from probes.report import FilesOnly, read_results
 from probes.studies import MapSettings, MixtureSettings, layer_by_layer_study, tuned_models
-from probes.studies.layer_by_layer import with_answers
+from probes.studies.tuning_suite import with_answers
 from probes.tasks import Suite, Task
 from probes.training import ProbeSettings
 from probes.training.trainer import default_trainer
@@ -42,7 +42,7 @@ class KilledError(Exception):
 @pytest.fixture(autouse=True, scope="module")
 def _no_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("probes.report.run_report._draw", lambda folder, *_: folder / "none.png")
+        patch.setattr("probes.report.run_report.save_pictures", lambda drawings: None)
         patch.setattr("probes.studies.layer_by_layer.report_figures", lambda folder, *_, **__: [folder / "none.png"])
         yield
 

@@ -1,7 +1,7 @@
 import math
 
 from probes.studies.learning import learning_results
-from probes.studies.tuned_models import TunedModels
+from probes.studies.model_set import TunedModels
 from probes.training.tuning import AnswerScores, TunedModel
 
 

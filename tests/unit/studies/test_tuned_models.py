@@ -13,7 +13,8 @@ from probes.activations import ExtractionSettings
 from probes.backbones import FrozenBackbone, tiny_backbone
 from probes.studies import tuned_models as module
 from probes.studies.mixture_settings import MixtureSettings, mark_unseen
-from probes.studies.tuned_models import Workshop, check_models, tune_models
+from probes.studies.model_set import check_models, tune_models
+from probes.studies.tuned_models import Workshop
 from probes.tasks import Suite
 from probes.training.trainer import default_trainer
 from probes.training.tuning import AnswerScores, TunedModel, TuningExamples, tune
