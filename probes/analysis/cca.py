@@ -1,4 +1,4 @@
-"""Canonical correlations of two layers, averaged: SVCCA and PWCCA, from second moments alone."""
+"""Canonical correlations of two layers, averaged: SVCCA and PWCCA, from second moments or products of rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from probes.analysis.invariances import by_layer, invariant_to, require_matched_rows
-from probes.analysis.moments import Moments
+from probes.analysis.moments import Moments, exact_mean
 
 _RANK_TOLERANCE = 1e-12
 """A side's faintest directions that together hold less than this share of its variance count as empty: a millionth of
@@ -50,7 +50,7 @@ def svcca(x: Tensor, y: Tensor, *, variance: float = 0.99, ridge: float = 0.0) -
     """
     truncation = Truncation(variance=variance, ridge=ridge)
     require_matched_rows(x, y)
-    return by_layer(lambda one, other: svcca_of_moments(Moments.of(one, other), truncation), x, y)
+    return by_layer(lambda one, other: mean_correlation(Components.of_rows(one, other, truncation)), x, y)
 
 
 @invariant_to("scale", "shift")
@@ -82,7 +82,7 @@ def pwcca(x: Tensor, y: Tensor, *, variance: float = 1.0, ridge: float = 0.0) ->
     """
     truncation = Truncation(variance=variance, ridge=ridge)
     require_matched_rows(x, y)
-    return by_layer(lambda one, other: pwcca_of_moments(Moments.of(one, other), truncation), x, y)
+    return by_layer(lambda one, other: weighted_correlation(Components.of_rows(one, other, truncation)), x, y)
 
 
 @dataclass(frozen=True)
@@ -104,45 +104,86 @@ class Truncation:
             raise ValueError(f"`ridge` wants a share of the mean variance, 0 or more; got {self.ridge}.")
 
 
-def svcca_of_moments(moments: Moments, truncation: Truncation) -> Tensor:
-    """SVCCA of one layer, float64 scalar; see `svcca`."""
-    whitening = _whitenings(moments, truncation)
-    if whitening is None:
-        return moments.xy.new_tensor(torch.nan)
-    x_whitening, y_whitening = whitening
-    return torch.linalg.svdvals(x_whitening.mT @ moments.xy @ y_whitening).clamp(max=1).mean()
+@dataclass(frozen=True)
+class Components:
+    """Leading principal components of two sides of one layer, each scaled to unit norm (less with a ridge).
+
+    Attributes:
+        products: Of each component of x with each of y, float64, shape `(x_kept, y_kept)`.
+        loadings: Of each feature of x with each component of x, float64, shape `(x_features, x_kept)`.
+    """
+
+    products: Tensor
+    loadings: Tensor
+
+    @classmethod
+    def of_moments(cls, moments: Moments, truncation: Truncation) -> Components | None:
+        """Components from second moments; `None` where a side does not vary.
+
+        Raises:
+            ValueError: Too few rows for what is kept, and no ridge.
+        """
+        whitenings = []
+        for scatter in (moments.xx, moments.yy):
+            values, vectors = torch.linalg.eigh(scatter)
+            scale = _scale(values, len(scatter), truncation)
+            if scale is None:
+                return None
+            whitenings.append(vectors.flip(1)[:, : len(scale)] * scale)
+        x_whitening, y_whitening = whitenings
+        _require_more_rows(moments.rows, x_whitening, y_whitening, truncation)
+        return cls(x_whitening.mT @ moments.xy @ y_whitening, moments.xx @ x_whitening)
+
+    @classmethod
+    def of_rows(cls, x: Tensor, y: Tensor, truncation: Truncation) -> Components | None:
+        """As `of_moments`, from the products of rows where these are fewer than the features."""
+        if len(x) >= max(x.shape[1], y.shape[1]):
+            return cls.of_moments(Moments.of(x, y), truncation)
+        centred = [side - exact_mean(side) for side in (x.double(), y.double())]
+        components = []
+        for side in centred:
+            values, vectors = torch.linalg.eigh(side @ side.mT)
+            scale = _scale(values, side.shape[1], truncation)
+            if scale is None:
+                return None
+            spread = values.flip(0)[: len(scale)].sqrt()
+            components.append(vectors.flip(1)[:, : len(scale)] * (spread * scale))
+        x_components, y_components = components
+        _require_more_rows(len(x), x_components, y_components, truncation)
+        return cls(x_components.mT @ y_components, centred[0].mT @ x_components)
 
 
-def pwcca_of_moments(moments: Moments, truncation: Truncation) -> Tensor:
-    """PWCCA of one layer, float64 scalar; see `pwcca`."""
-    whitening = _whitenings(moments, truncation)
-    if whitening is None:
-        return moments.xy.new_tensor(torch.nan)
-    x_whitening, y_whitening = whitening
-    directions, correlations, _ = torch.linalg.svd(x_whitening.mT @ moments.xy @ y_whitening, full_matrices=False)
-    weights = (moments.xx @ x_whitening @ directions).abs().sum(dim=0)
+def mean_correlation(components: Components | None) -> Tensor:
+    """SVCCA of one layer, float64 scalar; NaN without components."""
+    if components is None:
+        return torch.tensor(torch.nan, dtype=torch.float64)
+    return torch.linalg.svdvals(components.products).clamp(max=1).mean()
+
+
+def weighted_correlation(components: Components | None) -> Tensor:
+    """PWCCA of one layer, float64 scalar; NaN without components."""
+    if components is None:
+        return torch.tensor(torch.nan, dtype=torch.float64)
+    directions, correlations, _ = torch.linalg.svd(components.products, full_matrices=False)
+    weights = (components.loadings @ directions).abs().sum(dim=0)
     return weights @ correlations.clamp(max=1) / weights.sum()
 
 
-def _whitenings(moments: Moments, truncation: Truncation) -> tuple[Tensor, Tensor] | None:
-    """What makes the kept components of each side orthonormal; `None` where a side does not vary."""
-    if not (moments.xx.trace() > 0 and moments.yy.trace() > 0):
+def _scale(ascending: Tensor, features: int, truncation: Truncation) -> Tensor | None:
+    """1 / spread of the components kept, the largest first; `None` where nothing varies."""
+    values = ascending.flip(0).clamp(min=0)
+    if not values.sum() > 0:
         return None
-    whitenings = _whitening(moments.xx, truncation), _whitening(moments.yy, truncation)
-    kept = [side.shape[1] for side in whitenings]
-    if truncation.ridge == 0 and sum(kept) >= moments.rows:
-        raise ValueError(
-            f"Canonical correlations of {kept[0]} and {kept[1]} components want more than {sum(kept)} rows, or some "
-            f"are 1 whatever the data; got {moments.rows}. Keep fewer components with a smaller `variance` "
-            f"(now {truncation.variance}), or ask for a `ridge`."
-        )
-    return whitenings
-
-
-def _whitening(scatter: Tensor, truncation: Truncation) -> Tensor:
-    """Shape `(features, kept)`."""
-    values, vectors = torch.linalg.eigh(scatter)
-    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     share = values.cumsum(0) / values.sum()
     kept = int((share < truncation.variance - _RANK_TOLERANCE).sum()) + 1
-    return vectors[:, :kept] / (values[:kept] + truncation.ridge * values.mean()).sqrt()
+    return (values[:kept] + truncation.ridge * values.sum() / features).rsqrt()
+
+
+def _require_more_rows(rows: int, x: Tensor, y: Tensor, truncation: Truncation) -> None:
+    x_kept, y_kept = x.shape[1], y.shape[1]
+    if truncation.ridge == 0 and x_kept + y_kept >= rows:
+        raise ValueError(
+            f"Canonical correlations of {x_kept} and {y_kept} components want more than {x_kept + y_kept} rows, or "
+            f"some are 1 whatever the data; got {rows}. Keep fewer components with a smaller `variance` "
+            f"(now {truncation.variance}), or ask for a `ridge`."
+        )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
-from probes.analysis.cca import Truncation, pwcca_of_moments, svcca_of_moments
-from probes.analysis.moments import Moments, unpack_layers
+from probes.analysis.cca import Components, Truncation, mean_correlation, weighted_correlation
+from probes.analysis.moments import unpack_layers
 from probes.analysis.streaming.pair_moments import PairMoments
 
 
@@ -34,8 +33,8 @@ class CanonicalCorrelations(PairMoments, ABC):
         self.truncation = Truncation(variance=variance, ridge=ridge)
 
     @abstractmethod
-    def of_layer(self, moments: Moments) -> Tensor:
-        """The measure of one layer, float64 scalar; NaN where a side is constant."""
+    def of_layer(self, components: Components | None) -> Tensor:
+        """The measure of one layer, float64 scalar; NaN without components, where a side is constant."""
 
     def compute(self) -> Tensor:
         """The measure of every layer.
@@ -47,7 +46,11 @@ class CanonicalCorrelations(PairMoments, ABC):
             ValueError: Fewer than 4 rows came, or too few for the components kept.
         """
         self.require_enough_rows()
-        return torch.stack([self.of_layer(moments) for moments in unpack_layers(self.xy, self.xx, self.yy)])
+        layers = unpack_layers(self.xy, self.xx, self.yy)
+        values = self.xy.new_empty(len(layers))
+        for index, moments in enumerate(layers):
+            values[index] = self.of_layer(Components.of_moments(moments, self.truncation))
+        return values
 
 
 class SVCCA(CanonicalCorrelations):
@@ -59,8 +62,8 @@ class SVCCA(CanonicalCorrelations):
         super().__init__(num_layers, x_features, y_features, variance=variance, ridge=ridge)
 
     @override
-    def of_layer(self, moments: Moments) -> Tensor:
-        return svcca_of_moments(moments, self.truncation)
+    def of_layer(self, components: Components | None) -> Tensor:
+        return mean_correlation(components)
 
 
 class PWCCA(CanonicalCorrelations):
@@ -72,5 +75,5 @@ class PWCCA(CanonicalCorrelations):
         super().__init__(num_layers, x_features, y_features, variance=variance, ridge=ridge)
 
     @override
-    def of_layer(self, moments: Moments) -> Tensor:
-        return pwcca_of_moments(moments, self.truncation)
+    def of_layer(self, components: Components | None) -> Tensor:
+        return weighted_correlation(components)

@@ -4,7 +4,8 @@ import scipy.linalg
 import torch
 from sklearn.cross_decomposition import CCA
 
-from probes.analysis.cca import pwcca, svcca
+from probes.analysis.cca import Components, Truncation, mean_correlation, pwcca, svcca, weighted_correlation
+from probes.analysis.moments import Moments
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -61,6 +62,20 @@ def test_pwcca_is_the_average_weighted_by_projections_of_the_first_side(swapped:
     left, correlations, _ = np.linalg.svd(x_basis.T @ y_basis, full_matrices=False)
     weights = np.abs((x_basis @ left).T @ centred(x[0])).sum(1)
     assert pwcca(x, y).item() == pytest.approx(np.average(correlations, weights=weights), abs=1e-10)
+
+
+@pytest.mark.parametrize("widths", [(60, 60), (60, 8), (8, 60)])
+def test_fewer_rows_than_features_are_compared_by_the_same_definition(widths: tuple[int, int]):
+    x, y = draw(1, 30, widths[0]) + 3, draw(1, 30, widths[1], seed=1)
+    y[..., :8] += x[..., :8]
+    x_scores, y_scores = principal_scores(x[0], 0.5), principal_scores(y[0], 0.5)
+    left, correlations, _ = np.linalg.svd(x_scores.T @ y_scores, full_matrices=False)
+    weights = np.abs((x_scores @ left).T @ centred(x[0])).sum(1)
+    assert svcca(x, y, variance=0.5).item() == pytest.approx(correlations.mean(), abs=1e-10)
+    assert pwcca(x, y, variance=0.5).item() == pytest.approx(np.average(correlations, weights=weights), abs=1e-10)
+    moments = Components.of_moments(Moments.of(x[0], y[0]), Truncation(variance=0.5, ridge=0.2))
+    assert svcca(x, y, variance=0.5, ridge=0.2).item() == pytest.approx(mean_correlation(moments).item(), abs=1e-10)
+    assert pwcca(x, y, variance=0.5, ridge=0.2).item() == pytest.approx(weighted_correlation(moments).item(), abs=1e-10)
 
 
 def test_pwcca_is_not_symmetric_and_svcca_is():
