@@ -46,8 +46,7 @@ def _polish(loss: LinearLoss, without_bias: Tensor, biases: Tensor, steps: int =
         gradient = loss.residual(means).sum(-1)
         if gradient.abs().max() < 1e-13:
             break
-        hessian = loss.bias_hessian(means) + 1e-12 * torch.eye(biases.shape[-1]).to(biases)
-        move = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(hessian))[..., 0]
+        move = loss.bias_step(means, gradient)
         trial = loss.value(without_bias + (biases - move)[..., None])
         lower = (trial <= value)[..., None]
         biases = torch.where(lower, biases - move, biases - move / 8)

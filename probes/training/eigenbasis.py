@@ -1,8 +1,8 @@
-"""Rows rotated onto their principal axes, where one diagonal preconditions every penalty, class and control."""
+"""The principal axes of rows, where one diagonal preconditions every penalty, class and control."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,46 +10,65 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Eigenbasis:
-    """Centred rows of several layers in the basis of their second moments, with a column of ones for the bias.
+    """Centred rows of several layers, with a column of ones for the bias, and the axes of their second moments.
 
-    A rotation leaves the norm of the weights, so also the penalised objective, as it is.
+    Fewer rows than features are turned onto their axes, which makes them shorter. More rows stay as they are, and only
+    gradients are turned: that costs less than turning all rows. An orthonormal basis leaves the norm of the weights, so
+    also the penalised objective, as it is.
 
     Attributes:
-        rows: `x V` and a last column of ones, shape `(layers, rows, rank + 1)`.
-        eigenvalues: Of `xᵀx / rows`, and a last 1 for the bias, shape `(layers, rank + 1)`.
-        axes: V, orthonormal columns, shape `(layers, features, rank)`.
+        rows: Shape `(layers, rows, rank + 1)`.
+        eigenvalues: Of the second moments, shape `(layers, 1, 1, rank)`.
+        axes: Orthonormal columns, shape `(layers, features, rank)`.
+        turned: Whether the rows' coordinates are those along the axes.
     """
 
     rows: Tensor
     eigenvalues: Tensor
     axes: Tensor
+    turned: bool
 
     @classmethod
     def of(cls, x: Tensor) -> Eigenbasis:
-        """Rotate rows `x`, shape `(layers, rows, features)`; the rank is the smaller of rows and features."""
-        _, rows, features = x.shape
-        if rows < features:
-            eigenvalues, axes = _short_side(x)
+        """Find the axes of rows `x`, shape `(layers, rows, features)`; the rank is the smaller of rows and features."""
+        turned = x.shape[1] < x.shape[2]
+        if turned:
+            span, upper = torch.linalg.qr(x.mT)
+            eigenvalues, within = torch.linalg.eigh(upper @ upper.mT / x.shape[1])
+            axes, coordinates = span @ within, upper.mT @ within
         else:
-            eigenvalues, axes = torch.linalg.eigh(x.mT @ x / rows)
-        ones = x.new_ones(*x.shape[:2], 1)
-        eigenvalues = torch.cat([eigenvalues.clamp_min(0), ones[:, 0]], dim=-1)
-        return cls(torch.cat([x @ axes, ones], dim=-1), eigenvalues, axes)
+            eigenvalues, axes = torch.linalg.eigh(x.mT @ x / x.shape[1])
+            coordinates = x
+        rows = torch.cat([coordinates, x.new_ones(*x.shape[:2], 1)], dim=-1)
+        return cls(rows, eigenvalues.clamp_min(0)[:, None, None], axes, turned)
 
-    def unrotate(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn parameters `(layers, ..., rank + 1)` into weights `(layers, ..., features)` and biases."""
-        flat = parameters[..., :-1].flatten(1, -2) @ self.axes.mT
-        return flat.view(*parameters.shape[:-1], -1), parameters[..., -1]
+    def keep(self, layers: Tensor) -> Eigenbasis:
+        """The basis of these layers alone."""
+        return replace(self, rows=self.rows[layers], eigenvalues=self.eigenvalues[layers], axes=self.axes[layers])
+
+    def enter(self, weights: Tensor, biases: Tensor) -> Tensor:
+        """Turn weights `(layers, ..., features)` and biases into parameters `(layers, ..., rank + 1)`."""
+        own = weights.to(self.axes)
+        return torch.cat([_times(own, self.axes) if self.turned else own, biases[..., None].to(own)], dim=-1)
+
+    def leave(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo `enter`."""
+        own = parameters[..., :-1]
+        return _times(own, self.axes.mT) if self.turned else own, parameters[..., -1]
+
+    def precondition(self, gradient: Tensor, curvature: Tensor, penalty: Tensor) -> Tensor:
+        """Multiply by the inverse of `curvature · second moments + penalty`, and the bias by 1 / curvature.
+
+        Args:
+            gradient: Shape `(layers, slices, outputs, rank + 1)`.
+            curvature: Of the loss, shape `(layers, slices, outputs, 1)`.
+            penalty: λ, a scalar.
+        """
+        own, scale = gradient[..., :-1], 1 / (curvature * self.eigenvalues + penalty)
+        own = own * scale if self.turned else _times(_times(own, self.axes) * scale, self.axes.mT)
+        return torch.cat([own, gradient[..., -1:] / curvature], dim=-1)
 
 
-def _short_side(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and axes from the rows × rows products, with fewer rows than features.
-
-    The axes are an orthonormal basis of the row space whatever rounding does to the small eigenvalues, which only steer
-    the preconditioner.
-    """
-    wide = x.double()
-    _, left = torch.linalg.eigh(wide @ wide.mT / x.shape[1])
-    axes, upper = torch.linalg.qr(wide.mT @ left.flip(-1))
-    kept = upper.diagonal(dim1=-2, dim2=-1).square() / x.shape[1]
-    return kept.to(x.dtype), axes.to(x.dtype)
+def _times(vectors: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply vectors `(layers, ..., rank)` by a matrix of their layer."""
+    return (vectors.flatten(1, -2) @ matrix).view(*vectors.shape[:-1], -1)

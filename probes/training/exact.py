@@ -43,7 +43,7 @@ def solve_linear(
     *,
     classes: int,
     row_weights: Tensor | None = None,
-    tolerance: float = 5e-5,
+    tolerance: float = 2e-4,
     max_iterations: int = 500,
 ) -> LinearSolution:
     """Minimise mean loss + λ/2 · ‖W‖² for every layer, penalty and control; biases bear no penalty.
@@ -107,7 +107,7 @@ class _Path:
     def _walk(self, basis: Eigenbasis, layers: Tensor, order: list[int], tolerance: float, max_iterations: int) -> None:
         """Solve these layers at these penalties, in the precision of the basis."""
         loss = self.loss.to(basis.rows)
-        parameters = self._rotated(basis, layers, order[0])
+        parameters = basis.enter(self.weights[layers, order[0]], self.biases[layers, order[0]])
         for penalty in order:
             parameters, iterations = minimise(
                 loss,
@@ -118,18 +118,10 @@ class _Path:
                 max_iterations=max_iterations,
             )
             self.iterations += iterations
-            self._keep(basis, layers, penalty, parameters)
+            weights, biases = basis.leave(parameters)
+            self.weights[layers, penalty] = weights.to(self.weights)
+            self.biases[layers, penalty] = biases.double()
         self._certify(layers, order)
-
-    def _rotated(self, basis: Eigenbasis, layers: Tensor, penalty: int) -> Tensor:
-        weights = self.weights[layers, penalty].to(basis.axes)
-        rotated = (weights.flatten(1, 2) @ basis.axes).view(*weights.shape[:3], -1)
-        return torch.cat([rotated, self.biases[layers, penalty, ..., None].to(rotated)], dim=-1)
-
-    def _keep(self, basis: Eigenbasis, layers: Tensor, penalty: int, parameters: Tensor) -> None:
-        weights, biases = basis.unrotate(parameters)
-        self.weights[layers, penalty] = weights.to(self.weights)
-        self.biases[layers, penalty] = biases.double()
 
     def _certify(self, layers: Tensor, order: list[int]) -> None:
         loss = self.loss.to(self.biases)

@@ -60,6 +60,13 @@ class LinearLoss(ABC):
         """Hessian by the outputs' biases, shape `(layers, slices, outputs, outputs)`."""
         return torch.diag_embed(self.curvature(means)[..., 0])
 
+    def bias_step(self, means: Tensor, gradient: Tensor) -> Tensor:
+        """Newton's step of the biases, to be taken off them; gradient and step `(layers, slices, outputs)`."""
+        hessian = self.bias_hessian(means)
+        rounding = torch.finfo(means.dtype).eps ** 0.75  # means of 0 and 1 leave no curvature but what is rounded
+        hessian = hessian + rounding * torch.eye(hessian.shape[-1]).to(hessian)
+        return torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(hessian))[..., 0]
+
 
 class SigmoidLoss(LinearLoss):
     """Binary cross-entropy of one logit."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 Answer = TypeVar("Answer")
 
-LAYERS_PER_UNIT = 4
+LAYERS_PER_UNIT = 8
 """Layers solved together on a CPU: few enough for the cache to hold their rows, enough to outweigh Python's share."""
 
 

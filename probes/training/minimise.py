@@ -12,6 +12,8 @@ from .lbfgs import CurvaturePairs, inner
 from .line_search import line_search
 from .linear_losses import LinearLoss
 
+MARGIN = 0.9
+"""Share of the tolerance at which a slice stops; the rest is for rounding."""
 STALL = 40
 """Iterations without a smaller gap after which rounding, not the method, is taken to be the limit."""
 
@@ -21,8 +23,7 @@ class _State:
     """The problems still running, first axis the layers in `layers`."""
 
     layers: Tensor
-    rows: Tensor
-    eigenvalues: Tensor
+    basis: Eigenbasis
     parameters: Tensor
     logits: Tensor
     means: Tensor
@@ -33,7 +34,7 @@ class _State:
 
     def keep(self, chosen: Tensor) -> None:
         for name, value in vars(self).items():
-            setattr(self, name, value[chosen])
+            setattr(self, name, value.keep(chosen) if isinstance(value, Eigenbasis) else value[chosen])
 
 
 def minimise(
@@ -42,8 +43,8 @@ def minimise(
     """Minimise mean loss + penalty/2 · ‖weights‖² of every layer's slices.
 
     L-BFGS with a line search, preconditioned by the rows' second moments times each output's present mean curvature,
-    plus the penalty: diagonal in the eigenbasis. A slice stops where its gap, bounded by ‖gradient‖² / (2 · penalty),
-    is half the tolerance, or stalls for rounding.
+    plus the penalty. A slice stops where its gap, bounded by ‖gradient‖² / (2 · penalty) at the best biases, is within
+    the tolerance, or stalls for rounding.
 
     Args:
         loss: Loss of the slices.
@@ -61,7 +62,7 @@ def minimise(
     state = _begin(loss, basis, start)
     pairs, previous, iteration = CurvaturePairs(), None, 0
     for iteration in range(max_iterations + 1):
-        gradient = _gradient(loss.residual(state.means), state.rows) + ridge * state.parameters
+        gradient = _gradient(loss.residual(state.means), state.basis.rows) + ridge * state.parameters
         curvature = loss.curvature(state.means).clamp_min(1e-6)
         _update_running(state, loss, gradient, curvature, ridge, tolerance)
         live = state.running.any(1)
@@ -85,8 +86,7 @@ def _begin(loss: LinearLoss, basis: Eigenbasis, start: Tensor) -> _State:
     logits = _logits(start, basis.rows)
     return _State(
         layers=torch.arange(len(start), device=start.device),
-        rows=basis.rows,
-        eigenvalues=basis.eigenvalues,
+        basis=basis,
         parameters=start,
         logits=logits,
         means=loss.means(logits),
@@ -113,26 +113,39 @@ def _update_running(
     better = gap < state.best_gap
     state.best_gap = torch.where(better, gap, state.best_gap)
     state.stalled = torch.where(better, 0, state.stalled + 1)
-    near = state.running & (gap <= tolerance / 2 * state.objective)
+    near = state.running & (gap <= tolerance * state.objective)
     if near.any():  # the objective falls: what is not near by its last value, is not by its present one
         penalty_term = (ridge * state.parameters.square()).sum((-1, -2)) / 2
         state.objective = loss.value(state.logits) + penalty_term
-        near &= gap <= tolerance / 2 * state.objective
+        near &= gap <= tolerance * state.objective
+        if near.any():
+            near &= _gap_at_best_bias(state, loss, gradient, ridge) <= MARGIN * tolerance * state.objective
     state.running = state.running & ~near & (state.stalled < STALL)
+
+
+def _gap_at_best_bias(state: _State, loss: LinearLoss, gradient: Tensor, ridge: Tensor) -> Tensor:
+    """The bound ‖gradient of the weights‖² / (2 · penalty), once the biases have taken a Newton step of their own."""
+    step = loss.bias_step(state.means, gradient[..., -1])
+    means = loss.means(state.logits - step[..., None])
+    own = (_gradient(loss.residual(means), state.basis.rows) + ridge * state.parameters)[..., :-1]
+    return own.square().sum((-1, -2)) / (2 * ridge[0])
 
 
 def _step(
     state: _State, loss: LinearLoss, gradient: Tensor, curvature: Tensor, pairs: CurvaturePairs, ridge: Tensor
 ) -> Tensor:
     """Move every running slice along its direction to about the minimum there; return the steps."""
-    scale = 1 / (curvature * state.eigenvalues[:, None, None] + ridge)
-    direction = pairs.direction(gradient, lambda g: g * scale)
+
+    def precondition(vector: Tensor) -> Tensor:
+        return state.basis.precondition(vector, curvature, ridge[0])
+
+    direction = pairs.direction(gradient, precondition)
     slope = inner(gradient, direction)
     if not (slope < 0).all():
-        direction = torch.where(slope < 0, direction, -gradient * scale)
+        direction = torch.where(slope < 0, direction, -precondition(gradient))
         slope = inner(gradient, direction)
     direction = direction * state.running[..., None, None]
-    change = _logits(direction, state.rows)
+    change = _logits(direction, state.basis.rows)
     by_penalty = inner(ridge * state.parameters, direction), inner(ridge * direction, direction)
     length, state.logits, state.means = line_search(loss, state.logits, change, slope, by_penalty)
     step = length * direction

@@ -55,7 +55,7 @@ class ProbeSettings:
     patience: int = 5
     gradient_clip_norm: float | None = 1.0
     max_iterations: int = 500
-    tolerance: float = 5e-5
+    tolerance: float = 2e-4
     bootstrap_samples: int = 1000
     max_bank_bytes: int = 2**31
 

@@ -74,7 +74,7 @@ def test_regression_is_scikit_learns_ridge(rows, features):
             model = Ridge(alpha=penalty * rows / 2).fit(x[layer].double().numpy(), y.double().numpy())
             ours = x[layer] @ solution.weights[layer, p, 0, 0] + solution.biases[layer, p, 0, 0]
             assert torch.allclose(ours.double(), torch.as_tensor(model.predict(x[layer].double().numpy())), atol=2e-2)
-            assert float(solution.gaps[layer, p, 0]) <= 5e-5
+            assert float(solution.gaps[layer, p, 0]) <= 2e-4
 
 
 def test_each_label_of_a_multilabel_task_is_scikit_learns_logistic_regression():
@@ -101,7 +101,7 @@ def test_the_certificate_bounds_the_distance_to_the_optimum(classes, max_iterati
             )
             gap = float(found.gaps[layer, p, 0])
             assert -1e-7 <= ours / optimum - 1 <= gap + 1e-7
-            assert gap <= 5e-5 or max_iterations < 500
+            assert gap <= 2e-4 or max_iterations < 500
 
 
 def test_a_solver_stopped_early_certifies_that_it_was():
@@ -109,7 +109,7 @@ def test_a_solver_stopped_early_certifies_that_it_was():
     penalties = torch.tensor([1e-4])
     stopped = solve_linear("classification", x, y[None], penalties, classes=3, max_iterations=2)
     finished = solve_linear("classification", x, y[None], penalties, classes=3)
-    assert float(stopped.gaps) > 1e-3 > 5e-5 >= float(finished.gaps)
+    assert float(stopped.gaps) > 1e-3 > 2e-4 >= float(finished.gaps)
 
 
 def test_a_tolerance_below_float32_rounding_is_reached_in_float64():
@@ -151,7 +151,7 @@ def test_features_that_all_but_repeat_each_other_are_solved_at_a_tiny_penalty(ro
     x = (x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True)
     y = (x[0, :, 0] + torch.randn(rows, generator=generator) > 0).long()
     solution = solve_linear("classification", x, y[None], torch.tensor([1e-6]), classes=2)
-    assert float(solution.gaps) <= 5e-5
+    assert float(solution.gaps) <= 2e-4
 
 
 def test_collinear_and_zero_features_do_no_harm():
