@@ -37,7 +37,7 @@ class Eigenbasis:
             eigenvalues, within = torch.linalg.eigh(upper @ upper.mT / x.shape[1])
             axes, coordinates = span @ within, upper.mT @ within
         else:
-            eigenvalues, axes = torch.linalg.eigh(x.mT @ x / x.shape[1])
+            eigenvalues, axes = torch.linalg.eigh(_lower_products(x) / x.shape[1])
             coordinates = x
         rows = torch.cat([coordinates, x.new_ones(*x.shape[:2], 1)], dim=-1)
         return cls(rows, eigenvalues.clamp_min(0)[:, None, None], axes, turned)
@@ -72,3 +72,12 @@ class Eigenbasis:
 def _times(vectors: Tensor, matrix: Tensor) -> Tensor:
     """Multiply vectors `(layers, ..., rank)` by a matrix of their layer."""
     return (vectors.flatten(1, -2) @ matrix).view(*vectors.shape[:-1], -1)
+
+
+def _lower_products(x: Tensor, width: int = 192) -> Tensor:
+    """The blocks of `xᵀ x` on and below the diagonal, all that `eigh` reads; zeros above."""
+    products = x.new_zeros(len(x), x.shape[-1], x.shape[-1])
+    for start in range(0, x.shape[-1], width):
+        block = slice(start, start + width)
+        products[:, start:, block] = x[..., start:].mT @ x[..., block]
+    return products
