@@ -34,10 +34,10 @@ class Eigenbasis:
         turned = x.shape[1] < x.shape[2]
         if turned:
             span, upper = torch.linalg.qr(x.mT)
-            eigenvalues, within = torch.linalg.eigh(upper @ upper.mT / x.shape[1])
+            eigenvalues, within = _eigh(upper @ upper.mT / x.shape[1])
             axes, coordinates = span @ within, upper.mT @ within
         else:
-            eigenvalues, axes = torch.linalg.eigh(_lower_products(x) / x.shape[1])
+            eigenvalues, axes = _eigh(_lower_products(x) / x.shape[1])
             coordinates = x
         rows = torch.cat([coordinates, x.new_ones(*x.shape[:2], 1)], dim=-1)
         return cls(rows, eigenvalues.clamp_min(0)[:, None, None], axes, turned)
@@ -72,6 +72,14 @@ class Eigenbasis:
 def _times(vectors: Tensor, matrix: Tensor) -> Tensor:
     """Multiply vectors `(layers, ..., rank)` by a matrix of their layer."""
     return (vectors.flatten(1, -2) @ matrix).view(*vectors.shape[:-1], -1)
+
+
+def _eigh(moments: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        return torch.linalg.eigh(moments)
+    except torch.linalg.LinAlgError:  # in float32 it can fail on rows that repeat a few of them
+        eigenvalues, axes = torch.linalg.eigh(moments.double())
+        return eigenvalues.to(moments), axes.to(moments)
 
 
 def _lower_products(x: Tensor, width: int = 192) -> Tensor:

@@ -154,6 +154,21 @@ def test_features_that_all_but_repeat_each_other_are_solved_at_a_tiny_penalty(ro
     assert float(solution.gaps) <= 2e-4
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_two_kinds_only_are_solved(seed):
+    """As the last token's embedding is, where prompts end in one of two tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    kinds = torch.randn(2, 576, generator=generator).bfloat16().float()
+    kind = (torch.rand(400, generator=generator) < 0.1).long()
+    x, y = kinds[kind][None], (kind + (torch.rand(400, generator=generator) < 0.3)) % 2
+    x = (x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True).clamp_min(1e-6)
+    solution = solve_linear("classification", x, y[None], torch.tensor([1.0, 1e-3]), classes=2)
+    assert float(solution.gaps.max()) <= 2e-4
+    held = (x[0] @ solution.weights[0, 1, 0].T + solution.biases[0, 1, 0]).argmax(1)
+    rates = [y[kind == k].float().mean().round() for k in (0, 1)]
+    assert held.tolist() == [int(rates[k]) for k in kind.tolist()]
+
+
 def test_collinear_and_zero_features_do_no_harm():
     x, y, _ = problem(1, 100, 6, 2)
     twice = torch.cat([x, x, torch.zeros(1, 100, 2)], dim=2)
