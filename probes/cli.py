@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,23 @@ class OverrideError(ValueError):
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def _run(cfg: DictConfig) -> float:
-    from probes.run import run  # torch and transformers are loaded here, not for --help
+    return _load()(cfg)
 
-    return run(cfg)
+
+@cache
+def _load() -> Callable[[DictConfig], float]:
+    """Import torch, lightning and the rooms: here, not for `--help`.
+
+    A million objects are made that stay to the end. The collector of garbage would look through them again and again,
+    now, later and at the end, which together takes longer than importing torch; it is told to leave them alone.
+    """
+    gc.disable()
+    try:
+        from probes.run import run
+    finally:
+        gc.freeze()
+        gc.enable()
+    return run
 
 
 def main() -> None:
@@ -58,10 +74,25 @@ def check_overrides(overrides: Sequence[str]) -> None:
         raise OverrideError(f"An override cannot be read: {error}") from error
     plain = [(override, text) for override in parsed if (text := _first_value(override)) is not None]
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        if not any(_adds(override) for override, _ in plain) and _composes([text for _, text in plain]):
+            return
         chosen: list[str] = []
         for override, text in plain:
             _check(override, text, chosen)
             chosen.append(text)
+
+
+def _composes(overrides: Sequence[str]) -> bool:
+    """Whether all is well, which is quickly found out; whatever is wrong is then looked for one override at a time."""
+    try:
+        compose("train", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException):
+        return False
+    return True
+
+
+def _adds(override: Override) -> bool:
+    return override.is_add() or override.is_force_add()
 
 
 def _check(override: Override, text: str, before: Sequence[str]) -> None:
@@ -70,8 +101,7 @@ def _check(override: Override, text: str, before: Sequence[str]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         raise OverrideError(_explain(override, before, error)) from error
     key = override.key_or_group
-    adds = override.is_add() or override.is_force_add()
-    if adds and not key.startswith("hydra") and not _is_read(cfg, key):
+    if _adds(override) and not key.startswith("hydra") and not _is_read(cfg, key):
         base = compose("train", overrides=list(before))
         if key in _keys(base):
             return

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor  # to be named, not used: who draws a matrix need not load torch
 
 Layer = int | str
 """0 is the input of the first block, k the output of block k, `"final"` what follows the final norm."""
