@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import extraction
@@ -43,7 +44,7 @@ def main() -> int:
     points = growth.main()
     RESULTS.write_text(
         json.dumps(
-            {"claims": [claim.as_dict() for claim in claims], "growth": [point.as_dict() for point in points]}, indent=1
+            {"claims": [claim.as_dict() for claim in claims], "growth": [asdict(point) for point in points]}, indent=1
         )
         + "\n"
     )
