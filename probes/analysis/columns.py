@@ -97,7 +97,8 @@ def column_segments(columns: Sequence[Column]) -> tuple[Segments, list[Result]]:
     spread, boundary = f"between_task_sd/{first.quantity}", f"boundary/{first.quantity}"
     rows = [_row(first, layer, spread, value) for layer, value in zip(found.layers, found.profile, strict=True)]
     for band, edge in zip(found.bands[1:], found.boundaries, strict=True):
-        note = f"{band.name} begins; the shift is spread over {edge.width} layers"
+        width = "1 layer" if edge.width == 1 else f"{edge.width} layers"
+        note = f"{band.name} begins; the shift is spread over {width}"
         rows.append(replace(_row(first, edge.layer, boundary, edge.share), p=_known(found.p), note=note))
     if not found.boundaries:
         rows.append(replace(_row(first, None, boundary, np.nan), p=_known(found.p), note=found.note))

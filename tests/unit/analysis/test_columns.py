@@ -130,7 +130,7 @@ def test_segments_are_the_spread_at_every_layer_and_a_row_a_boundary():
     assert (boundary.layer, boundary.task, boundary.role, boundary.n) == (8, "all_tasks", "base", 30)
     assert boundary.value == found.boundaries[0].share > 0.9
     assert boundary.p == found.p <= 0.05
-    assert boundary.note == "refinement begins; the shift is spread over 1 layers"
+    assert boundary.note == "refinement begins; the shift is spread over 1 layer"
 
 
 def test_without_a_boundary_a_row_says_so():
