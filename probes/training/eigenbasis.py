@@ -77,7 +77,8 @@ def _times(vectors: Tensor, matrix: Tensor) -> Tensor:
 def _eigh(moments: Tensor) -> tuple[Tensor, Tensor]:
     try:
         return torch.linalg.eigh(moments)
-    except torch.linalg.LinAlgError:  # in float32 it can fail on rows that repeat a few of them
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]  # documented, missing from its stub
+        # In float32 it can fail on rows that repeat a few of them.
         eigenvalues, axes = torch.linalg.eigh(moments.double())
         return eigenvalues.to(moments), axes.to(moments)
 

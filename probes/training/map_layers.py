@@ -12,7 +12,7 @@ from torch import Tensor
 Answer = TypeVar("Answer")
 
 LAYERS_PER_UNIT = 8
-"""Layers solved together on a CPU: few enough for the cache to hold their rows, enough to outweigh Python's share."""
+"""Layers solved together on a CPU: enough to outweigh Python's share, few enough for each core to have some."""
 
 
 def map_layers(solve: Callable[[Tensor], Answer], layers: int, device: torch.device) -> list[Answer]:
