@@ -62,7 +62,7 @@ class Eigenbasis:
         Args:
             gradient: Shape `(layers, slices, outputs, rank + 1)`.
             curvature: Of the loss, shape `(layers, slices, outputs, 1)`.
-            penalty: λ, a scalar.
+            penalty: λ, shape `(slices, 1, 1)`.
         """
         own, scale = gradient[..., :-1], 1 / (curvature * self.eigenvalues + penalty)
         own = own * scale if self.turned else _times(_times(own, self.axes) * scale, self.axes.mT)

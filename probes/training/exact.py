@@ -16,6 +16,9 @@ from .linear_losses import LinearLoss, SigmoidLoss, SoftmaxLoss, SquaredLoss
 from .map_layers import map_layers
 from .minimise import minimise
 
+COLUMNS = 64
+"""Outputs of all penalties and slices that are solved together, one penalty at least."""
+
 
 @dataclass(frozen=True)
 class LinearSolution:
@@ -96,32 +99,37 @@ class _Path:
 
     @torch.no_grad()
     def solve(self, tolerance: float, max_iterations: int) -> None:
-        """Walk all layers in float32, then in float64 those that fell short."""
-        order = self.penalties.argsort(descending=True).tolist()
-        self._walk(Eigenbasis.of(self.x), torch.arange(len(self.x)), order, tolerance, max_iterations)
+        """Solve all layers in float32, then in float64 those that fell short."""
+        everything = list(range(len(self.penalties)))
+        self._solve(Eigenbasis.of(self.x), torch.arange(len(self.x)), everything, tolerance, max_iterations)
         short = self.gaps > tolerance
         for layer in short.flatten(1).any(1).cpu().nonzero():
             basis = Eigenbasis.of(self.x[layer].double())
-            self._walk(basis, layer, [p for p in order if short[layer, p].any()], tolerance, max_iterations)
+            self._solve(basis, layer, [p for p in everything if short[layer, p].any()], tolerance, max_iterations)
 
-    def _walk(self, basis: Eigenbasis, layers: Tensor, order: list[int], tolerance: float, max_iterations: int) -> None:
-        """Solve these layers at these penalties, in the precision of the basis."""
+    def _solve(
+        self, basis: Eigenbasis, layers: Tensor, penalties: list[int], tolerance: float, max_iterations: int
+    ) -> None:
+        """Solve these layers at these penalties, from where they are and in the precision of the basis."""
         loss = self.loss.to(basis.rows)
-        parameters = basis.enter(self.weights[layers, order[0]], self.biases[layers, order[0]])
-        for penalty in order:
+        slices, outputs, _ = loss.targets.shape
+        at_once = max(1, COLUMNS // (slices * outputs))
+        for start in range(0, len(penalties), at_once):
+            group = penalties[start : start + at_once]
+            cells = torch.meshgrid(layers, torch.tensor(group), indexing="ij")
             parameters, iterations = minimise(
-                loss,
+                loss.keep(torch.arange(slices).repeat(len(group))),
                 basis,
-                parameters,
-                penalty=float(self.penalties[penalty]),
+                basis.enter(self.weights[cells], self.biases[cells]).flatten(1, 2),
+                penalties=self.penalties[group].repeat_interleave(slices),
                 tolerance=tolerance,
                 max_iterations=max_iterations,
             )
             self.iterations += iterations
-            weights, biases = basis.leave(parameters)
-            self.weights[layers, penalty] = weights.to(self.weights)
-            self.biases[layers, penalty] = biases.double()
-        self._certify(layers, order)
+            weights, biases = basis.leave(parameters.unflatten(1, (len(group), slices)))
+            self.weights[cells] = weights.to(self.weights)
+            self.biases[cells] = biases.double()
+        self._certify(layers, penalties)
 
     def _certify(self, layers: Tensor, order: list[int]) -> None:
         loss = self.loss.to(self.biases)

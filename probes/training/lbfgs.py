@@ -33,9 +33,9 @@ class CurvaturePairs:
         inverse = torch.where(curvature > 0, 1 / curvature.clamp_min(torch.finfo(step.dtype).tiny), 0.0)
         self.pairs = [*self.pairs, (step, change, inverse)][-self.memory :]
 
-    def keep(self, layers: Tensor) -> None:
-        """Drop the problems of all layers but these indices."""
-        self.pairs = [(step[layers], change[layers], inverse[layers]) for step, change, inverse in self.pairs]
+    def keep(self, problems: tuple[slice | Tensor, ...]) -> None:
+        """Drop all but these, an index into the first axes."""
+        self.pairs = [(step[problems], change[problems], inverse[problems]) for step, change, inverse in self.pairs]
 
     def direction(self, gradient: Tensor, precondition: Callable[[Tensor], Tensor]) -> Tensor:
         """Descent direction of each problem: minus the inverse Hessian times the gradient."""

@@ -32,6 +32,10 @@ class LinearLoss(ABC):
         weights = self.scale.to(like) * self.targets.shape[-1]
         return type(self)(self.targets.to(like), weights)
 
+    def keep(self, slices: Tensor) -> Self:
+        """Return the loss of these slices alone, indices or a mask; an index twice is a slice twice."""
+        return type(self)(self.targets[slices], self.scale[slices] * self.targets.shape[-1])
+
     def residual(self, means: Tensor) -> Tensor:
         """Derivative by the logits, shape `(layers, slices, outputs, rows)`."""
         return (means - self.targets) * self.scale

@@ -16,29 +16,54 @@ MARGIN = 0.9
 """Share of the tolerance at which a slice stops; the rest is for rounding."""
 STALL = 40
 """Iterations without a smaller gap after which rounding, not the method, is taken to be the limit."""
+WORTH_LEAVING = 0.75
+"""Share of layers, or of slices, still running below which it pays to copy these and leave the others behind."""
+FEW = 5
+"""Outputs up to which rows times weights takes half the time of weights times rows, on a CPU."""
+
+_OF_EACH_PROBLEM = (
+    "parameters", "logits", "means", "gradient", "curvature", "objective", "running", "best_gap", "stalled"
+)  # fmt: skip
 
 
 @dataclass
 class _State:
-    """The problems still running, first axis the layers in `layers`."""
+    """The problems still running: every slice in `slices` of every layer in `layers`."""
 
     layers: Tensor
+    slices: Tensor
     basis: Eigenbasis
+    loss: LinearLoss
+    ridge: Tensor
+    pairs: CurvaturePairs
     parameters: Tensor
     logits: Tensor
     means: Tensor
+    gradient: Tensor
+    curvature: Tensor
     objective: Tensor
     running: Tensor
     best_gap: Tensor
     stalled: Tensor
 
-    def keep(self, chosen: Tensor) -> None:
-        for name, value in vars(self).items():
-            setattr(self, name, value.keep(chosen) if isinstance(value, Eigenbasis) else value[chosen])
+    def keep_layers(self, kept: Tensor) -> None:
+        """Go on with these only, a mask over the layers that are left."""
+        self.layers, self.basis = self.layers[kept], self.basis.keep(kept)
+        self._keep((kept,))
+
+    def keep_slices(self, kept: Tensor) -> None:
+        """Go on with these only, a mask over the slices that are left."""
+        self.slices, self.loss, self.ridge = self.slices[kept], self.loss.keep(kept), self.ridge[kept]
+        self._keep((slice(None), kept))
+
+    def _keep(self, index: tuple[slice | Tensor, ...]) -> None:
+        self.pairs.keep(index)
+        for name in _OF_EACH_PROBLEM:
+            setattr(self, name, getattr(self, name)[index])
 
 
 def minimise(
-    loss: LinearLoss, basis: Eigenbasis, start: Tensor, *, penalty: float, tolerance: float, max_iterations: int
+    loss: LinearLoss, basis: Eigenbasis, start: Tensor, *, penalties: Tensor, tolerance: float, max_iterations: int
 ) -> tuple[Tensor, int]:
     """Minimise mean loss + penalty/2 · ‖weights‖² of every layer's slices.
 
@@ -50,104 +75,121 @@ def minimise(
         loss: Loss of the slices.
         basis: Rows of each layer.
         start: Shape `(layers, slices, outputs, rank + 1)`, the bias last.
-        penalty: λ, above 0.
+        penalties: λ of each slice, above 0, shape `(slices,)`.
         tolerance: Wanted gap to the optimum, relative to the objective.
         max_iterations: Iterations at most.
 
     Returns:
         Parameters of the shape of `start`, and the iterations run.
     """
-    ridge = torch.cat([start.new_full((start.shape[-1] - 1,), penalty), start.new_zeros(1)])
     result = start.clone()
-    state = _begin(loss, basis, start)
-    pairs, previous, iteration = CurvaturePairs(), None, 0
+    state = _begin(loss, basis, start, penalties)
+    iteration = 0
     for iteration in range(max_iterations + 1):
-        gradient = _gradient(loss.residual(state.means), state.basis.rows) + ridge * state.parameters
-        curvature = loss.curvature(state.means).clamp_min(1e-6)
-        _update_running(state, loss, gradient, curvature, ridge, tolerance)
-        live = state.running.any(1)
-        if iteration == max_iterations or not live.any():
+        _update_running(state, tolerance)
+        layers, slices = state.running.any(1), state.running.any(0)
+        if iteration == max_iterations or not layers.any():
             break
-        if previous is not None:
-            pairs.add(previous[0], gradient - previous[1])
-        if live.float().mean() < 0.75:
-            result[state.layers] = state.parameters
-            state.keep(live)
-            pairs.keep(live)
-            gradient, curvature = gradient[live], curvature[live]
-        step = _step(state, loss, gradient, curvature, pairs, ridge)
-        previous = (step, gradient)
-    result[state.layers] = state.parameters
+        few_layers, few_slices = (left.float().mean() < WORTH_LEAVING for left in (layers, slices))
+        if few_layers or few_slices:
+            result[state.layers[:, None], state.slices] = state.parameters
+        if few_layers:
+            state.keep_layers(layers)
+        if few_slices:
+            state.keep_slices(slices)
+        _step(state)
+    result[state.layers[:, None], state.slices] = state.parameters
     return result, iteration
 
 
-def _begin(loss: LinearLoss, basis: Eigenbasis, start: Tensor) -> _State:
-    slices = start.shape[:2]
+def _begin(loss: LinearLoss, basis: Eigenbasis, start: Tensor, penalties: Tensor) -> _State:
+    cells, device = start.shape[:2], start.device
+    weighted = torch.ones(start.shape[-1]).to(start)
+    weighted[-1] = 0
+    ridge = penalties.to(start)[:, None, None] * weighted
     logits = _logits(start, basis.rows)
+    means = loss.means(logits)
     return _State(
-        layers=torch.arange(len(start), device=start.device),
+        layers=torch.arange(cells[0], device=device),
+        slices=torch.arange(cells[1], device=device),
         basis=basis,
+        loss=loss,
+        ridge=ridge,
+        pairs=CurvaturePairs(),
         parameters=start,
         logits=logits,
-        means=loss.means(logits),
-        objective=torch.full(slices, torch.inf, dtype=start.dtype, device=start.device),
-        running=torch.ones(slices, dtype=torch.bool, device=start.device),
-        best_gap=torch.full(slices, torch.inf, dtype=start.dtype, device=start.device),
-        stalled=torch.zeros(slices, dtype=torch.long, device=start.device),
+        means=means,
+        gradient=_gradient(loss.residual(means), basis.rows) + ridge * start,
+        curvature=_curvature(loss, means),
+        objective=torch.full(cells, torch.inf, dtype=start.dtype, device=device),
+        running=torch.ones(cells, dtype=torch.bool, device=device),
+        best_gap=torch.full(cells, torch.inf, dtype=start.dtype, device=device),
+        stalled=torch.zeros(cells, dtype=torch.long, device=device),
     )
 
 
 def _logits(parameters: Tensor, rows: Tensor) -> Tensor:
-    return (parameters.flatten(1, 2) @ rows.mT).unflatten(1, parameters.shape[1:3])
+    flat = parameters.flatten(1, 2)
+    if flat.shape[1] <= FEW:
+        return (rows @ flat.mT).mT.contiguous().unflatten(1, parameters.shape[1:3])
+    return (flat @ rows.mT).unflatten(1, parameters.shape[1:3])
 
 
 def _gradient(residual: Tensor, rows: Tensor) -> Tensor:
     return (residual.flatten(1, 2) @ rows).unflatten(1, residual.shape[1:3])
 
 
-def _update_running(
-    state: _State, loss: LinearLoss, gradient: Tensor, curvature: Tensor, ridge: Tensor, tolerance: float
-) -> None:
-    by_bias = (gradient[..., -1:].square() / (2 * curvature)).sum((-1, -2))
-    gap = gradient[..., :-1].square().sum((-1, -2)) / (2 * ridge[0]) + by_bias
+def _curvature(loss: LinearLoss, means: Tensor) -> Tensor:
+    return loss.curvature(means).clamp_min(1e-6)
+
+
+def _update_running(state: _State, tolerance: float) -> None:
+    by_bias = (state.gradient[..., -1:].square() / (2 * state.curvature)).sum((-1, -2))
+    gap = _bound(state.gradient, state.ridge) + by_bias
     better = gap < state.best_gap
     state.best_gap = torch.where(better, gap, state.best_gap)
     state.stalled = torch.where(better, 0, state.stalled + 1)
     near = state.running & (gap <= tolerance * state.objective)
     if near.any():  # the objective falls: what is not near by its last value, is not by its present one
-        penalty_term = (ridge * state.parameters.square()).sum((-1, -2)) / 2
-        state.objective = loss.value(state.logits) + penalty_term
+        penalty_term = (state.ridge * state.parameters.square()).sum((-1, -2)) / 2
+        state.objective = state.loss.value(state.logits) + penalty_term
         near &= gap <= tolerance * state.objective
         if near.any():
-            near &= _gap_at_best_bias(state, loss, gradient, ridge) <= MARGIN * tolerance * state.objective
+            near &= _gap_at_best_bias(state) <= MARGIN * tolerance * state.objective
     state.running = state.running & ~near & (state.stalled < STALL)
 
 
-def _gap_at_best_bias(state: _State, loss: LinearLoss, gradient: Tensor, ridge: Tensor) -> Tensor:
-    """The bound ‖gradient of the weights‖² / (2 · penalty), once the biases have taken a Newton step of their own."""
-    step = loss.bias_step(state.means, gradient[..., -1])
-    means = loss.means(state.logits - step[..., None])
-    own = (_gradient(loss.residual(means), state.basis.rows) + ridge * state.parameters)[..., :-1]
-    return own.square().sum((-1, -2)) / (2 * ridge[0])
+def _bound(gradient: Tensor, ridge: Tensor) -> Tensor:
+    """‖gradient of the weights‖² / (2 · penalty), shape `(layers, slices)`."""
+    return gradient[..., :-1].square().sum((-1, -2)) / (2 * ridge[:, 0, 0])
 
 
-def _step(
-    state: _State, loss: LinearLoss, gradient: Tensor, curvature: Tensor, pairs: CurvaturePairs, ridge: Tensor
-) -> Tensor:
-    """Move every running slice along its direction to about the minimum there; return the steps."""
+def _gap_at_best_bias(state: _State) -> Tensor:
+    """The bound, once the biases have taken a Newton step of their own."""
+    step = state.loss.bias_step(state.means, state.gradient[..., -1])
+    means = state.loss.means(state.logits - step[..., None])
+    gradient = _gradient(state.loss.residual(means), state.basis.rows) + state.ridge * state.parameters
+    return _bound(gradient, state.ridge)
+
+
+def _step(state: _State) -> None:
+    """Move every running slice along its direction to about the minimum there, and look around."""
 
     def precondition(vector: Tensor) -> Tensor:
-        return state.basis.precondition(vector, curvature, ridge[0])
+        return state.basis.precondition(vector, state.curvature, state.ridge[..., :1])
 
-    direction = pairs.direction(gradient, precondition)
-    slope = inner(gradient, direction)
+    direction = state.pairs.direction(state.gradient, precondition)
+    slope = inner(state.gradient, direction)
     if not (slope < 0).all():
-        direction = torch.where(slope < 0, direction, -precondition(gradient))
-        slope = inner(gradient, direction)
+        direction = torch.where(slope < 0, direction, -precondition(state.gradient))
+        slope = inner(state.gradient, direction)
     direction = direction * state.running[..., None, None]
     change = _logits(direction, state.basis.rows)
-    by_penalty = inner(ridge * state.parameters, direction), inner(ridge * direction, direction)
-    length, state.logits, state.means = line_search(loss, state.logits, change, slope, by_penalty)
+    by_penalty = inner(state.ridge * state.parameters, direction), inner(state.ridge * direction, direction)
+    length, state.logits, state.means = line_search(state.loss, state.logits, change, slope, by_penalty)
     step = length * direction
     state.parameters = state.parameters + step
-    return step
+    before = state.gradient
+    state.gradient = _gradient(state.loss.residual(state.means), state.basis.rows) + state.ridge * state.parameters
+    state.curvature = _curvature(state.loss, state.means)
+    state.pairs.add(step, state.gradient - before)

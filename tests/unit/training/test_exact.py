@@ -141,7 +141,7 @@ def test_a_control_does_not_touch_the_true_labels_probe():
     x, y, _ = problem(2, 120, 16, 3)
     with_control = solve_linear("classification", x, torch.stack([y, y.flip(0)]), PENALTIES, classes=3)
     without = solve_linear("classification", x, y[None], PENALTIES, classes=3)
-    assert torch.allclose(with_control.weights[:, :, 0], without.weights[:, :, 0], atol=1e-6)
+    assert torch.allclose(with_control.weights[:, :, 0], without.weights[:, :, 0], atol=1e-5)  # of rounding
 
 
 @pytest.mark.parametrize(("rows", "features"), [(300, 200), (80, 200)])
