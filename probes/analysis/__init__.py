@@ -45,8 +45,10 @@ from probes.analysis.segments import Band as Band
 from probes.analysis.segments import Segments as Segments
 from probes.analysis.segments import find_segments as find_segments
 from probes.analysis.separability import between_share as between_share
+from probes.analysis.separability import between_share_of_draws as between_share_of_draws
 from probes.analysis.separability import group_identity_accuracy as group_identity_accuracy
 from probes.analysis.separability import silhouette as silhouette
+from probes.analysis.separability import silhouette_of_draws as silhouette_of_draws
 from probes.analysis.specificity import specificity as specificity
 from probes.analysis.spectra import effective_rank as effective_rank
 from probes.analysis.spectra import matrix_entropy as matrix_entropy

@@ -48,8 +48,7 @@ def half_sample_errors(
     Args:
         statistic: Row positions, int64, to the statistic at every layer.
         rows: How many rows there are.
-        groups: Group of every row, integers of shape `(rows,)`, where their sizes are given: each half then holds half
-            of each group.
+        groups: As in `halves_of`.
         half_samples: Halves drawn; the interval's own relative error is about 0.7 / √halves.
         seed: Decides the halves.
 
@@ -59,13 +58,39 @@ def half_sample_errors(
     Source:
         Politis, Romano and Wolf 1999, "Subsampling".
     """
+    halves = halves_of(rows, groups=groups, half_samples=half_samples, seed=seed)
+    return errors_of_halves(torch.stack([statistic(half) for half in halves]), len(halves[0]), rows)
+
+
+def halves_of(rows: int, *, groups: Tensor | None = None, half_samples: int = 20, seed: int = 0) -> list[Tensor]:
+    """Draw halves of the rows without replacement, all of one size.
+
+    Args:
+        rows: How many rows there are.
+        groups: Group of every row, integers of shape `(rows,)`, where their sizes are given: each half then holds half
+            of each group.
+        half_samples: Halves drawn.
+        seed: Decides them.
+
+    Returns:
+        Row positions in order, int64.
+    """
     generator = torch.Generator().manual_seed(seed)
     strata = [torch.arange(rows)] if groups is None else [(groups == g).nonzero()[:, 0] for g in groups.unique()]
-    halves = [_half_of_each(strata, generator) for _ in range(half_samples)]
-    draws = torch.stack([statistic(half).double() for half in halves]).numpy(force=True)
-    half = len(halves[0])
+    return [_half_of_each(strata, generator) for _ in range(half_samples)]
+
+
+def errors_of_halves(values: Tensor, half: int, rows: int) -> np.ndarray:
+    """Errors from the values of halves, as `half_sample_errors` explains.
+
+    Args:
+        values: Shape `(half_samples, layers)`.
+        half: Rows in each half.
+        rows: Rows in all.
+    """
+    draws = values.double().numpy(force=True)
     shrink = np.sqrt(half / (rows - half))  # 1 for even rows
-    return (draws - draws.mean(0)) * shrink / np.sqrt(half_samples - 1)
+    return (draws - draws.mean(0)) * shrink / np.sqrt(len(draws) - 1)
 
 
 def _half_of_each(strata: list[Tensor], generator: torch.Generator) -> Tensor:

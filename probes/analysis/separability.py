@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from probes.analysis.hsic import is_constant
 from probes.analysis.invariances import by_layer, invariant_to, require_rows
 from probes.analysis.neighbours import distance_matrix
 
@@ -32,9 +35,29 @@ def silhouette(x: Tensor, groups: Tensor) -> Tensor:
     Source:
         Rousseeuw 1987, Journal of Computational and Applied Mathematics 20.
     """
-    require_rows(x)
-    members = functional.one_hot(_group_numbers(x, groups)).double()
-    return by_layer(lambda layer: _silhouette(layer, members), x)
+    return silhouette_of_draws(x, groups, [torch.arange(x.shape[1])])[0]
+
+
+def silhouette_of_draws(x: Tensor, groups: Tensor, draws: Sequence[Tensor]) -> Tensor:
+    """`silhouette` of some of the rows, several times: all distances are measured once.
+
+    Args:
+        x: As in `silhouette`.
+        groups: As in `silhouette`.
+        draws: Positions of the rows of each draw, int64.
+
+    Returns:
+        float64, shape `(draws, layers)`.
+
+    Raises:
+        ValueError: As in `silhouette`, for any draw.
+    """
+    members = _members_of_draws(x, groups, draws)
+    values = []
+    for layer in x:
+        distances = distance_matrix(layer.double())
+        values.append(torch.stack([_silhouette(distances[d][:, d], m) for d, m in zip(draws, members, strict=True)]))
+    return torch.stack(values, dim=1)
 
 
 @invariant_to("rotation", "scale", "shift")
@@ -60,11 +83,42 @@ def between_share(x: Tensor, groups: Tensor, *, debiased: bool = True) -> Tensor
     >>> round(between_share(x, torch.tensor([0, 0, 1, 1]), debiased=False).item(), 4)  # 100 of 104
     0.9615
     """
-    require_rows(x)
-    members = functional.one_hot(_group_numbers(x, groups)).double()
-    rows, count = members.shape
-    inflation = (rows - 1) / (rows - count) if debiased else 1.0
-    return by_layer(lambda layer: 1 - inflation * _within_share(layer, members), x)
+    return between_share_of_draws(x, groups, [torch.arange(x.shape[1])], debiased=debiased)[0]
+
+
+def between_share_of_draws(x: Tensor, groups: Tensor, draws: Sequence[Tensor], *, debiased: bool = True) -> Tensor:
+    """`between_share` of some of the rows, several times: one product a layer sums the groups of every draw.
+
+    Args:
+        x: As in `between_share`.
+        groups: As in `between_share`.
+        draws: Positions of the rows of each draw, int64.
+        debiased: As in `between_share`.
+
+    Returns:
+        float64, shape `(draws, layers)`.
+
+    Raises:
+        ValueError: As in `between_share`, for any draw.
+    """
+    members = _members_of_draws(x, groups, draws)
+    rows, counts = (torch.tensor([m.shape[side] for m in members]).to(members[0].device) for side in (0, 1))
+    inflation = (rows - 1).double() / (rows - counts) if debiased else 1.0
+    chosen = torch.cat([_spread_out(m, draw, x.shape[1]) for m, draw in zip(members, draws, strict=True)], dim=1)
+    draw_of_group = torch.arange(len(draws), device=x.device).repeat_interleave(counts)
+
+    def of_draw(of_groups: Tensor) -> Tensor:
+        return of_groups.new_zeros(len(draws), *of_groups.shape[1:]).index_add_(0, draw_of_group, of_groups)
+
+    values = []
+    for layer in x:
+        centred = layer.double() - layer.double().mean(dim=0)
+        sums, squares = chosen.T @ centred, of_draw(chosen.T @ centred.square().sum(dim=1))
+        within = squares - of_draw(sums.square().sum(dim=1) / chosen.sum(dim=0))
+        total = squares - of_draw(sums).square().sum(dim=1) / rows
+        values.append(1 - inflation * within / total)
+    constant = torch.stack([is_constant(x[:, draw]) for draw in draws])
+    return torch.stack(values, dim=1).masked_fill(constant, torch.nan)
 
 
 @invariant_to("scale", "shift")
@@ -118,20 +172,30 @@ def _group_numbers(x: Tensor, groups: Tensor) -> Tensor:
     return numbers
 
 
-def _silhouette(layer: Tensor, members: Tensor) -> Tensor:
+def _members_of_draws(x: Tensor, groups: Tensor, draws: Sequence[Tensor]) -> list[Tensor]:
+    """Which row of each draw is in which of its groups: 0 and 1, float64 `(rows of the draw, its groups)`."""
+    require_rows(x)
+    numbers, members = _group_numbers(x, groups), []
+    for draw in draws:
+        require_rows(x[:1, draw])
+        members.append(functional.one_hot(_group_numbers(x[:1, draw], numbers[draw])).double())
+    return members
+
+
+def _spread_out(members: Tensor, draw: Tensor, rows: int) -> Tensor:
+    """Members of a draw among all rows, those not drawn in no group."""
+    return members.new_zeros(rows, members.shape[1]).index_copy_(0, draw.to(members.device), members)
+
+
+def _silhouette(distances: Tensor, members: Tensor) -> Tensor:
     sizes, own = members.sum(dim=0), members.bool()
-    distance_sums = distance_matrix(layer) @ members
+    distance_sums = distances @ members
     within = distance_sums[own] / (sizes - 1).clamp(min=1)[members.argmax(dim=1)]
     nearest_other = (distance_sums / sizes).masked_fill(own, torch.inf).amin(dim=1)
     larger = torch.maximum(within, nearest_other)
     counted = (members @ sizes > 1) & (larger > 0)
-    return torch.where(counted, (nearest_other - within) / larger, 0.0).mean()
-
-
-def _within_share(layer: Tensor, members: Tensor) -> Tensor:
-    centred = layer - layer.mean(dim=0)
-    means = (members.T @ centred) / members.sum(dim=0)[:, None]
-    return (centred - members @ means).square().sum() / centred.square().sum()
+    mean = torch.where(counted, (nearest_other - within) / larger, 0.0).mean()
+    return torch.where((distances > 0).any(), mean, torch.nan)
 
 
 def _stratified_folds(numbers: Tensor, folds: int, seed: int) -> Tensor:

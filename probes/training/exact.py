@@ -1,4 +1,4 @@
-"""Linear probes of many layers solved to their optimum along a path of penalties."""
+"""Linear probes of many layers solved to their optimum at several penalties."""
 
 from __future__ import annotations
 
@@ -16,8 +16,17 @@ from .linear_losses import LinearLoss, SigmoidLoss, SoftmaxLoss, SquaredLoss
 from .map_layers import map_layers
 from .minimise import minimise
 
-COLUMNS = 64
-"""Outputs of all penalties and slices that are solved together, one penalty at least."""
+_COLUMNS = 64
+"""Outputs of all penalties and slices solved together; many fill the cores without company."""
+
+
+def penalties_at_once(outputs: int) -> int:
+    """How many penalties are solved together.
+
+    Args:
+        outputs: Of all slices at one penalty.
+    """
+    return max(1, _COLUMNS // outputs)
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class LinearSolution:
         biases: Shape `(layers, penalties, controls, classes)`.
         gaps: Certificate: bound on (objective − optimum) / objective, shape `(layers, penalties, controls)`; the
             largest over the labels of a multi-label task.
-        iterations: Quasi-Newton iterations of the slowest layer, summed over penalties.
+        iterations: Quasi-Newton iterations of the slowest layer and penalty, summed where penalties take turns.
     """
 
     weights: Tensor
@@ -53,7 +62,7 @@ def solve_linear(
 
     The loss is cross-entropy (softmax), the sum over labels of binary cross-entropies (multi-label), or squared error.
     In scikit-learn's terms C = 1/(λ rows), 2/(λ rows) for a binary task against its single logit, and Ridge's alpha =
-    λ rows / 2. Penalties are walked from large to small, each starting at the last solution, in float32; what rounding
+    λ rows / 2. Few outputs are solved at several penalties together (`penalties_at_once`), in float32; what rounding
     keeps from the tolerance is finished in float64.
 
     Args:
@@ -69,24 +78,24 @@ def solve_linear(
     loss = _loss(kind, targets, classes, row_weights).to(x)
     own_penalties = _own_penalties(kind, penalties, classes)
 
-    def solve(layers: Tensor) -> _Path:
-        path = _Path(loss, x[layers[0] : layers[-1] + 1], own_penalties)
-        path.solve(tolerance, max_iterations)
-        return path
+    def solve(layers: Tensor) -> _Problems:
+        problems = _Problems(loss, x[layers[0] : layers[-1] + 1], own_penalties)
+        problems.solve(tolerance, max_iterations)
+        return problems
 
-    paths = map_layers(solve, len(x), x.device)
-    weights, biases = torch.cat([p.weights for p in paths]), torch.cat([p.biases for p in paths]).to(x)
+    parts = map_layers(solve, len(x), x.device)
+    weights, biases = torch.cat([p.weights for p in parts]), torch.cat([p.biases for p in parts]).to(x)
     if kind == "classification" and classes == 2:
         weights = torch.cat([-weights / 2, weights / 2], dim=3)
         biases = torch.cat([-biases / 2, biases / 2], dim=3)
     head = (*weights.shape[:2], len(targets), classes)
-    gaps = torch.cat([p.gaps for p in paths]).view(*head[:3], -1).amax(-1)
-    iterations = max(p.iterations for p in paths)
+    gaps = torch.cat([p.gaps for p in parts]).view(*head[:3], -1).amax(-1)
+    iterations = max(p.iterations for p in parts)
     return LinearSolution(weights.reshape(*head, -1), biases.reshape(head), gaps, iterations)
 
 
-class _Path:
-    """Solutions of every layer and penalty so far, in the solver's own outputs (one for a binary task)."""
+class _Problems:
+    """Solutions of all layers and penalties so far, in the solver's own outputs (one for a binary task)."""
 
     def __init__(self, loss: LinearLoss, x: Tensor, penalties: Tensor) -> None:
         self.loss, self.x, self.penalties = loss, x, penalties.to(x.device, torch.float64)
@@ -113,7 +122,7 @@ class _Path:
         """Solve these layers at these penalties, from where they are and in the precision of the basis."""
         loss = self.loss.to(basis.rows)
         slices, outputs, _ = loss.targets.shape
-        at_once = max(1, COLUMNS // (slices * outputs))
+        at_once = penalties_at_once(slices * outputs)
         for start in range(0, len(penalties), at_once):
             group = penalties[start : start + at_once]
             cells = torch.meshgrid(layers, torch.tensor(group), indexing="ij")

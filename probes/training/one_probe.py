@@ -66,5 +66,7 @@ def own_randomness(seed: int, device: torch.device, *, on: bool) -> Iterator[Non
         yield
         return
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would walk the call stack each time, for CUDA
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         yield

@@ -15,6 +15,7 @@ from probes.values import Layer
 
 from .bank import ProbeBank
 from .datamodule import ActivationDataModule
+from .exact import penalties_at_once
 from .exact_module import ExactProbeModule
 from .minibatch_module import MinibatchProbeModule
 from .module import row_batched_logits
@@ -197,6 +198,7 @@ def _layers_per_solve(train: Rows, recipe: Recipe) -> int:
     """Layers whose rows (standardised, one copy), second moments and curvature pairs fit in memory together."""
     _, rows, features = train.values.shape
     outputs = len(train.targets) * recipe.num_classes
+    outputs *= min(penalties_at_once(outputs), len(recipe.settings.penalties))
     size = 4 * (3 * rows * features + 3 * features**2 + outputs * (24 * features + 8 * rows))
     return max(1, recipe.settings.max_bank_bytes // size)
 

@@ -1,10 +1,18 @@
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from probes.analysis import BetweenTasks, between_share, confidence_interval, group_identity_accuracy, silhouette
+from probes.analysis import (
+    BetweenTasks,
+    between_share,
+    confidence_interval,
+    group_identity_accuracy,
+    silhouette,
+    silhouette_of_draws,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -30,6 +38,15 @@ def test_it_is_its_function_of_all_rows_and_the_task_of_each():
     assert estimates.n == 90
     assert estimates.errors is not None
     assert estimates.errors.shape == (20, 2)
+
+
+def test_draws_answered_at_once_give_the_errors_of_draws_one_after_the_other():
+    at_once = replace(SILHOUETTE, of_draws=silhouette_of_draws)(tasks())
+    one_by_one = SILHOUETTE(tasks())
+    assert at_once.errors is not None
+    assert one_by_one.errors is not None
+    np.testing.assert_allclose(at_once.errors, one_by_one.errors, atol=1e-12)
+    assert np.abs(at_once.errors).min() > 0
 
 
 @pytest.mark.parametrize(
@@ -81,5 +98,5 @@ def test_every_half_holds_half_of_every_task():
         return torch.zeros(len(x))
 
     BetweenTasks(quantity="q", unit="", function=count)(tasks(sizes=(4, 10, 6)))
-    assert seen[:-1] == [[2, 5, 3]] * 20
-    assert seen[-1] == [4, 10, 6]
+    assert seen[0] == [4, 10, 6]
+    assert seen[1:] == [[2, 5, 3]] * 20

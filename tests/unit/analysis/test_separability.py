@@ -1,4 +1,5 @@
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from probes.analysis import separability
-from probes.analysis.separability import between_share, group_identity_accuracy, silhouette
+from probes.analysis.separability import (
+    between_share,
+    between_share_of_draws,
+    group_identity_accuracy,
+    silhouette,
+    silhouette_of_draws,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -52,6 +59,33 @@ def test_silhouette_finds_the_layer_with_groups_and_little_elsewhere():
     values = silhouette(planted(3, 120, 8, groups, strength=5), groups)
     assert values[2] > 0.5
     assert values[:2].abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("alone", "of_draws"),
+    [
+        (silhouette, silhouette_of_draws),
+        (between_share, between_share_of_draws),
+        (partial(between_share, debiased=False), partial(between_share_of_draws, debiased=False)),
+    ],
+    ids=["silhouette", "between_share", "biased between_share"],
+)
+def test_values_of_draws_are_those_of_their_rows_alone(alone, of_draws):
+    groups = uneven(60)
+    x = 1000 + planted(3, 60, 5, groups)
+    x[1, :30] = 2.0  # constant in the first draw only
+    draws = [torch.arange(30), torch.arange(0, 60, 2), torch.arange(60)[groups != 40]]
+    together = of_draws(x, groups, draws)
+    one_by_one = torch.stack([alone(x[:, rows], groups[rows]) for rows in draws])
+    torch.testing.assert_close(together, one_by_one, equal_nan=True, atol=1e-9, rtol=0)
+    assert together.isnan().nonzero().tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("of_draws", [silhouette_of_draws, between_share_of_draws])
+def test_a_draw_of_one_group_is_refused(of_draws):
+    groups = uneven(60)
+    with pytest.raises(ValueError, match="2 groups"):
+        of_draws(draw(1, 60, 5), groups, [torch.arange(60), torch.arange(60)[groups == 7]])
 
 
 def test_between_share_of_one_feature_is_what_the_f_test_says():
