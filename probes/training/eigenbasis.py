@@ -18,7 +18,7 @@ class Eigenbasis:
 
     Attributes:
         rows: Shape `(layers, rows, rank + 1)`.
-        eigenvalues: Of the second moments, shape `(layers, 1, 1, rank)`.
+        eigenvalues: Of the second moments, shape `(layers, rank)`.
         axes: Orthonormal columns, shape `(layers, features, rank)`.
         turned: Whether the rows' coordinates are those along the axes.
     """
@@ -40,7 +40,7 @@ class Eigenbasis:
             eigenvalues, axes = _eigh(_lower_products(x) / x.shape[1])
             coordinates = x
         rows = torch.cat([coordinates, x.new_ones(*x.shape[:2], 1)], dim=-1)
-        return cls(rows, eigenvalues.clamp_min(0)[:, None, None], axes, turned)
+        return cls(rows, eigenvalues.clamp_min(0), axes, turned)
 
     def keep(self, layers: Tensor) -> Eigenbasis:
         """The basis of these layers alone."""
@@ -56,15 +56,32 @@ class Eigenbasis:
         own = parameters[..., :-1]
         return _times(own, self.axes.mT) if self.turned else own, parameters[..., -1]
 
-    def precondition(self, gradient: Tensor, curvature: Tensor, penalty: Tensor) -> Tensor:
-        """Multiply by the inverse of `curvature · second moments + penalty`, and the bias by 1 / curvature.
+    def weighted_moments(self, weights: Tensor) -> Tensor:
+        """Second moments along the axes, each output weighing the rows its own way.
+
+        Args:
+            weights: Above 0, shape `(layers, slices, outputs, rows)`; only their shares of the sum count.
+
+        Returns:
+            Shape `(layers, slices, outputs, rank)`; with equal weights, the eigenvalues.
+        """
+        shares = (weights / weights.sum(-1, keepdim=True)).flatten(1, 2)
+        moments = []
+        for own, rows, axes in zip(shares, self.rows[..., :-1], self.axes, strict=True):
+            coordinates = rows if self.turned else rows @ axes
+            moments.append(own @ coordinates.square())
+        return torch.stack(moments).unflatten(1, weights.shape[1:3])
+
+    def precondition(self, gradient: Tensor, curvature: Tensor, moments: Tensor, penalty: Tensor) -> Tensor:
+        """Multiply by the inverse of `curvature · moments + penalty` along the axes, and the bias by 1 / curvature.
 
         Args:
             gradient: Shape `(layers, slices, outputs, rank + 1)`.
             curvature: Of the loss, shape `(layers, slices, outputs, 1)`.
+            moments: As from `weighted_moments`.
             penalty: λ, shape `(slices, 1, 1)`.
         """
-        own, scale = gradient[..., :-1], 1 / (curvature * self.eigenvalues + penalty)
+        own, scale = gradient[..., :-1], 1 / (curvature * moments + penalty)
         own = own * scale if self.turned else _times(_times(own, self.axes) * scale, self.axes.mT)
         return torch.cat([own, gradient[..., -1:] / curvature], dim=-1)
 

@@ -15,14 +15,16 @@ from .linear_losses import LinearLoss
 MARGIN = 0.9
 """Share of the tolerance at which a slice stops; the rest is for rounding."""
 STALL = 40
-"""Iterations without a smaller gap after which rounding, not the method, is taken to be the limit."""
+"""Iterations in float32 without a smaller gap after which rounding, not the method, is taken to be the limit."""
+OWN_MOMENTS_FROM = 32
+"""Iterations after which those still running get moments of their own; again after twice as many each time."""
 WORTH_LEAVING = 0.75
 """Share of layers, or of slices, still running below which it pays to copy these and leave the others behind."""
 FEW = 5
 """Outputs up to which rows times weights takes half the time of weights times rows, on a CPU."""
 
 _OF_EACH_PROBLEM = (
-    "parameters", "logits", "means", "gradient", "curvature", "objective", "running", "best_gap", "stalled"
+    "parameters", "logits", "means", "gradient", "curvature", "moments", "objective", "running", "best_gap", "stalled"
 )  # fmt: skip
 
 
@@ -41,6 +43,7 @@ class _State:
     means: Tensor
     gradient: Tensor
     curvature: Tensor
+    moments: Tensor
     objective: Tensor
     running: Tensor
     best_gap: Tensor
@@ -67,9 +70,9 @@ def minimise(
 ) -> tuple[Tensor, int]:
     """Minimise mean loss + penalty/2 · ‖weights‖² of every layer's slices.
 
-    L-BFGS with a line search, preconditioned by the rows' second moments times each output's present mean curvature,
-    plus the penalty. A slice stops where its gap, bounded by ‖gradient‖² / (2 · penalty) at the best biases, is within
-    the tolerance, or stalls for rounding.
+    L-BFGS with a line search, preconditioned along the axes by second moments times each output's present mean
+    curvature, plus the penalty. For slices that take long, moments weigh each row by its curvature. A slice stops where
+    its gap, bounded by ‖gradient‖² / (2 · penalty) at the best biases, is within the tolerance, or stalls for rounding.
 
     Args:
         loss: Loss of the slices.
@@ -97,6 +100,8 @@ def minimise(
             state.keep_layers(layers)
         if few_slices:
             state.keep_slices(slices)
+        if iteration >= OWN_MOMENTS_FROM and iteration.bit_count() == 1:
+            state.moments = state.basis.weighted_moments(_curvature_by_row(state.loss, state.means))
         _step(state)
     result[state.layers[:, None], state.slices] = state.parameters
     return result, iteration
@@ -121,6 +126,7 @@ def _begin(loss: LinearLoss, basis: Eigenbasis, start: Tensor, penalties: Tensor
         means=means,
         gradient=_gradient(loss.residual(means), basis.rows) + ridge * start,
         curvature=_curvature(loss, means),
+        moments=basis.eigenvalues[:, None, None].expand(*start.shape[:3], -1),
         objective=torch.full(cells, torch.inf, dtype=start.dtype, device=device),
         running=torch.ones(cells, dtype=torch.bool, device=device),
         best_gap=torch.full(cells, torch.inf, dtype=start.dtype, device=device),
@@ -143,6 +149,11 @@ def _curvature(loss: LinearLoss, means: Tensor) -> Tensor:
     return loss.curvature(means).clamp_min(1e-6)
 
 
+def _curvature_by_row(loss: LinearLoss, means: Tensor) -> Tensor:
+    """What `_curvature` sums."""
+    return (loss.spread(means) * loss.scale).clamp_min(torch.finfo(means.dtype).tiny)
+
+
 def _update_running(state: _State, tolerance: float) -> None:
     by_bias = (state.gradient[..., -1:].square() / (2 * state.curvature)).sum((-1, -2))
     gap = _bound(state.gradient, state.ridge) + by_bias
@@ -156,7 +167,8 @@ def _update_running(state: _State, tolerance: float) -> None:
         near &= gap <= tolerance * state.objective
         if near.any():
             near &= _gap_at_best_bias(state) <= MARGIN * tolerance * state.objective
-    state.running = state.running & ~near & (state.stalled < STALL)
+    rounded = (state.stalled >= STALL) & (gap.dtype == torch.float32)
+    state.running = state.running & ~near & ~rounded
 
 
 def _bound(gradient: Tensor, ridge: Tensor) -> Tensor:
@@ -176,7 +188,7 @@ def _step(state: _State) -> None:
     """Move every running slice along its direction to about the minimum there, and look around."""
 
     def precondition(vector: Tensor) -> Tensor:
-        return state.basis.precondition(vector, state.curvature, state.ridge[..., :1])
+        return state.basis.precondition(vector, state.curvature, state.moments, state.ridge[..., :1])
 
     direction = state.pairs.direction(state.gradient, precondition)
     slope = inner(state.gradient, direction)

@@ -5,7 +5,8 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch.nn import functional
 
-from probes.training import solve_linear
+from probes.training import minimise, solve_linear
+from probes.training.eigenbasis import Eigenbasis
 from probes.training.losses import class_weights
 
 PENALTIES = torch.tensor([1e-3, 1e-1, 1.0], dtype=torch.float64)
@@ -142,6 +143,44 @@ def test_a_control_does_not_touch_the_true_labels_probe():
     with_control = solve_linear("classification", x, torch.stack([y, y.flip(0)]), PENALTIES, classes=3)
     without = solve_linear("classification", x, y[None], PENALTIES, classes=3)
     assert torch.allclose(with_control.weights[:, :, 0], without.weights[:, :, 0], atol=1e-5)  # of rounding
+
+
+def test_a_probe_does_not_depend_on_the_penalties_solved_beside_it():
+    x, y, _ = problem(2, 120, 16, 3)
+    together = solve_linear("classification", x, y[None], PENALTIES, classes=3)
+    for number, penalty in enumerate(PENALTIES):
+        alone = solve_linear("classification", x, y[None], penalty[None], classes=3)
+        assert torch.allclose(alone.weights[:, 0], together.weights[:, number], atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [60, 20])
+def test_weighted_moments_are_the_diagonal_of_the_weighted_second_moments_along_the_axes(rows):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, rows, 40, generator=generator, dtype=torch.float64)
+    weights = torch.rand(2, 3, 4, rows, generator=generator, dtype=torch.float64)
+    basis = Eigenbasis.of(x)
+    moments = basis.weighted_moments(weights)
+    for layer, control, output in ((0, 0, 0), (1, 2, 3)):
+        rows_by_weight = x[layer] * (weights[layer, control, output] / weights[layer, control, output].sum())[:, None]
+        expected = (basis.axes[layer].T @ (rows_by_weight.T @ x[layer]) @ basis.axes[layer]).diagonal()
+        torch.testing.assert_close(moments[layer, control, output], expected)
+    equal = basis.weighted_moments(torch.ones_like(weights))
+    torch.testing.assert_close(equal, basis.eigenvalues[:, None, None].expand_as(equal))
+
+
+def test_rows_of_very_unequal_length_are_solved_in_fewer_iterations_with_moments_of_their_own(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.exp(1.5 * torch.randn(1, 150, 1, generator=generator))
+    x = lengths * torch.randn(1, 150, 200, generator=generator) * torch.arange(1, 201) ** -0.5
+    x = (x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True)
+    y = torch.cat([torch.full((5,), 5), torch.randint(0, 5, (145,), generator=generator)])
+    iterations = []
+    for first in (minimise.OWN_MOMENTS_FROM, 1 << 20):
+        monkeypatch.setattr(minimise, "OWN_MOMENTS_FROM", first)
+        solution = solve_linear("classification", x, y[None], torch.tensor([1e-3]), classes=6)
+        assert float(solution.gaps.max()) <= 2e-4
+        iterations.append(solution.iterations)
+    assert iterations[0] < 0.8 * iterations[1]
 
 
 @pytest.mark.parametrize(("rows", "features"), [(300, 200), (80, 200)])
