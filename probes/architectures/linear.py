@@ -26,5 +26,4 @@ class LinearProbe(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map activations `(batch, in_features)` to logits `(batch, num_classes)`, with no softmax or sigmoid."""
-        # Not `self.linear(x)`: where many probes read one layer, vmap would copy x for each of them.
-        return (self.linear.weight @ x.mT).mT + self.linear.bias
+        return self.linear(x)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from .dropout import use_keyed_dropout
 from .one_probe import Architecture, OneProbe, RowLoss, build_probe, own_randomness
@@ -188,7 +190,8 @@ class ProbeBank(nn.Module):
             return self._call(state, keys, x, targets, row_loss)
 
         over_replicas = vmap(call, in_dims=(0, 0, None, None if targets is None else 0))
-        return vmap(over_replicas, in_dims=(0, 0, 0, None))(self._state(), self._keys(), x, targets)
+        with _WeightsFirst():
+            return vmap(over_replicas, in_dims=(0, 0, 0, None))(self._state(), self._keys(), x, targets)
 
     def _loop(self, x: Tensor, targets: Tensor | None, row_loss: RowLoss | None, step: int) -> Tensor:
         state, keys, outputs = self._state(), self._keys(), []
@@ -199,3 +202,21 @@ class ProbeBank(nn.Module):
             with own_randomness(derive_seed(probe_seed, step), x.device, on=self.training):
                 outputs.append(self._call(own, keys[layer, replica], x[layer], goal, row_loss))
         return torch.stack(outputs).unflatten(0, self.shape)
+
+
+class _WeightsFirst(TorchFunctionMode):
+    """Computes x Wᵀ as (W xᵀ)ᵀ, which under vmap saves copies: of x for every replica, and of the gradient of W."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Replace `nn.functional.linear` of a matrix; leave all else alone."""
+        kwargs = kwargs or {}
+        if func is functional.linear and len(args) >= 2 and args[0].ndim == 2:
+            return _linear(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    product = (weight @ x.mT).mT
+    return product if bias is None else product + bias

@@ -71,9 +71,23 @@ class OneDropoutTwice(nn.Module):
         return self.output(self.dropout(self.dropout(x)))
 
 
+class WithOddLinears(nn.Module):
+    """Linear maps without bias, of three axes, and called by keyword."""
+
+    def __init__(self, in_features, num_classes):
+        super().__init__()
+        self.first, self.second = nn.Linear(in_features, in_features, bias=False), nn.Linear(2, 4)
+        self.output = nn.Linear(2 * in_features, num_classes)
+
+    def forward(self, x):
+        hidden = self.second(self.first(x).unflatten(1, (-1, 2))).relu().flatten(1)
+        return nn.functional.linear(hidden, weight=self.output.weight, bias=self.output.bias)
+
+
 ARCHITECTURES = [
     LinearProbe, partial(MLPProbe, hidden_features=8, num_hidden_layers=2, dropout=0.5), WithLSTM, WithBranch,
     WithTiedWeights, WithBatchNorm, WithFunctionalDropout, OneDropoutTwice,
+    WithOddLinears,
 ]  # fmt: skip
 
 
