@@ -1,4 +1,4 @@
-"""The full-batch quasi-Newton loop: every layer and slice walks alone, finished layers leave."""
+"""The full-batch quasi-Newton loop: every slice of every layer walks alone, finished ones leave."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MARGIN = 0.9
 STALL = 40
 """Iterations in float32 without a smaller gap after which rounding, not the method, is taken to be the limit."""
 OWN_MOMENTS_FROM = 32
-"""Iterations after which those still running get moments of their own; again after twice as many each time."""
+"""Iterations, a power of 2, after which those still running get moments of their own; and at each next power."""
 WORTH_LEAVING = 0.75
 """Share of layers, or of slices, still running below which it pays to copy these and leave the others behind."""
 FEW = 5
