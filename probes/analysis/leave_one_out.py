@@ -11,6 +11,8 @@ from torch import Tensor
 from probes.analysis.hsic import MIN_ROWS, centred, diagonal, song_sum
 
 _BLOCK_ROWS = 512
+_OWN_BLOCK_ROWS = 256
+"""Few enough for what is made of them to stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +123,13 @@ class RowProducts:
 def row_products(x: Tensor, y: Tensor) -> RowProducts:
     """Σⱼ k(i, j) l(i, j) of each row `i` for the three pairs of kernels, of centred rows.
 
-    Whichever takes fewer multiplications: both kernels in blocks of rows, or features × features for each pair.
+    Whichever takes fewer multiplications: both kernels in blocks of rows, or each pair by itself.
     """
     rows, x_features, y_features = x.shape[1], x.shape[2], y.shape[2]
-    if rows * (x_features + y_features) < 2 * (x_features**2 + x_features * y_features + y_features**2):
+    own = sum(rows * min(rows / 2, 2 * features) * features for features in (x_features, y_features))
+    if rows**2 * (x_features + y_features) < own + 2 * rows * x_features * y_features:
         return _by_rows(x, y)
-    pairs = [_by_features(a, b) for a, b in ((x, x), (x, y), (y, y))]
-    return RowProducts(*pairs)
+    return RowProducts(_own(x), _by_features(x, y), _own(y))
 
 
 def _by_rows(x: Tensor, y: Tensor) -> RowProducts:
@@ -151,12 +153,29 @@ def _by_features(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([((a @ (a.T @ b)) * b).sum(1, dtype=torch.float64) for a, b in layers])
 
 
+def _own(x: Tensor) -> Tensor:
+    """Row sums of each layer's squared kernel, of which half is computed."""
+    if x.shape[1] > 4 * x.shape[2]:
+        return _by_features(x, x)
+    sums = x.new_zeros(x.shape[:2], dtype=torch.float64)
+    for layer, of_layer in zip(x, sums, strict=True):
+        blocks, of_blocks = layer.split(_OWN_BLOCK_ROWS), of_layer.split(_OWN_BLOCK_ROWS)
+        for i, block in enumerate(blocks):
+            for j, other in enumerate(blocks[: i + 1]):
+                squares = (block @ other.T).square_()
+                of_blocks[i].add_(squares.sum(1, dtype=torch.float64))
+                if i != j:
+                    of_blocks[j].add_(squares.sum(0, dtype=torch.float64))
+    return sums
+
+
 def _kernel_times(x: Tensor, weights: Tensor) -> Tensor:
     """Linear kernels times vectors, without the kernels; `(layers, rows)`, where one side may be one for all."""
     products = []
     for i in range(max(len(x), len(weights))):
-        wide = x[i % len(x)].double()
-        products.append(wide @ (wide.T @ weights[i % len(weights)]))
+        parts, own = x[i % len(x)].split(_OWN_BLOCK_ROWS), weights[i % len(weights)].split(_OWN_BLOCK_ROWS)
+        sums = torch.stack([part.double().T @ w for part, w in zip(parts, own, strict=True)]).sum(0)
+        products.append(torch.cat([part.double() @ sums for part in parts]))
     return torch.stack(products)
 
 

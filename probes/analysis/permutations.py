@@ -19,6 +19,8 @@ from probes.analysis.hsic import centred, diagonal, song_sum
 
 _ELEMENTS_AT_ONCE = 2**24
 _DIAGONALS_AT_ONCE = 256
+_EMPTY = 1e-12
+"""Eigenvalues below this share of the largest are rounding."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def cka_null(x: Tensor, y: Tensor, *, norm: Tensor, permutations: int = 200, see
     orders = torch.cat([part.permutations for part in shifts])
     layers = [(x[i], y[i % len(y)]) for i in range(len(x))]
     if y.shape[2] * permutations < 16 * x.shape[1]:
-        products = torch.stack([_by_features(a, b, orders) for a, b in layers], dim=1)
+        few = [_fewest_columns(own) for own in y]
+        products = torch.stack([_by_features(own, few[i % len(few)], orders) for i, own in enumerate(x)], dim=1)
     else:
         products = torch.stack([torch.cat([_by_rows(a, b, part) for part in shifts]) for a, b in layers], dim=1)
     x_diagonal, y_diagonal = diagonal(x), diagonal(y).expand(len(x), -1)
@@ -131,6 +134,14 @@ def moment_matched_tail(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
         Josse, Pagès and Husson 2008, for the RV coefficient.
     """
     return pearson3.sf(observed, skew(null, axis=0), loc=null.mean(0), scale=null.std(0))
+
+
+def _fewest_columns(rows: Tensor) -> Tensor:
+    """As many columns as the rank, with the same kernel: centred one-hot rows, for one, have a column too many."""
+    wide = rows.double()
+    eigenvalues, axes = torch.linalg.eigh(wide.T @ wide)
+    kept = eigenvalues > _EMPTY * eigenvalues[-1]
+    return (wide @ axes[:, kept]).to(rows) if kept.any() else rows
 
 
 def _by_features(x: Tensor, y: Tensor, permutations: Tensor) -> Tensor:

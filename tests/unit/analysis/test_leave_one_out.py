@@ -64,6 +64,7 @@ def test_the_norm_is_what_the_hsic_was_divided_by():
 @pytest.mark.parametrize("rows_at_once", [512, 7])
 def test_both_forms_of_the_row_sums_are_sums_over_elements_of_the_kernels(rows_at_once: int, monkeypatch):
     monkeypatch.setattr(module, "_BLOCK_ROWS", rows_at_once)
+    monkeypatch.setattr(module, "_OWN_BLOCK_ROWS", rows_at_once)
     x, y = (module.centred(z) for z in related(2, 30, 5, 8))
     kernel, other = x @ x.mT, y @ y.mT
     by_rows = module._by_rows(x, y)
@@ -71,7 +72,16 @@ def test_both_forms_of_the_row_sums_are_sums_over_elements_of_the_kernels(rows_a
         torch.testing.assert_close(getattr(by_rows, name), product.sum(2), rtol=1e-10, atol=1e-9)
     by_features = module._by_features(x, y)
     torch.testing.assert_close(by_features, by_rows.xy, rtol=1e-10, atol=1e-9)
-    torch.testing.assert_close(module.row_products(x, y).xy, by_rows.xy, rtol=1e-10, atol=1e-9)
+    for own, expected in ((x, by_rows.xx), (y, by_rows.yy), (y[..., :2], module._by_rows(y[..., :2], y).xx)):
+        torch.testing.assert_close(module._own(own), expected, rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize("y_features", [1, 60])
+def test_row_sums_are_the_same_whichever_form_is_cheaper(y_features: int):
+    x, y = (module.centred(z) for z in related(2, 30, 60, y_features))
+    chosen, by_rows = module.row_products(x, y), module._by_rows(x, y)
+    for name in ("xx", "xy", "yy"):
+        torch.testing.assert_close(getattr(chosen, name), getattr(by_rows, name), rtol=1e-10, atol=1e-9)
 
 
 def test_a_constant_layer_is_nan_and_its_neighbour_is_not():

@@ -70,6 +70,14 @@ class TestNull:
         pieces = [null_of(x, y, permutations=20) for y in (narrow, wide)]
         torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-10)
 
+    def test_columns_that_follow_from_the_others_are_left_out_and_change_nothing(self):
+        x, labels = draw(2, 16, 6), torch.nn.functional.one_hot(torch.arange(16) % 3).double()[None]
+        centred = labels - labels.mean(1, keepdim=True)
+        assert module._fewest_columns(centred[0]).shape == (16, 2)
+        mapped = labels @ torch.linalg.qr(draw(3, 3)).Q
+        torch.testing.assert_close(null_of(x, labels, permutations=10), null_of(x, mapped, permutations=10))
+        assert module._fewest_columns(torch.zeros(16, 3)).shape == (16, 3)
+
     @pytest.mark.parametrize("y_features", [2, 40])
     def test_one_layer_of_labels_serves_all_layers(self, y_features: int):
         x, y = draw(3, 16, 6), draw(1, 16, y_features, seed=1)
