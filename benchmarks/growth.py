@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from claim import timed
+from device import argument_parser, chosen, suffix
 from matplotlib.figure import Figure
 from peak import more_gib
 from torch import Tensor
@@ -34,7 +35,7 @@ FIGURE = Path(__file__).parent / "growth.png"
 
 @dataclass(frozen=True)
 class Point:
-    """One size: rows, seconds, and GiB that the process's peak lies above what it held before."""
+    """One size: rows, seconds, and GiB that the peak of the process, or the GPU, lies above what it held before."""
 
     work: str
     rows: int
@@ -45,9 +46,10 @@ class Point:
 class Texts:
     """Texts of 1 to 5 words and the stores their activations go to and come from: 4 layers, last and mean."""
 
-    def __init__(self, rows: int, folder: Path) -> None:
+    def __init__(self, rows: int, folder: Path, device: torch.device) -> None:
         draw = random.Random(0)
         self.backbone: FrozenBackbone = tiny_backbone(hidden_size=FEATURES)
+        self.backbone.model.to(device)
         self.settings = ExtractionSettings(pooling=["last", "mean"])
         self.texts = [f"{row} {'word ' * draw.randint(0, 4)}" for row in range(rows)]
         self.tokens: TokenizedTexts = self.backbone.tokenize(self.texts)
@@ -62,29 +64,30 @@ class Texts:
                 store.read(self.tokens.text_ids[first : first + BATCH_ROWS], range(LAYERS))
 
 
-def batches(rows: int) -> Iterator[Tensor]:
+def batches(rows: int, device: torch.device) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(0)
     scale = (1 + torch.arange(FEATURES)).pow(-0.5)
     for _ in range(0, rows, BATCH_ROWS):
-        yield torch.randn(LAYERS, BATCH_ROWS, FEATURES, generator=generator) * scale
+        yield (torch.randn(LAYERS, BATCH_ROWS, FEATURES, generator=generator) * scale).to(device)
 
 
-def stream_cka(rows: int) -> None:
-    metric = LinearCKA(LAYERS, FEATURES, FEATURES)
-    for x in batches(rows):
+def stream_cka(rows: int, device: torch.device) -> None:
+    metric = LinearCKA(LAYERS, FEATURES, FEATURES).to(device)
+    for x in batches(rows, device):
         metric.update(x, x.roll(1, dims=0))
     metric.compute()
 
 
-def prepared(work: str, rows: int, folder: Path) -> Callable[[], None]:
+def prepared(work: str, rows: int, folder: Path, device: torch.device) -> Callable[[], None]:
     """The work, with all that is not part of it done."""
     if work == "CKA, streamed":
-        return lambda: stream_cka(rows)
+        return lambda: stream_cka(rows, device)
     if work == "linear probes":
-        x = torch.cat(list(batches(rows)), dim=1)
-        y = (x[LAYERS // 2] @ torch.linspace(-1, 1, FEATURES) + torch.randn(rows) > 0).long()
+        x = torch.cat(list(batches(rows, device)), dim=1)
+        slope = torch.linspace(-1, 1, FEATURES, device=device)
+        y = (x[LAYERS // 2] @ slope + torch.randn(rows, device=device) > 0).long()
         return lambda: solve_linear("classification", x, y[None], torch.tensor([1e-2]), classes=2) and None
-    texts = Texts(rows, folder)
+    texts = Texts(rows, folder, device)
     if work == "store, read":
         texts.extract()
         return texts.read
@@ -94,18 +97,21 @@ def prepared(work: str, rows: int, folder: Path) -> Callable[[], None]:
 WORKS = ("extraction, written", "store, read", "linear probes", "CKA, streamed")
 
 
-def measure(work: str, rows: int) -> Point:
+def measure(work: str, rows: int, device: torch.device) -> Point:
     with tempfile.TemporaryDirectory() as small, tempfile.TemporaryDirectory() as folder:
-        prepared(work, BATCH_ROWS, Path(small))()  # threads and kernels are set up here
-        run = prepared(work, rows, Path(folder))
+        prepared(work, BATCH_ROWS, Path(small), device)()  # threads and kernels are set up here
+        run = prepared(work, rows, Path(folder), device)
         seconds: list[float] = []
-        memory = more_gib(lambda: seconds.append(timed(run)))
+        memory = more_gib(lambda: seconds.append(timed(run)), device)
         return Point(work, rows, seconds[0], memory)
 
 
-def points() -> list[Point]:
+def points(device: str) -> list[Point]:
     """One point a work and size, each measured in a process of its own."""
-    commands = [[sys.executable, __file__, work, str(rows)] for work in WORKS for rows in ROWS]
+    options = ["--device", device]
+    commands = [
+        [sys.executable, __file__, *options, "--work", work, "--rows", str(rows)] for work in WORKS for rows in ROWS
+    ]
     runs = [subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True) for command in commands]
     return [Point(**json.loads(run.stdout)) for run in runs]
 
@@ -136,9 +142,9 @@ def draw(measured: Sequence[Point]) -> Figure:
     return figure
 
 
-def main() -> list[Point]:
-    measured = points()
-    draw(measured).savefig(FIGURE, dpi=120)
+def main(device: str = "auto") -> list[Point]:
+    measured = points(device)
+    draw(measured).savefig(FIGURE.with_stem(f"growth{suffix(device)}"), dpi=120)
     for work in WORKS:
         of_work = [point for point in measured if point.work == work]
         exponent, kib = exponents(of_work)
@@ -151,7 +157,11 @@ def main() -> list[Point]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(asdict(measure(sys.argv[1], int(sys.argv[2])))))
+    parser = argument_parser(__doc__)
+    parser.add_argument("--work", choices=WORKS, help="measure one in this process and print it as JSON")
+    parser.add_argument("--rows", type=int, default=BATCH_ROWS)
+    given = parser.parse_args()
+    if given.work is None:
+        main(given.device)
     else:
-        main()
+        print(json.dumps(asdict(measure(given.work, given.rows, chosen(given.device)))))

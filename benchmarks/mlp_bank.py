@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 from claim import Claim, against_slow, show
+from device import argument_parser, chosen, reached
 from lightning import LightningModule
 from torch import Tensor
 from torch.nn import functional
@@ -40,13 +41,17 @@ def make_rows() -> tuple[Rows, Rows]:
     return every.at(torch.arange(ROWS)), every.at(torch.arange(ROWS, ROWS + VALIDATION_ROWS))
 
 
-def ours(train: Rows, validation: Rows) -> None:
+def ours(train: Rows, validation: Rows, device: torch.device) -> None:
     bank = ProbeBank(SETTINGS.architecture, FEATURES, CLASSES, layers=range(LAYERS))
     standardiser, _ = Standardiser.of(train.values)
     module = MinibatchProbeModule(bank, standardiser, kind="classification", settings=SETTINGS)
     data = ActivationDataModule(train, validation, batch_size=SETTINGS.batch_size)
     with quiet_lightning():
-        default_trainer(max_epochs=EPOCHS, num_sanity_val_steps=0).fit(module, datamodule=data)
+        default_trainer(**trainer_options(device)).fit(module, datamodule=data)
+
+
+def trainer_options(device: torch.device) -> dict[str, object]:
+    return {"accelerator": device.type, "max_epochs": EPOCHS, "num_sanity_val_steps": 0}
 
 
 class OneLayer(LightningModule):
@@ -66,30 +71,30 @@ class OneLayer(LightningModule):
         return AdamW(self.parameters(), lr=SETTINGS.learning_rate, weight_decay=0.0)
 
 
-def peer(train: Rows, validation: Rows) -> None:
+def peer(train: Rows, validation: Rows, device: torch.device) -> None:
     for layer in PEER_LAYERS:
         mean, deviation = train.values[layer].mean(0), train.values[layer].std(0, correction=0)
         sets = [TensorDataset((rows.values[layer] - mean) / deviation, rows.targets[0]) for rows in (train, validation)]
         with quiet_lightning():
-            default_trainer(
-                max_epochs=EPOCHS, num_sanity_val_steps=0, gradient_clip_val=SETTINGS.gradient_clip_norm
-            ).fit(
+            default_trainer(**trainer_options(device), gradient_clip_val=SETTINGS.gradient_clip_norm).fit(
                 OneLayer(),
                 DataLoader(sets[0], batch_size=SETTINGS.batch_size, shuffle=True),
                 DataLoader(sets[1], batch_size=512),
             )  # fmt: skip
 
 
-def main() -> list[Claim]:
-    rows = make_rows()
-    seconds, slow = against_slow(lambda: ours(*rows), lambda: peer(*rows))
+def main(device: str = "auto") -> list[Claim]:
+    rows, place = make_rows(), chosen(device)
+    seconds, slow = against_slow(lambda: ours(*rows, place), lambda: peer(*rows, place))
+    weights = FEATURES * 256 + 256 * CLASSES
+    rate = reached(6 * LAYERS * weights * ROWS * EPOCHS, seconds, place, torch.float32)
     note = (
         f"{LAYERS} layers, {ROWS} rows, {FEATURES} features, 256 hidden units, {EPOCHS} epochs both; "
-        f"the peer fitted {len(PEER_LAYERS)} of {LAYERS} layers and is scaled"
+        f"the peer fitted {len(PEER_LAYERS)} of {LAYERS} layers and is scaled; {rate}"
     )
     slow *= LAYERS / len(PEER_LAYERS)
     return [Claim("MLP probes of all layers", "a Lightning fit a layer", seconds, slow, 10.0, note)]
 
 
 if __name__ == "__main__":
-    show(main())
+    show(main(**vars(argument_parser(__doc__).parse_args())))

@@ -1,9 +1,11 @@
-"""Most memory a process has held at once; Linux."""
+"""Most memory a process has held at once (Linux), or a GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 _KIB_A_GIB = 2**20
 
@@ -13,8 +15,13 @@ def peak_gib() -> float:
     return _status("VmHWM")
 
 
-def more_gib(function: Callable[[], object]) -> float:
-    """How far the peak of one call lies above what the process held before it."""
+def more_gib(function: Callable[[], object], device: torch.device) -> float:
+    """How far the peak of one call lies above what the process held before it, or the device, if it is a GPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**30
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
     before = _status("VmRSS")
     function()

