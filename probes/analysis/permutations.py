@@ -16,11 +16,10 @@ from scipy.stats import pearson3, skew
 from torch import Tensor
 
 from probes.analysis.hsic import centred, diagonal, song_sum
+from probes.analysis.spectra import EMPTY
 
 _ELEMENTS_AT_ONCE = 2**24
 _DIAGONALS_AT_ONCE = 256
-_EMPTY = 1e-12
-"""Eigenvalues below this share of the largest are rounding."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,11 @@ def cka_null(x: Tensor, y: Tensor, *, norm: Tensor, permutations: int = 200, see
     x, y = centred(x), centred(y)
     shifts = circular_shifts(x.shape[1], permutations, seed=seed)
     orders = torch.cat([part.permutations for part in shifts])
-    layers = [(x[i], y[i % len(y)]) for i in range(len(x))]
     if y.shape[2] * permutations < 16 * x.shape[1]:
         few = [_fewest_columns(own) for own in y]
         products = torch.stack([_by_features(own, few[i % len(few)], orders) for i, own in enumerate(x)], dim=1)
     else:
+        layers = [(own, y[i % len(y)]) for i, own in enumerate(x)]
         products = torch.stack([torch.cat([_by_rows(a, b, part) for part in shifts]) for a, b in layers], dim=1)
     x_diagonal, y_diagonal = diagonal(x), diagonal(y).expand(len(x), -1)
     on_diagonal = torch.stack([(x_diagonal * y_diagonal[:, order]).sum(1) for order in orders])
@@ -140,7 +139,7 @@ def _fewest_columns(rows: Tensor) -> Tensor:
     """As many columns as the rank, with the same kernel: centred one-hot rows, for one, have a column too many."""
     wide = rows.double()
     eigenvalues, axes = torch.linalg.eigh(wide.T @ wide)
-    kept = eigenvalues > _EMPTY * eigenvalues[-1]
+    kept = eigenvalues > EMPTY * eigenvalues[-1]
     return (wide @ axes[:, kept]).to(rows) if kept.any() else rows
 
 

@@ -12,7 +12,7 @@ from probes.analysis.hsic import is_constant
 from probes.analysis.invariances import invariant_to, require_rows
 from probes.analysis.moments import exact_mean
 
-_EMPTY = 1e-12
+EMPTY = 1e-12
 """Eigenvalues below this share of the largest are rounding and count as 0."""
 _NUMBERS_AT_ONCE = 2**25
 """Most matrix elements held at once, 256 MiB in float64."""
@@ -118,7 +118,7 @@ def eigenvalue_shares(x: Tensor, *, centred: bool = True) -> Tensor:
 def shares_of_moments(matrices: Tensor) -> Tensor:
     """Eigenvalue shares of Gram or scatter matrices, shape `(layers, n, n)` → `(layers, n)`; NaN for zero matrices."""
     values = torch.linalg.eigvalsh(matrices)
-    values = torch.where(values > _EMPTY * values[:, -1:], values, 0)
+    values = torch.where(values > EMPTY * values[:, -1:], values, 0)
     return values / values.sum(dim=1, keepdim=True)
 
 

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from probes.analysis.hsic import centred, is_constant
-
-_EMPTY = 1e-12
-"""Eigenvalues below this share of the largest are rounding."""
+from probes.analysis.spectra import EMPTY
 
 
 def spectral_jackknife(x: Tensor, of_shares: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -38,7 +36,7 @@ def spectral_jackknife(x: Tensor, of_shares: Callable[[Tensor], Tensor]) -> tupl
 
 def _of_layer(rows: Tensor, of_shares: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     variances, moves = _directions(rows)
-    kept = variances > _EMPTY * variances[-1]
+    kept = variances > EMPTY * variances[-1]
     shares = (variances[kept] / variances[kept].sum()).requires_grad_()
     with torch.enable_grad():
         value = of_shares(shares)

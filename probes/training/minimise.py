@@ -20,7 +20,7 @@ OWN_MOMENTS_FROM = 32
 """Iterations, a power of 2, after which those still running get moments of their own; and at each next power."""
 WORTH_LEAVING = 0.75
 """Share of layers, or of slices, still running below which it pays to copy these and leave the others behind."""
-FEW = 5
+FEW_OUTPUTS = 5
 """Outputs up to which rows times weights takes half the time of weights times rows, on a CPU."""
 
 _OF_EACH_PROBLEM = (
@@ -136,7 +136,7 @@ def _begin(loss: LinearLoss, basis: Eigenbasis, start: Tensor, penalties: Tensor
 
 def _logits(parameters: Tensor, rows: Tensor) -> Tensor:
     flat = parameters.flatten(1, 2)
-    if flat.shape[1] <= FEW:
+    if flat.shape[1] <= FEW_OUTPUTS:
         return (rows @ flat.mT).mT.contiguous().unflatten(1, parameters.shape[1:3])
     return (flat @ rows.mT).unflatten(1, parameters.shape[1:3])
 

@@ -153,6 +153,13 @@ def test_a_probe_does_not_depend_on_the_penalties_solved_beside_it():
         assert torch.allclose(alone.weights[:, 0], together.weights[:, number], atol=1e-5)
 
 
+def test_what_rounding_stops_in_float32_is_finished_in_float64(monkeypatch):
+    x, y, _ = problem(2, 120, 16, 3)
+    monkeypatch.setattr(minimise, "STALL", 1)  # the bound is not lower at every step, so float32 gives up at once
+    solution = solve_linear("classification", x, y[None], PENALTIES, classes=3, tolerance=1e-6)
+    assert float(solution.gaps.max()) <= 1e-6
+
+
 @pytest.mark.parametrize("rows", [60, 20])
 def test_weighted_moments_are_the_diagonal_of_the_weighted_second_moments_along_the_axes(rows):
     generator = torch.Generator().manual_seed(0)
