@@ -7,11 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from probes.threads import map_on_cores
+
 MIN_ROWS = 4
-TILE_ROWS = 256
-"""Rows and columns of the part of all layers' kernels, and of one layer in float64, that is held at once."""
-STRIPE_ROWS = 32
+TILE_ROWS = 512
+"""Rows and columns of the part of all layers' kernels that a core holds at once."""
+SMALLEST_TILE_ROWS = 128
+"""Rows of the tiles on the diagonal, half of which is computed for nothing."""
+STRIPE_ROWS = 8
 """Rows of a tile whose elements are summed in float32."""
+PART_ROWS = 64
+"""Rows of a layer that are summed in float32, or held in float64, at once."""
 
 
 def hsic_pairs(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
@@ -84,10 +90,9 @@ def centred(x: Tensor) -> Tensor:
     """Rows about their mean, which no HSIC of linear kernels changes by; about the mean, rounding is smallest."""
     result = torch.empty_like(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
     for layer, centred_layer in zip(x, result, strict=True):
-        sums = [part.sum(0, dtype=torch.float64) for part in layer.split(TILE_ROWS)]
-        mean = torch.stack(sums).sum(0) / len(layer)
-        for part, centred_part in zip(layer.split(TILE_ROWS), centred_layer.split(TILE_ROWS), strict=True):
-            torch.sub(part, mean, out=centred_part)
+        sums = torch.stack([part.sum(0, dtype=result.dtype) for part in layer.split(PART_ROWS)])
+        mean = sums.sum(0, dtype=torch.float64) / len(layer)
+        torch.sub(layer, mean.to(result), out=centred_layer)
     return result
 
 
@@ -112,22 +117,45 @@ def _own_products(x: Tensor) -> Tensor:
     return torch.stack([((z @ z.T) if wide else (z.T @ z)).double().square().sum() for z in x])
 
 
+class _Tile(NamedTuple):
+    """A square of all kernels: its first row and column, and its size."""
+
+    row: int
+    column: int
+    size: int
+
+
 def _products_by_rows(x: Tensor, y: Tensor) -> PairHSIC:
-    """Sums over tiles of the kernels' lower triangles, small enough for the cache, those off the diagonal twice."""
-    same = x is y
-    between, within_x, within_y = (
-        x.new_zeros(shape, dtype=torch.float64) for shape in ((len(x), len(y)), (len(x),), (len(y),))
-    )
-    for start in range(0, x.shape[1], TILE_ROWS):
-        for first in range(0, start + 1, TILE_ROWS):
-            kernel = _tile(x, start, first)
-            other = kernel if same else _tile(y, start, first)
-            twice = 1 if first == start else 2
-            between += twice * (kernel @ other.mT).double().sum(0)
-            within_x += twice * _squares(kernel)
-            if not same:
-                within_y += twice * _squares(other)
-    return PairHSIC(between, within_x, within_x if same else within_y)
+    """Sums over tiles of the kernels' lower triangles, those off the diagonal twice."""
+    rows = x.shape[1]
+    tiles = [
+        tile
+        for row in range(0, rows, TILE_ROWS)
+        for column in range(0, row + 1, TILE_ROWS)
+        for tile in _halved_on_diagonal(_Tile(row, column, TILE_ROWS))
+        if tile.row < rows
+    ]
+    sums = map_on_cores(lambda tile: _products_of_tile(x, y, tile), tiles, x.device)
+    return PairHSIC(*(torch.stack(of_tiles).sum(0) for of_tiles in zip(*sums, strict=True)))
+
+
+def _halved_on_diagonal(tile: _Tile) -> list[_Tile]:
+    """The parts of a tile in the lower triangle, squares again."""
+    row, column, size = tile
+    if row != column or size <= SMALLEST_TILE_ROWS:
+        return [tile]
+    size //= 2
+    upper, lower = (_halved_on_diagonal(_Tile(start, start, size)) for start in (row, row + size))
+    return [*upper, _Tile(row + size, row, size), *lower]
+
+
+def _products_of_tile(x: Tensor, y: Tensor, tile: _Tile) -> PairHSIC:
+    twice = 1 if tile.row == tile.column else 2
+    kernel = _stripes(x, tile)
+    other = kernel if y is x else _stripes(y, tile)
+    within = _squares(kernel)
+    within_other = within if y is x else _squares(other)
+    return PairHSIC(*(twice * sums for sums in ((kernel @ other.mT).double().sum(0), within, within_other)))
 
 
 def _squares(kernel: Tensor) -> Tensor:
@@ -135,10 +163,11 @@ def _squares(kernel: Tensor) -> Tensor:
     return torch.linalg.vector_norm(kernel, dim=2).double().square().sum(0)
 
 
-def _tile(x: Tensor, start: int, first: int) -> Tensor:
+def _stripes(x: Tensor, tile: _Tile) -> Tensor:
     """One tile of every layer's kernel, `(stripes, layers, elements)`: float32 sums stay short, float64 ones few."""
-    tile = x[:, start : start + TILE_ROWS] @ x[:, first : first + TILE_ROWS].mT
-    stripes = tile.unflatten(1, (-1, STRIPE_ROWS)) if tile.shape[1] % STRIPE_ROWS == 0 else tile[:, None]
+    kernel = x[:, tile.row : tile.row + tile.size] @ x[:, tile.column : tile.column + tile.size].mT
+    whole = kernel.shape[1] % STRIPE_ROWS == 0
+    stripes = kernel.unflatten(1, (-1, STRIPE_ROWS)) if whole else kernel[:, None]
     return stripes.flatten(2).transpose(0, 1)
 
 
@@ -161,7 +190,7 @@ def song_sum(trace: Tensor, row_sums: Tensor, totals: Tensor, *, rows: int) -> T
 
 def diagonal(x: Tensor) -> Tensor:
     """Diagonals of linear kernels: squared norms of rows; float64, shape `(layers, rows)`."""
-    return torch.stack([torch.cat([part.double().square().sum(1) for part in layer.split(TILE_ROWS)]) for layer in x])
+    return torch.stack([torch.cat([part.double().square().sum(1) for part in layer.split(PART_ROWS)]) for layer in x])
 
 
 def is_constant(x: Tensor) -> Tensor:
