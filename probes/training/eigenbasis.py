@@ -10,14 +10,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Eigenbasis:
-    """Centred rows of several layers, with a column of ones for the bias, and the axes of their second moments.
+    """Centred rows of several layers, and the axes of their second moments.
 
     Fewer rows than features are turned onto their axes, which makes them shorter. More rows stay as they are, and only
     gradients are turned: that costs less than turning all rows. An orthonormal basis leaves the norm of the weights, so
     also the penalised objective, as it is.
 
     Attributes:
-        rows: Shape `(layers, rows, rank + 1)`.
+        rows: Shape `(layers, rows, rank)`.
         eigenvalues: Of the second moments, shape `(layers, rank)`.
         axes: Orthonormal columns, shape `(layers, features, rank)`.
         turned: Whether the rows' coordinates are those along the axes.
@@ -39,8 +39,7 @@ class Eigenbasis:
         else:
             eigenvalues, axes = _eigh(_lower_products(x) / x.shape[1])
             coordinates = x
-        rows = torch.cat([coordinates, x.new_ones(*x.shape[:2], 1)], dim=-1)
-        return cls(rows, eigenvalues.clamp_min(0), axes, turned)
+        return cls(coordinates, eigenvalues.clamp_min(0), axes, turned)
 
     def keep(self, layers: Tensor) -> Eigenbasis:
         """The basis of these layers alone."""
@@ -67,7 +66,7 @@ class Eigenbasis:
         """
         shares = (weights / weights.sum(-1, keepdim=True)).flatten(1, 2)
         moments = []
-        for own, rows, axes in zip(shares, self.rows[..., :-1], self.axes, strict=True):
+        for own, rows, axes in zip(shares, self.rows, self.axes, strict=True):
             coordinates = rows if self.turned else rows @ axes
             moments.append(own @ coordinates.square())
         return torch.stack(moments).unflatten(1, weights.shape[1:3])

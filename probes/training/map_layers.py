@@ -12,7 +12,7 @@ from probes.threads import map_on_cores
 
 Answer = TypeVar("Answer")
 
-LAYERS_PER_UNIT = 8
+LAYERS_PER_UNIT = 4
 """Layers solved together on a CPU: enough to outweigh Python's share, few enough for each core to have some."""
 
 

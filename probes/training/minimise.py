@@ -135,14 +135,14 @@ def _begin(loss: LinearLoss, basis: Eigenbasis, start: Tensor, penalties: Tensor
 
 
 def _logits(parameters: Tensor, rows: Tensor) -> Tensor:
-    flat = parameters.flatten(1, 2)
-    if flat.shape[1] <= FEW_OUTPUTS:
-        return (rows @ flat.mT).mT.contiguous().unflatten(1, parameters.shape[1:3])
-    return (flat @ rows.mT).unflatten(1, parameters.shape[1:3])
+    weights, biases = parameters[..., :-1].flatten(1, 2), parameters[..., -1:]
+    products = (rows @ weights.mT).mT if weights.shape[1] <= FEW_OUTPUTS else weights @ rows.mT
+    return products.unflatten(1, parameters.shape[1:3]) + biases
 
 
 def _gradient(residual: Tensor, rows: Tensor) -> Tensor:
-    return (residual.flatten(1, 2) @ rows).unflatten(1, residual.shape[1:3])
+    by_weights = (residual.flatten(1, 2) @ rows).unflatten(1, residual.shape[1:3])
+    return torch.cat([by_weights, residual.sum(-1, keepdim=True)], dim=-1)
 
 
 def _curvature(loss: LinearLoss, means: Tensor) -> Tensor:
