@@ -117,39 +117,38 @@ def _own_products(x: Tensor) -> Tensor:
     return torch.stack([((z @ z.T) if wide else (z.T @ z)).double().square().sum() for z in x])
 
 
-class _Tile(NamedTuple):
-    """A square of all kernels: its first row and column, and its size."""
+class Tile(NamedTuple):
+    """A square of all kernels: its first row and column, and its size, cut at the last row."""
 
     row: int
     column: int
     size: int
 
 
-def _products_by_rows(x: Tensor, y: Tensor) -> PairHSIC:
-    """Sums over tiles of the kernels' lower triangles, those off the diagonal twice."""
-    rows = x.shape[1]
-    tiles = [
-        tile
-        for row in range(0, rows, TILE_ROWS)
-        for column in range(0, row + 1, TILE_ROWS)
-        for tile in _halved_on_diagonal(_Tile(row, column, TILE_ROWS))
-        if tile.row < rows
-    ]
-    sums = map_on_cores(lambda tile: _products_of_tile(x, y, tile), tiles, x.device)
-    return PairHSIC(*(torch.stack(of_tiles).sum(0) for of_tiles in zip(*sums, strict=True)))
+def tiles(rows: int) -> list[Tile]:
+    """Squares that cover the lower triangle, each one that is off the diagonal counting twice."""
+    starts = range(0, rows, TILE_ROWS)
+    squares = [Tile(row, column, TILE_ROWS) for row in starts for column in starts if column <= row]
+    return [tile for square in squares for tile in _halved_on_diagonal(square) if tile.row < rows]
 
 
-def _halved_on_diagonal(tile: _Tile) -> list[_Tile]:
+def _halved_on_diagonal(tile: Tile) -> list[Tile]:
     """The parts of a tile in the lower triangle, squares again."""
     row, column, size = tile
     if row != column or size <= SMALLEST_TILE_ROWS:
         return [tile]
     size //= 2
-    upper, lower = (_halved_on_diagonal(_Tile(start, start, size)) for start in (row, row + size))
-    return [*upper, _Tile(row + size, row, size), *lower]
+    upper, lower = (_halved_on_diagonal(Tile(start, start, size)) for start in (row, row + size))
+    return [*upper, Tile(row + size, row, size), *lower]
 
 
-def _products_of_tile(x: Tensor, y: Tensor, tile: _Tile) -> PairHSIC:
+def _products_by_rows(x: Tensor, y: Tensor) -> PairHSIC:
+    """Sums over tiles of the kernels' lower triangles, those off the diagonal twice."""
+    sums = map_on_cores(lambda tile: _products_of_tile(x, y, tile), tiles(x.shape[1]), x.device)
+    return PairHSIC(*(torch.stack(of_tiles).sum(0) for of_tiles in zip(*sums, strict=True)))
+
+
+def _products_of_tile(x: Tensor, y: Tensor, tile: Tile) -> PairHSIC:
     twice = 1 if tile.row == tile.column else 2
     kernel = _stripes(x, tile)
     other = kernel if y is x else _stripes(y, tile)
@@ -163,7 +162,7 @@ def _squares(kernel: Tensor) -> Tensor:
     return torch.linalg.vector_norm(kernel, dim=2).double().square().sum(0)
 
 
-def _stripes(x: Tensor, tile: _Tile) -> Tensor:
+def _stripes(x: Tensor, tile: Tile) -> Tensor:
     """One tile of every layer's kernel, `(stripes, layers, elements)`: float32 sums stay short, float64 ones few."""
     kernel = x[:, tile.row : tile.row + tile.size] @ x[:, tile.column : tile.column + tile.size].mT
     whole = kernel.shape[1] % STRIPE_ROWS == 0

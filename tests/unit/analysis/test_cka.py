@@ -37,6 +37,24 @@ def test_both_forms_give_the_same_sums(rows: int):
     torch.testing.assert_close(by_rows.within_y, hsic_module._own_products(y), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [5, 128, 129, 512, 600, 1337])
+def test_tiles_cover_the_lower_triangle_once(rows: int):
+    cover = torch.zeros(rows, rows)
+    for row, column, size in hsic_module.tiles(rows):
+        cover[row : row + size, column : column + size] += 1 if row == column else 2
+    assert torch.equal(cover.tril(-1) + cover.triu(1).T, torch.full((rows, rows), 2.0).tril(-1))
+    assert (cover.diagonal() == 1).all()
+
+
+@pytest.mark.parametrize("offset", [0.0, 3e3])
+def test_a_mean_far_from_zero_costs_no_accuracy(offset: float):
+    x = draw(2, 700, 20)
+    x[1] += x[0]
+    moved = (x + offset * draw(20, seed=1)).double()
+    similarity = cka_pairs(moved.float(), moved.float())
+    torch.testing.assert_close(similarity, cka_pairs(moved.float().double(), moved.float().double()), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("rows", "width"), [(300, 400), (300, 5)])  # by rows, by features
 def test_a_model_against_itself_is_the_same_object_or_a_copy(rows: int, width: int):
     x = draw(4, rows, width)
