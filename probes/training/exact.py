@@ -83,7 +83,7 @@ def solve_linear(
         problems.solve(tolerance, max_iterations)
         return problems
 
-    parts = map_layers(solve, len(x), x.device)
+    parts = map_layers(solve, x)
     weights, biases = torch.cat([p.weights for p in parts]), torch.cat([p.biases for p in parts]).to(x)
     if kind == "classification" and classes == 2:
         weights = torch.cat([-weights / 2, weights / 2], dim=3)

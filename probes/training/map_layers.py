@@ -12,11 +12,20 @@ from probes.threads import map_on_cores
 
 Answer = TypeVar("Answer")
 
-LAYERS_PER_UNIT = 4
-"""Layers solved together on a CPU: enough to outweigh Python's share, few enough for each core to have some."""
+MOST_LAYERS = 8
+"""Layers that a core solves together at most, so that few of them leave a core without work."""
+CACHE_BYTES = 20_000_000
+"""Rows that a core solves together, so that they stay in its cache; many layers outweigh Python's share."""
 
 
-def map_layers(solve: Callable[[Tensor], Answer], layers: int, device: torch.device) -> list[Answer]:
-    """Call `solve` with neighbouring layers' indices, on a CPU some at a time on each core, else all in one call."""
-    alone = device.type != "cpu" or torch.get_num_threads() == 1
-    return map_on_cores(solve, torch.arange(layers).split(layers if alone else LAYERS_PER_UNIT), device)
+def map_layers(solve: Callable[[Tensor], Answer], x: Tensor) -> list[Answer]:
+    """Call `solve` with neighbouring layers' indices, on a CPU some at a time on each core, else all in one call.
+
+    Args:
+        solve: Given the indices of some layers.
+        x: Activations, shape `(layers, rows, features)`.
+    """
+    layers = torch.arange(len(x))
+    alone = x.device.type != "cpu" or torch.get_num_threads() == 1
+    at_once = len(x) if alone else min(MOST_LAYERS, max(1, CACHE_BYTES // x[0].nbytes))
+    return map_on_cores(solve, layers.split(at_once), x.device)
