@@ -12,14 +12,27 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
+def cores(device: torch.device) -> int:
+    """How many threads work on a device side by side: as many as torch uses on a CPU, else one."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
 def map_on_cores(function: Callable[[Item], Answer], items: Sequence[Item], device: torch.device) -> list[Answer]:
     """Call a function of each item, on a CPU in as many threads as torch uses, each with one core.
 
     Two threads that halve every operation wait for each other at each of them, which on a busy machine costs far more
     than it gains; whole items need no waiting. On other devices one item follows another.
+
+    Args:
+        function: Runs in another thread than the caller's, where the caller's gradient mode does not hold.
+        items: What it is called with.
+        device: Where it computes.
+
+    Returns:
+        Its answers, in the order of the items.
     """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
+    threads = cores(device)
+    if threads == 1:
         return [function(item) for item in items]
     torch.set_num_threads(1)
     try:

@@ -126,7 +126,7 @@ class Tile(NamedTuple):
 
 
 def tiles(rows: int) -> list[Tile]:
-    """Squares that cover the lower triangle, each one that is off the diagonal counting twice."""
+    """Squares that cover the lower triangle of a kernel of so many rows; those on the diagonal reach above it."""
     starts = range(0, rows, TILE_ROWS)
     squares = [Tile(row, column, TILE_ROWS) for row in starts for column in starts if column <= row]
     return [tile for square in squares for tile in _halved_on_diagonal(square) if tile.row < rows]

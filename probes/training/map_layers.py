@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from probes.threads import map_on_cores
+from probes.threads import cores, map_on_cores
 
 Answer = TypeVar("Answer")
 
@@ -24,8 +24,9 @@ def map_layers(solve: Callable[[Tensor], Answer], x: Tensor) -> list[Answer]:
     Args:
         solve: Given the indices of some layers.
         x: Activations, shape `(layers, rows, features)`.
+
+    Returns:
+        An answer for each call, in the order of the layers.
     """
-    layers = torch.arange(len(x))
-    alone = x.device.type != "cpu" or torch.get_num_threads() == 1
-    at_once = len(x) if alone else min(MOST_LAYERS, max(1, CACHE_BYTES // x[0].nbytes))
-    return map_on_cores(solve, layers.split(at_once), x.device)
+    at_once = len(x) if cores(x.device) == 1 else min(MOST_LAYERS, max(1, CACHE_BYTES // x[0].nbytes))
+    return map_on_cores(solve, torch.arange(len(x)).split(at_once), x.device)
