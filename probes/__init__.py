@@ -8,8 +8,9 @@ torch.Size([2, 2, 32])
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from probes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from probes.activations import extract as extract
@@ -18,18 +19,13 @@ if TYPE_CHECKING:
     from probes.training import fit_probes as fit_probes
     from probes.training import load_probes as load_probes
 
-_HOME = {
-    "FrozenBackbone": "probes.backbones",
-    "tiny_backbone": "probes.backbones",
-    "extract": "probes.activations",
-    "fit_probes": "probes.training",
-    "load_probes": "probes.training",
-}
 __all__ = ["FrozenBackbone", "extract", "fit_probes", "load_probes", "tiny_backbone"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `import probes` loads neither torch nor transformers."""
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'probes' has no attribute {name!r}; it has {', '.join(__all__)}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "activations": ("extract",),
+        "backbones": ("FrozenBackbone", "tiny_backbone"),
+        "training": ("fit_probes", "load_probes"),
+    },
+)

@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -29,18 +30,21 @@ class OverrideError(ValueError):
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def _run(cfg: DictConfig) -> float:
-    return _load()(cfg)
+    return _load(cfg.logger._target_)(cfg)
 
 
 @cache
-def _load() -> Callable[[DictConfig], float]:
+def _load(tracker: str) -> Callable[[DictConfig], float]:
     """Import torch, lightning and the rooms: here, not for `--help`.
+
+    The tracker comes first: W&B's classes look through all modules that are loaded, which are few before torch.
 
     A million objects are made that stay to the end. The collector of garbage would look through them again and again,
     now, later and at the end, which together takes longer than importing torch; it is told to leave them alone.
     """
     gc.disable()
     try:
+        get_object(tracker)
         from probes.run import run
     finally:
         gc.freeze()

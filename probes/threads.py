@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ def cores(device: torch.device) -> int:
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
-def map_on_cores(function: Callable[[Item], Answer], items: Sequence[Item], device: torch.device) -> list[Answer]:
+def map_on_cores(function: Callable[[Item], Answer], items: Iterable[Item], device: torch.device) -> list[Answer]:
     """Call a function of each item, on a CPU in as many threads as torch uses, each with one core.
 
     Two threads that halve every operation wait for each other at each of them, which on a busy machine costs far more

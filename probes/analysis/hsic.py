@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from probes.analysis.large_pages import empty
 from probes.threads import map_on_cores
 
 MIN_ROWS = 4
@@ -17,7 +18,9 @@ SMALLEST_TILE_ROWS = 128
 STRIPE_ROWS = 8
 """Rows of a tile whose elements are summed in float32."""
 PART_ROWS = 64
-"""Rows of a layer that are summed in float32, or held in float64, at once."""
+"""Rows of a layer that are summed in float32 at once."""
+PART_FEATURES = 128
+"""Features of a row whose squares are summed in float32."""
 
 
 def hsic_pairs(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
@@ -88,7 +91,7 @@ def hsic_with_norms(x: Tensor, y: Tensor, *, debiased: bool = True) -> PairHSIC:
 
 def centred(x: Tensor) -> Tensor:
     """Rows about their mean, which no HSIC of linear kernels changes by; about the mean, rounding is smallest."""
-    result = torch.empty_like(x, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    result = empty(x.shape, torch.float64 if x.dtype == torch.float64 else torch.float32, x.device)
     for layer, centred_layer in zip(x, result, strict=True):
         sums = torch.stack([part.sum(0, dtype=result.dtype) for part in layer.split(PART_ROWS)])
         mean = sums.sum(0, dtype=torch.float64) / len(layer)
@@ -189,7 +192,8 @@ def song_sum(trace: Tensor, row_sums: Tensor, totals: Tensor, *, rows: int) -> T
 
 def diagonal(x: Tensor) -> Tensor:
     """Diagonals of linear kernels: squared norms of rows; float64, shape `(layers, rows)`."""
-    return torch.stack([torch.cat([part.double().square().sum(1) for part in layer.split(PART_ROWS)]) for layer in x])
+    norms = [torch.linalg.vector_norm(part, dim=2) for part in x.split(PART_FEATURES, dim=2)]
+    return torch.stack(norms).double().square().sum(0)
 
 
 def is_constant(x: Tensor) -> Tensor:

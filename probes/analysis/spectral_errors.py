@@ -9,6 +9,7 @@ from torch import Tensor
 
 from probes.analysis.hsic import centred, is_constant
 from probes.analysis.spectra import EMPTY
+from probes.threads import map_on_cores
 
 
 def spectral_jackknife(x: Tensor, of_shares: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -28,7 +29,7 @@ def spectral_jackknife(x: Tensor, of_shares: Callable[[Tensor], Tensor]) -> tupl
     Source:
         Efron 1982, "The jackknife, the bootstrap and other resampling plans", chapter 6.
     """
-    parts = [_of_layer(layer, of_shares) for layer in centred(x)]
+    parts = map_on_cores(lambda layer: _of_layer(layer, of_shares), centred(x), x.device)
     values, errors = torch.stack([value for value, _ in parts]), torch.stack([own for _, own in parts], dim=1)
     constant = is_constant(x)
     return values.masked_fill(constant, torch.nan), errors.masked_fill(constant, torch.nan)

@@ -6,8 +6,9 @@ and naming a tracker does not import matplotlib.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from probes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from probes.report.band_figure import Curve, band_profiles
@@ -51,28 +52,22 @@ __all__ = [
     "write_results",
 ]
 
-_HOMES = {
-    "band_figure": ("Curve", "band_profiles"),
-    "band_report": ("BandedProfiles", "report_bands"),
-    "csv_files": ("file_stem", "read_results", "write_layer_by_task", "write_results"),
-    "heatmap_figure": ("heatmap",),
-    "profile_figure": ("profiles",),
-    "layer_by_layer_report": ("report_layer_by_layer",),
-    "layer_summary": ("layer_table",),
-    "learning_summary": ("learning_table",),
-    "map_figure": ("TaskMap", "task_maps"),
-    "png": ("save_png",),
-    "run_report": ("report_run",),
-    "tables": ("best_layer_table", "print_best_layers", "print_screen"),
-    "tracker": ("FilesOnly", "Tracker"),
-    "tracking": ("WandbTracker",),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'probes.report' has no attribute '{name}'; it has {', '.join(__all__)}.")
-    value = getattr(import_module(f"probes.report.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "band_figure": ("Curve", "band_profiles"),
+        "band_report": ("BandedProfiles", "report_bands"),
+        "csv_files": ("file_stem", "read_results", "write_layer_by_task", "write_results"),
+        "heatmap_figure": ("heatmap",),
+        "profile_figure": ("profiles",),
+        "layer_by_layer_report": ("report_layer_by_layer",),
+        "layer_summary": ("layer_table",),
+        "learning_summary": ("learning_table",),
+        "map_figure": ("TaskMap", "task_maps"),
+        "png": ("save_png",),
+        "run_report": ("report_run",),
+        "tables": ("best_layer_table", "print_best_layers", "print_screen"),
+        "tracker": ("FilesOnly", "Tracker"),
+        "tracking": ("WandbTracker",),
+    },
+)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import wandb
+import wandb.apis.public  # noqa: F401  # every run imports it at its start, which takes long once torch is loaded
 from wandb.errors import Error as WandbError
 
 from probes.report.wandb_mode import MODES, Mode, choose_mode

@@ -1,7 +1,30 @@
-"""Whole runs: the rooms in order, top to bottom."""
+"""Whole runs: the rooms in order, top to bottom.
 
-from probes.studies.compare import compare_study as compare_study
-from probes.studies.layer_by_layer import layer_by_layer_study as layer_by_layer_study
-from probes.studies.layer_by_layer_figures import MapSettings as MapSettings
-from probes.studies.mixture_settings import MixtureSettings as MixtureSettings
-from probes.studies.probe import probe_study as probe_study
+Names are loaded when first asked for, so that a study imports nothing that only another one needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from probes.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from probes.studies.compare import compare_study
+    from probes.studies.layer_by_layer import layer_by_layer_study
+    from probes.studies.layer_by_layer_figures import MapSettings
+    from probes.studies.mixture_settings import MixtureSettings
+    from probes.studies.probe import probe_study
+
+__all__ = ["MapSettings", "MixtureSettings", "compare_study", "layer_by_layer_study", "probe_study"]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "compare": ("compare_study",),
+        "layer_by_layer": ("layer_by_layer_study",),
+        "layer_by_layer_figures": ("MapSettings",),
+        "mixture_settings": ("MixtureSettings",),
+        "probe": ("probe_study",),
+    },
+)

@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+
+class RowSpan(NamedTuple):
+    """What rows span, where they are fewer than their features: an orthonormal basis as Householder reflections.
+
+    The basis itself is never built, which would take twice the time of finding the reflections.
+
+    Attributes:
+        reflectors: Below the diagonal, shape `(layers, features, rows)`.
+        scales: Of the reflections, shape `(layers, rows)`.
+    """
+
+    reflectors: Tensor
+    scales: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor) -> tuple[RowSpan, Tensor]:
+        """Find the span of rows `(layers, rows, features)`, and their coordinates in it, `(layers, rows, rows)`."""
+        reflectors, scales = torch.geqrf(x.mT)
+        return cls(reflectors, scales), reflectors[:, : x.shape[1]].triu().mT
+
+    def enter(self, vectors: Tensor) -> Tensor:
+        """Coordinates `(layers, vectors, rows)` of vectors `(layers, vectors, features)`."""
+        turned = torch.ormqr(self.reflectors, self.scales, vectors.mT, transpose=True)
+        return turned[:, : self.scales.shape[1]].mT
+
+    def leave(self, coordinates: Tensor) -> Tensor:
+        """Undo `enter`, for vectors within the span."""
+        beyond = self.reflectors.shape[1] - self.scales.shape[1]
+        return torch.ormqr(self.reflectors, self.scales, functional.pad(coordinates, (0, beyond)).mT).mT
+
+    def keep(self, layers: Tensor) -> RowSpan:
+        """The span of these layers alone."""
+        return RowSpan(self.reflectors[layers], self.scales[layers])
 
 
 @dataclass(frozen=True)
@@ -19,41 +55,42 @@ class Eigenbasis:
     Attributes:
         rows: Shape `(layers, rows, rank)`.
         eigenvalues: Of the second moments, shape `(layers, rank)`.
-        axes: Orthonormal columns, shape `(layers, features, rank)`.
-        turned: Whether the rows' coordinates are those along the axes.
+        axes: Orthonormal columns, shape `(layers, rank, rank)`; their coordinates are features, or those of the span.
+        span: What the rows span, if they were turned.
     """
 
     rows: Tensor
     eigenvalues: Tensor
     axes: Tensor
-    turned: bool
+    span: RowSpan | None
 
     @classmethod
     def of(cls, x: Tensor) -> Eigenbasis:
         """Find the axes of rows `x`, shape `(layers, rows, features)`; the rank is the smaller of rows and features."""
-        turned = x.shape[1] < x.shape[2]
-        if turned:
-            span, upper = torch.linalg.qr(x.mT)
-            eigenvalues, within = _eigh(upper @ upper.mT / x.shape[1])
-            axes, coordinates = span @ within, upper.mT @ within
-        else:
-            eigenvalues, axes = _eigh(_lower_products(x) / x.shape[1])
-            coordinates = x
-        return cls(coordinates, eigenvalues.clamp_min(0), axes, turned)
+        span = None
+        if few := x.shape[1] < x.shape[2]:
+            span, x = RowSpan.of(x)
+        eigenvalues, axes = _eigh(_lower_products(x) / x.shape[1])
+        return cls(x @ axes if few else x, eigenvalues.clamp_min(0), axes, span)
 
     def keep(self, layers: Tensor) -> Eigenbasis:
         """The basis of these layers alone."""
-        return replace(self, rows=self.rows[layers], eigenvalues=self.eigenvalues[layers], axes=self.axes[layers])
+        span = None if self.span is None else self.span.keep(layers)
+        return Eigenbasis(self.rows[layers], self.eigenvalues[layers], self.axes[layers], span)
 
     def enter(self, weights: Tensor, biases: Tensor) -> Tensor:
         """Turn weights `(layers, ..., features)` and biases into parameters `(layers, ..., rank + 1)`."""
         own = weights.to(self.axes)
-        return torch.cat([_times(own, self.axes) if self.turned else own, biases[..., None].to(own)], dim=-1)
+        if self.span is not None:
+            own = (self.span.enter(own.flatten(1, -2)) @ self.axes).view(*own.shape[:-1], -1)
+        return torch.cat([own, biases[..., None].to(own)], dim=-1)
 
     def leave(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Undo `enter`."""
         own = parameters[..., :-1]
-        return _times(own, self.axes.mT) if self.turned else own, parameters[..., -1]
+        if self.span is not None:
+            own = self.span.leave(own.flatten(1, -2) @ self.axes.mT).view(*own.shape[:-1], -1)
+        return own, parameters[..., -1]
 
     def weighted_moments(self, weights: Tensor) -> Tensor:
         """Second moments along the axes, each output weighing the rows its own way.
@@ -67,7 +104,7 @@ class Eigenbasis:
         shares = (weights / weights.sum(-1, keepdim=True)).flatten(1, 2)
         moments = []
         for own, rows, axes in zip(shares, self.rows, self.axes, strict=True):
-            coordinates = rows if self.turned else rows @ axes
+            coordinates = rows @ axes if self.span is None else rows
             moments.append(own @ coordinates.square())
         return torch.stack(moments).unflatten(1, weights.shape[1:3])
 
@@ -81,7 +118,7 @@ class Eigenbasis:
             penalty: λ, shape `(slices, 1, 1)`.
         """
         own, scale = gradient[..., :-1], 1 / (curvature * moments + penalty)
-        own = own * scale if self.turned else _times(_times(own, self.axes) * scale, self.axes.mT)
+        own = _times(_times(own, self.axes) * scale, self.axes.mT) if self.span is None else own * scale
         return torch.cat([own, gradient[..., -1:] / curvature], dim=-1)
 
 

@@ -60,8 +60,15 @@ def _rows(data: TaskData, split: str, live: Tensor, settings: ProbeSettings, see
     weights = torch.ones(targets.shape[:2])
     if settings.class_weights == "balanced" and data.kind == "classification":
         weights = class_weights(data.train.targets, data.num_classes)[targets]
-    values = activations.values if len(live) == len(activations.values) else activations.values[live]
-    return Rows(values, targets, weights)
+    return Rows(_of_layers(activations.values, live), targets, weights)
+
+
+def _of_layers(values: Tensor, layers: Tensor) -> Tensor:
+    """Layers in ascending order; neighbours are not copied."""
+    if len(layers) == 0:
+        return values[:0]
+    first, last = int(layers[0]), int(layers[-1])
+    return values[first : last + 1] if len(layers) == last - first + 1 else values[layers]
 
 
 def _chosen_probes(data: TaskData, recipe: Recipe, selection: Selection | None) -> LayerProbes:

@@ -34,8 +34,8 @@ class Rows:
         """Return some of the rows, by index."""
         return Rows(self.values.index_select(1, rows), self.targets[:, rows], self.weights[:, rows])
 
-    def of_layers(self, layers: slice | Tensor) -> Rows:
-        """Return some of the layers."""
+    def of_layers(self, layers: slice) -> Rows:
+        """Return some of the layers, as a view."""
         return Rows(self.values[layers], self.targets, self.weights)
 
 

@@ -19,9 +19,9 @@ class ProbeSettings:
 
     Attributes:
         name: What results call this probe.
-        architecture: Called with `(in_features, num_classes)`, gives one probe; a class or a `functools.partial` of
-        one. fit: `exact` (linear probes: the optimum, with a certificate), `minibatch`, or `auto`: exact where it can
-        be. penalties: λ of λ/2 · ‖weights‖² beside the mean loss; one is chosen for each layer on validation.
+        architecture: Called with `(in_features, num_classes)`, gives one probe; a class or a partial of one.
+        fit: `exact` (linear probes: the optimum, with a certificate), `minibatch`, or `auto`: exact where it can be.
+        penalties: λ of λ/2 · ‖weights‖² beside the mean loss; one is chosen for each layer on validation.
         class_weights: `balanced` gives every class the same total weight in the loss; `None` every row.
         controls: Shuffled-label probes beside each probe.
         folds: Parts of the cross-validation that stands in for a small validation split.

@@ -123,9 +123,8 @@ def train_bank(train: Rows, validation: Rows | None, recipe: Recipe) -> TrainedB
     train, validation = _scaled(train, mean, deviation), validation and _scaled(validation, mean, deviation)
     parts = []
     for layers in _turns(train, recipe):
-        names = tuple(recipe.layers[i] for i in layers.tolist())
         own = None if validation is None else validation.of_layers(layers)
-        parts.append(_fit(train.of_layers(layers), own, replace(recipe, layers=names)))
+        parts.append(_fit(train.of_layers(layers), own, replace(recipe, layers=recipe.layers[layers])))
     banks, standardisers, gaps = zip(*parts, strict=True)
     shape = (len(recipe.layers), len(recipe.settings.penalties), len(train.targets))
     return TrainedBank(
@@ -184,14 +183,15 @@ def _gaps(module: ExactProbeModule | MinibatchProbeModule) -> Tensor:
     return torch.where(module.best.lowest.cpu().double().isfinite(), torch.nan, torch.inf)
 
 
-def _turns(train: Rows, recipe: Recipe) -> tuple[Tensor, ...]:
+def _turns(train: Rows, recipe: Recipe) -> list[slice]:
     """Part the layers by what fits in memory: parameters, gradients, Adam's two moments, the best."""
-    every = torch.arange(len(recipe.layers))
+    count = len(recipe.layers)
     if recipe.exact:
-        return (every,)
+        return [slice(0, count)]
     one = _bank(train.of_layers(slice(0, 1)), replace(recipe, layers=recipe.layers[:1]))
     size = sum(parameter.numel() for parameter in one.parameters()) * 4 * 5
-    return every.split(max(1, recipe.settings.max_bank_bytes // size))
+    at_once = max(1, recipe.settings.max_bank_bytes // size)
+    return [slice(first, first + at_once) for first in range(0, count, at_once)]
 
 
 def _layers_per_solve(train: Rows, recipe: Recipe) -> int:
