@@ -67,11 +67,9 @@ class Eigenbasis:
     @classmethod
     def of(cls, x: Tensor) -> Eigenbasis:
         """Find the axes of rows `x`, shape `(layers, rows, features)`; the rank is the smaller of rows and features."""
-        span = None
-        if few := x.shape[1] < x.shape[2]:
-            span, x = RowSpan.of(x)
+        span, x = RowSpan.of(x) if x.shape[1] < x.shape[2] else (None, x)
         eigenvalues, axes = _eigh(_lower_products(x) / x.shape[1])
-        return cls(x @ axes if few else x, eigenvalues.clamp_min(0), axes, span)
+        return cls(x if span is None else x @ axes, eigenvalues.clamp_min(0), axes, span)
 
     def keep(self, layers: Tensor) -> Eigenbasis:
         """The basis of these layers alone."""
