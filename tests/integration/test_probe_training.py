@@ -229,6 +229,20 @@ def test_a_constant_layer_is_a_marked_cell():
     assert (predicted[[0, 2, 3]] >= 0).all()
 
 
+@pytest.mark.parametrize("constant", [0, 1, 3])
+def test_the_other_layers_keep_their_scores_whichever_layer_is_constant(constant):
+    data, whole = task(), fit(task())
+    for split in (data.train, data.validation, data.test):
+        split.activations.values[constant] = 3.5
+    fitted = fit(data)
+    for layer in {0, 1, 2, 3} - {constant}:
+        assert cell(fitted, "cross_entropy_bits", layer).value == pytest.approx(
+            cell(whole, "cross_entropy_bits", layer).value, abs=2e-4
+        )
+    values = [cell(whole, "cross_entropy_bits", layer).value for layer in range(4)]
+    assert min(abs(a - b) for i, a in enumerate(values) for b in values[:i]) > 2e-3  # else a swap would not be seen
+
+
 def test_only_constant_layers_give_marked_cells_and_no_best_layer(tmp_path):
     data = task()
     for split in (data.train, data.validation, data.test):

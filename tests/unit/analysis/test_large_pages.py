@@ -21,6 +21,26 @@ def test_memory_of_any_size_has_the_shape_and_dtype_asked_for_and_is_written_lik
     assert tensor.sum() == tensor.numel()
 
 
+def flags_of_mapping(address: int) -> list[str]:
+    """What the kernel was told of the memory at an address."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        bounds = line.split(" ")[0].split("-")
+        if len(bounds) == 2:
+            inside = int(bounds[0], 16) <= address < int(bounds[1], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    return []
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads /proc, which only Linux has")
+def test_large_memory_is_asked_for_in_large_pages_and_other_memory_is_not():
+    large, small = (empty(torch.Size([size]), torch.float32, torch.device("cpu")) for size in (LARGE_BYTES, 1000))
+    assert "hg" in flags_of_mapping(large.data_ptr())
+    assert "rd" in flags_of_mapping(small.data_ptr())
+    assert "hg" not in flags_of_mapping(small.data_ptr())
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc, which only Linux has")
 def test_memory_is_given_back_with_the_last_tensor_that_looks_at_it():
     before = resident_bytes()
