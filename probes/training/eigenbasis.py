@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .row_span import RowSpan
+from .turn import Turn
 
 
 @dataclass(frozen=True)
@@ -21,40 +22,29 @@ class Eigenbasis:
     Attributes:
         rows: Shape `(layers, rows, rank)`.
         eigenvalues: Of the second moments, shape `(layers, rank)`.
-        axes: Orthonormal columns, shape `(layers, rank, rank)`; their coordinates are features, or those of the span.
-        span: What the rows span, if they were turned.
+        axes: Orthonormal columns among the features, shape `(layers, rank, rank)`; `None` if the rows lie along them.
     """
 
     rows: Tensor
     eigenvalues: Tensor
-    axes: Tensor
-    span: RowSpan | None
+    axes: Tensor | None
 
     @classmethod
-    def of(cls, x: Tensor) -> Eigenbasis:
-        """Find the axes of rows `x`, shape `(layers, rows, features)`; the rank is the smaller of rows and features."""
-        span, x = RowSpan.of(x) if x.shape[1] < x.shape[2] else (None, x)
-        eigenvalues, axes = _eigh(_lower_products(x) / x.shape[1])
-        return cls(x if span is None else x @ axes, eigenvalues.clamp_min(0), axes, span)
+    def of(cls, x: Tensor) -> tuple[Eigenbasis, Turn]:
+        """Find the axes of rows `x`, shape `(layers, rows, features)`, and how weights are turned as these rows are.
+
+        The rank is the smaller of rows and features.
+        """
+        if x.shape[1] >= x.shape[2]:
+            return cls(x, *_axes_of(x)), Turn()
+        span, coordinates = RowSpan.of(x)
+        eigenvalues, axes = _axes_of(coordinates)
+        return cls(coordinates @ axes, eigenvalues, None), Turn(span, axes)
 
     def keep(self, layers: Tensor) -> Eigenbasis:
         """The basis of these layers alone."""
-        span = None if self.span is None else self.span.keep(layers)
-        return Eigenbasis(self.rows[layers], self.eigenvalues[layers], self.axes[layers], span)
-
-    def enter(self, weights: Tensor, biases: Tensor) -> Tensor:
-        """Turn weights `(layers, ..., features)` and biases into parameters `(layers, ..., rank + 1)`."""
-        own = weights.to(self.axes)
-        if self.span is not None:
-            own = (self.span.enter(own.flatten(1, -2)) @ self.axes).view(*own.shape[:-1], -1)
-        return torch.cat([own, biases[..., None].to(own)], dim=-1)
-
-    def leave(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo `enter`."""
-        own = parameters[..., :-1]
-        if self.span is not None:
-            own = self.span.leave(own.flatten(1, -2) @ self.axes.mT).view(*own.shape[:-1], -1)
-        return own, parameters[..., -1]
+        axes = None if self.axes is None else self.axes[layers]
+        return Eigenbasis(self.rows[layers], self.eigenvalues[layers], axes)
 
     def weighted_moments(self, weights: Tensor) -> Tensor:
         """Second moments along the axes, each output weighing the rows its own way.
@@ -67,8 +57,8 @@ class Eigenbasis:
         """
         shares = (weights / weights.sum(-1, keepdim=True)).flatten(1, 2)
         moments = []
-        for own, rows, axes in zip(shares, self.rows, self.axes, strict=True):
-            coordinates = rows @ axes if self.span is None else rows
+        for layer, (own, rows) in enumerate(zip(shares, self.rows, strict=True)):
+            coordinates = rows if self.axes is None else rows @ self.axes[layer]
             moments.append(own @ coordinates.square())
         return torch.stack(moments).unflatten(1, weights.shape[1:3])
 
@@ -82,13 +72,19 @@ class Eigenbasis:
             penalty: λ, shape `(slices, 1, 1)`.
         """
         own, scale = gradient[..., :-1], 1 / (curvature * moments + penalty)
-        own = _times(_times(own, self.axes) * scale, self.axes.mT) if self.span is None else own * scale
+        own = own * scale if self.axes is None else _times(_times(own, self.axes) * scale, self.axes.mT)
         return torch.cat([own, gradient[..., -1:] / curvature], dim=-1)
 
 
 def _times(vectors: Tensor, matrix: Tensor) -> Tensor:
     """Multiply vectors `(layers, ..., rank)` by a matrix of their layer."""
     return (vectors.flatten(1, -2) @ matrix).view(*vectors.shape[:-1], -1)
+
+
+def _axes_of(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and axes of the second moments of rows."""
+    eigenvalues, axes = _eigh(_lower_products(x) / x.shape[1])
+    return eigenvalues.clamp_min(0), axes
 
 
 def _eigh(moments: Tensor) -> tuple[Tensor, Tensor]:

@@ -110,17 +110,16 @@ class _Problems:
     def solve(self, tolerance: float, max_iterations: int) -> None:
         """Solve all layers in float32, then in float64 those that fell short."""
         everything = list(range(len(self.penalties)))
-        self._solve(Eigenbasis.of(self.x), torch.arange(len(self.x)), everything, tolerance, max_iterations)
+        self._solve(self.x, torch.arange(len(self.x)), everything, tolerance, max_iterations)
         short = self.gaps > tolerance
         for layer in short.flatten(1).any(1).cpu().nonzero():
-            basis = Eigenbasis.of(self.x[layer].double())
-            self._solve(basis, layer, [p for p in everything if short[layer, p].any()], tolerance, max_iterations)
+            penalties = [p for p in everything if short[layer, p].any()]
+            self._solve(self.x[layer].double(), layer, penalties, tolerance, max_iterations)
 
-    def _solve(
-        self, basis: Eigenbasis, layers: Tensor, penalties: list[int], tolerance: float, max_iterations: int
-    ) -> None:
-        """Solve these layers at these penalties, from where they are and in the precision of the basis."""
-        loss = self.loss.to(basis.rows)
+    def _solve(self, x: Tensor, layers: Tensor, penalties: list[int], tolerance: float, max_iterations: int) -> None:
+        """Solve these layers at these penalties, from where they are and in the precision of their rows `x`."""
+        basis, turn = Eigenbasis.of(x)
+        loss = self.loss.to(x)
         slices, outputs, _ = loss.targets.shape
         at_once = penalties_at_once(slices * outputs)
         for start in range(0, len(penalties), at_once):
@@ -129,13 +128,13 @@ class _Problems:
             parameters, iterations = minimise(
                 loss.keep(torch.arange(slices).repeat(len(group))),
                 basis,
-                basis.enter(self.weights[cells], self.biases[cells]).flatten(1, 2),
+                turn.enter(self.weights[cells].to(x), self.biases[cells].to(x)).flatten(1, 2),
                 penalties=self.penalties[group].repeat_interleave(slices),
                 tolerance=tolerance,
                 max_iterations=max_iterations,
             )
             self.iterations += iterations
-            weights, biases = basis.leave(parameters.unflatten(1, (len(group), slices)))
+            weights, biases = turn.leave(parameters.unflatten(1, (len(group), slices)))
             self.weights[cells] = weights.to(self.weights)
             self.biases[cells] = biases.double()
         self._certify(layers, penalties)

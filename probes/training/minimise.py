@@ -162,11 +162,10 @@ def _update_running(state: _State, tolerance: float) -> None:
     state.stalled = torch.where(better, 0, state.stalled + 1)
     near = state.running & (gap <= tolerance * state.objective)
     if near.any():  # the objective falls: what is not near by its last value, is not by its present one
-        penalty_term = (state.ridge * state.parameters.square()).sum((-1, -2)) / 2
-        state.objective = state.loss.value(state.logits) + penalty_term
+        state.objective[near] = _objectives(state, near)
         near &= gap <= tolerance * state.objective
         if near.any():
-            near &= _gap_at_best_bias(state) <= MARGIN * tolerance * state.objective
+            near[near.clone()] = _gaps_at_best_biases(state, near) <= MARGIN * tolerance * state.objective[near]
     rounded = (state.stalled >= STALL) & (gap.dtype == torch.float32)
     state.running = state.running & ~near & ~rounded
 
@@ -176,12 +175,22 @@ def _bound(gradient: Tensor, ridge: Tensor) -> Tensor:
     return gradient[..., :-1].square().sum((-1, -2)) / (2 * ridge[:, 0, 0])
 
 
-def _gap_at_best_bias(state: _State) -> Tensor:
-    """The bound, once the biases have taken a Newton step of their own."""
-    step = state.loss.bias_step(state.means, state.gradient[..., -1])
-    means = state.loss.means(state.logits - step[..., None])
-    gradient = _gradient(state.loss.residual(means), state.basis.rows) + state.ridge * state.parameters
-    return _bound(gradient, state.ridge)
+def _objectives(state: _State, cells: Tensor) -> Tensor:
+    """Of these cells, a mask `(layers, slices)`; shape `(cells,)`."""
+    slices = cells.nonzero()[:, 1]
+    penalty_terms = (state.ridge[slices] * state.parameters[cells].square()).sum((-1, -2)) / 2
+    return state.loss.keep(slices).value(state.logits[cells][None])[0] + penalty_terms
+
+
+def _gaps_at_best_biases(state: _State, cells: Tensor) -> Tensor:
+    """The bound of these cells, a mask `(layers, slices)`, once their biases have taken a Newton step of their own."""
+    slices = cells.nonzero()[:, 1]
+    loss, ridge = state.loss.keep(slices), state.ridge[slices]
+    step = loss.bias_step(state.means[cells][None], state.gradient[cells][None, ..., -1])
+    residual = loss.residual(loss.means(state.logits[cells][None] - step[..., None]))
+    by_layer = zip(residual.split(cells.sum(1).tolist(), dim=1), state.basis.rows, strict=True)
+    gradient = torch.cat([_gradient(own, rows[None]) for own, rows in by_layer if own.shape[1] > 0], dim=1)[0]
+    return _bound(gradient + ridge * state.parameters[cells], ridge)
 
 
 def _step(state: _State) -> None:

@@ -40,7 +40,3 @@ class RowSpan(NamedTuple):
         """Undo `enter` in the span: coordinates `(layers, vectors, rows)` to vectors `(layers, vectors, features)`."""
         beyond = self.reflectors.shape[1] - self.scales.shape[1]
         return torch.ormqr(self.reflectors, self.scales, functional.pad(coordinates, (0, beyond)).mT).mT
-
-    def keep(self, layers: Tensor) -> RowSpan:
-        """The span of these layers alone."""
-        return RowSpan(self.reflectors[layers], self.scales[layers])

@@ -30,9 +30,10 @@ class Rows:
     def __len__(self) -> int:
         return self.values.shape[1]
 
-    def at(self, rows: Tensor) -> Rows:
-        """Return some of the rows, by index."""
-        return Rows(self.values.index_select(1, rows), self.targets[:, rows], self.weights[:, rows])
+    def at(self, rows: Tensor | slice) -> Rows:
+        """Return some of the rows, by index; a slice gives a view."""
+        values = self.values[:, rows] if isinstance(rows, slice) else self.values.index_select(1, rows)
+        return Rows(values, self.targets[:, rows], self.weights[:, rows])
 
     def of_layers(self, layers: slice) -> Rows:
         """Return some of the layers, as a view."""
@@ -77,14 +78,16 @@ class RowBatches:
         return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[RowBatch]:
-        for batch in self._order(next(self._passes)).split(self.batch_size):
-            mine = batch[self.rank :: self.world_size]
-            part = self.rows.at(mine)
-            yield RowBatch(part.values, part.targets, part.weights, self.world_size / len(batch))
+        order = self._order(next(self._passes))
+        for start in range(0, len(self.rows), self.batch_size):
+            stop = min(start + self.batch_size, len(self.rows))
+            mine = slice(start + self.rank, stop, self.world_size)
+            part = self.rows.at(mine if order is None else order[mine])
+            yield RowBatch(part.values, part.targets, part.weights, self.world_size / (stop - start))
 
-    def _order(self, number: int) -> Tensor:
+    def _order(self, number: int) -> Tensor | None:
         if self.shuffle_seed is None:
-            return torch.arange(len(self.rows))
+            return None
         generator = torch.Generator().manual_seed(derive_seed(self.shuffle_seed, "order", number))
         return torch.randperm(len(self.rows), generator=generator)
 

@@ -143,6 +143,19 @@ def test_batches_hold_every_row_once_in_orders_the_seed_decides():
     assert not torch.equal(next(iter(again)).values, next(iter(again)).values)
 
 
+@pytest.mark.parametrize("shuffle_seed", [None, 0])
+def test_rows_in_order_are_served_as_views_and_shuffled_ones_are_not(shuffle_seed):
+    data = rows(60)
+    parts = [list(RowBatches(data, 16, shuffle_seed=shuffle_seed, rank=rank, world_size=3)) for rank in range(3)]
+    for number, start in enumerate(range(0, 60, 16)):
+        for rank in range(3):
+            in_order = slice(start + rank, min(start + 16, 60), 3)
+            batch, same = parts[rank][number], data.values[:, in_order]
+            assert torch.equal(batch.values, same) == (shuffle_seed is None)
+            assert (batch.values.data_ptr() == same.data_ptr()) == (shuffle_seed is None)
+            assert torch.equal(batch.targets, data.targets[:, in_order]) == (shuffle_seed is None)
+
+
 def test_processes_share_out_each_batch_and_their_mean_is_the_whole_batchs_mean():
     data = rows(50)
     whole = [batch.values.sum() * batch.share for batch in RowBatches(data, 16, shuffle_seed=0)]
