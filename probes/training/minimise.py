@@ -165,7 +165,8 @@ def _update_running(state: _State, tolerance: float) -> None:
         state.objective[near] = _objectives(state, near)
         near &= gap <= tolerance * state.objective
         if near.any():
-            near[near.clone()] = _gaps_at_best_biases(state, near) <= MARGIN * tolerance * state.objective[near]
+            reached = _gaps_at_best_biases(state, near) <= MARGIN * tolerance * state.objective[near]
+            near = near.masked_scatter(near, reached)
     rounded = (state.stalled >= STALL) & (gap.dtype == torch.float32)
     state.running = state.running & ~near & ~rounded
 

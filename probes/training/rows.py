@@ -57,7 +57,7 @@ class RowBatches:
     """Batches of rows, in a new order every pass if shuffled; the orders depend on the seed alone.
 
     Not a `DataLoader`: indexing one tensor in memory needs no workers, and every process takes its own part of each
-    batch.
+    batch. Rows in order are served as views, which are not to be written to.
 
     Args:
         rows: What to serve.

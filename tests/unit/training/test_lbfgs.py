@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ def by_two_loops(gradient, pairs, scale):
 
 
 def remembered(count, memory, still=()):
-    """Pairs of a random convex quadratic a problem; those of problems named in `still` have no curvature."""
+    """Random pairs of positive curvature; `still` gives those of a layer, slice and number a sign."""
     generator = torch.Generator().manual_seed(0)
     pairs, kept = CurvaturePairs(memory), []
     for number in range(count):
@@ -36,15 +38,13 @@ def remembered(count, memory, still=()):
 
 def expected_of(kept, gradient, scale, left_out=()):
     expected = torch.empty_like(gradient)
-    for cell in torch.cartesian_prod(*map(torch.arange, SHAPE[:2])).tolist():
-        own = [
-            tuple(vector[tuple(cell)].flatten() for vector in pair)
-            for number, pair in enumerate(kept)
+    for cell in itertools.product(*map(range, SHAPE[:2])):
+        pairs = [
+            (step[cell].flatten(), change[cell].flatten())
+            for number, (step, change) in enumerate(kept)
             if (*cell, number) not in left_out
         ]
-        flat = (part[tuple(cell)].flatten() for part in (gradient, scale))
-        at = next(flat)
-        expected[tuple(cell)] = by_two_loops(at, own, next(flat)).view(SHAPE[2:])
+        expected[cell] = by_two_loops(gradient[cell].flatten(), pairs, scale[cell].flatten()).view(SHAPE[2:])
     return expected
 
 
