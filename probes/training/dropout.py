@@ -8,16 +8,23 @@ from torch import Tensor, nn
 _MULTIPLIER = 0x2545F4914F6CDD1D
 _STRIDE = 0x1E3779B97F4A7C15
 _LOW_32 = 0xFFFFFFFF
+_LEVELS = 2**16
+"""Of the random numbers that elements are held against, four of which come from one hash."""
 
 
 def hash_bits(numbers: Tensor) -> Tensor:
-    """Scramble int64 numbers to 32 evenly spread bits, as int64 in [0, 2³²).
+    """Scramble int64 numbers to 64 evenly spread bits, as int64.
 
-    Two rounds of xor-shift and multiplication, as in splitmix64; multiplication wraps around.
+    Two rounds of xor-shift and multiplication and a last xor-shift, as in splitmix64; multiplication wraps around.
     """
     for _ in range(2):
-        numbers = (numbers >> 31).bitwise_and_(_LOW_32).bitwise_xor_(numbers).mul_(_MULTIPLIER)
-    return numbers.bitwise_right_shift_(32).bitwise_and_(_LOW_32)
+        numbers = _folded(numbers).mul_(_MULTIPLIER)
+    return _folded(numbers)
+
+
+def _folded(numbers: Tensor) -> Tensor:
+    """The upper half of the bits upon the lower."""
+    return (numbers >> 32).bitwise_and_(_LOW_32).bitwise_xor_(numbers)
 
 
 class KeyedDropout(nn.Module):
@@ -27,7 +34,8 @@ class KeyedDropout(nn.Module):
     the same in a bank of one probe or of a thousand, under `vmap` or in a loop, on any device.
 
     Args:
-        probability: Share of elements set to 0 in training; the others are scaled by 1 / (1 − share).
+        probability: Share of elements set to 0 in training, in steps of 1/65,536; the others are scaled by
+            1 / (1 − share).
     """
 
     key: Tensor | None
@@ -35,6 +43,7 @@ class KeyedDropout(nn.Module):
     def __init__(self, probability: float) -> None:
         super().__init__()
         self.probability = probability
+        self.dropped_levels = min(round(probability * _LEVELS), _LEVELS - 1)
         self.step = 0
         self.calls = 0
         self.key = None
@@ -47,9 +56,10 @@ class KeyedDropout(nn.Module):
             raise RuntimeError("Keyed dropout runs inside a bank, which sets its key.")
         self.calls += 1
         offset = hash_bits(self.key + self.step * 1_000_003 + self.calls) * _STRIDE
-        index = torch.arange(x.numel(), device=x.device).view(x.shape)
-        keep = hash_bits(index * _STRIDE + offset) >= int(self.probability * 2**32)
-        return (x * keep).div_(1 - self.probability)
+        fours = torch.arange(-(-x.numel() // 4), device=x.device) * _STRIDE
+        levels = hash_bits(fours + offset).view(torch.int16)[: x.numel()]
+        keep = levels.view(x.shape[::-1]).permute(*reversed(range(x.ndim))) >= self.dropped_levels - _LEVELS // 2
+        return (x * keep.to(x.dtype)).div_(1 - self.dropped_levels / _LEVELS)
 
 
 def use_keyed_dropout(module: nn.Module) -> list[KeyedDropout]:

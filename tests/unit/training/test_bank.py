@@ -10,6 +10,7 @@ from torch import nn
 from probes.architectures import LinearProbe, MLPProbe
 from probes.training import ProbeBank
 from probes.training import bank as bank_module
+from probes.training.dropout import KeyedDropout
 
 LAYERS, REPLICAS = tuple(range(5)), (0, 1)
 
@@ -175,7 +176,7 @@ class OnlyDropout(nn.Module):
 def test_dropout_drops_its_share_scales_the_rest_and_changes_with_step_layer_and_replica():
     bank, ones = ProbeBank(OnlyDropout, 100, 100, layers=LAYERS, replicas=REPLICAS), torch.ones(5, 200, 100)
     out = bank(ones, step=0)
-    assert out.unique().tolist() == pytest.approx([0, 1 / 0.7])
+    assert out.unique().tolist() == pytest.approx([0, 1 / (1 - round(0.3 * 2**16) / 2**16)])
     kept = (out > 0).float().flatten(2)
     assert torch.allclose(kept.mean(-1), torch.tensor(0.7), atol=0.015)
     flat = kept.flatten(0, 1) - 0.7
@@ -187,6 +188,34 @@ def test_dropout_drops_its_share_scales_the_rest_and_changes_with_step_layer_and
     assert float(by_row.std()) == pytest.approx((0.21 / 100) ** 0.5, rel=0.1)
     assert float(by_column.std()) == pytest.approx((0.21 / 200) ** 0.5, rel=0.15)
     assert torch.equal(bank.eval()(ones), ones.unsqueeze(1).expand(5, 2, 200, 100))
+
+
+def dropped(probability, shape, *, key=7):
+    dropout = KeyedDropout(probability)
+    dropout.key = torch.tensor(key)
+    return dropout(torch.ones(shape)) == 0
+
+
+@pytest.mark.parametrize("distance", range(1, 9))
+def test_dropping_an_element_says_nothing_about_its_neighbours(distance):
+    apart = dropped(0.3, (400, 400)).float() - 0.3
+    for axis in (0, 1):
+        product = apart.narrow(axis, 0, 400 - distance) * apart.narrow(axis, distance, 400 - distance)
+        assert abs(float(product.mean()) / 0.21) < 4 / 400
+
+
+@pytest.mark.parametrize("shape", [(1,), (4001,), (41, 101), (3, 17, 83)])
+def test_dropout_takes_tensors_of_any_shape(shape):
+    mask = dropped(0.5, shape)
+    assert tuple(mask.shape) == shape
+    if mask.numel() > 1:
+        assert float(mask.float().mean()) == pytest.approx(0.5, abs=4 * 0.5 / mask.numel() ** 0.5)
+
+
+def test_dropout_is_never_so_strong_that_values_are_divided_by_nothing():
+    dropout = KeyedDropout(1 - 1e-9)
+    dropout.key = torch.tensor(7)
+    assert dropout(torch.ones(1000)).isfinite().all()
 
 
 def test_one_dropout_called_twice_draws_twice():
