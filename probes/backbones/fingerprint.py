@@ -6,7 +6,10 @@ import hashlib
 import json
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
+
+from probes.threads import map_on_cores
 
 _NAMES_AND_PLACES = (
     "_name_or_path",
@@ -26,15 +29,21 @@ def fingerprint(model: PreTrainedModel) -> str:
     Raises:
         ValueError: Weights are offloaded and cannot be read.
     """
-    digest = hashlib.sha256()
     config = {key: value for key, value in model.config.to_dict().items() if key not in _NAMES_AND_PLACES}
     config["attention_kernel"] = model.config._attn_implementation
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted((*model.named_parameters(), *model.named_buffers()), key=lambda item: item[0]):
+    weights = dict(sorted((*model.named_parameters(), *model.named_buffers()), key=lambda item: item[0]))
+    for name, tensor in weights.items():
         if tensor.is_meta:
             raise ValueError(
                 f"Weight '{name}' is offloaded. Set `backbone.device_map` so that every weight has a device."
             )
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    contents = map_on_cores(_content, weights.values(), torch.device("cpu"))
+    for (name, tensor), content in zip(weights.items(), contents, strict=True):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {content}".encode())
     return digest.hexdigest()[:32]
+
+
+def _content(tensor: Tensor) -> str:
+    values = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(values.view(torch.uint8).numpy().data).hexdigest()

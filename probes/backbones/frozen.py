@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self, cast
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from typing_extensions import override
 
-from probes.backbones.check import check_hooks
+from probes.backbones.check import check_hooks, is_causal
 from probes.backbones.fingerprint import fingerprint
 from probes.backbones.forward import ForwardPass
 from probes.backbones.layers import LayerSpec, resolve_layers
@@ -81,6 +82,10 @@ class FrozenBackbone(nn.Module):
         for stack_name in self.stacks:
             run = partial(self._pass.run, [stack_name])
             check_hooks(self._stacks[stack_name], run, pad_id=self.pad_id, name=self.name)
+        if self.stacks == ("decoder",) and not self.model.config.is_encoder_decoder:
+            run = partial(self._pass.run, self.stacks)
+            causal = is_causal(self._stacks["decoder"], run, pad_id=self.pad_id)
+            self._pass = replace(self._pass, causal=causal)
 
     @classmethod
     def load(

@@ -2,51 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 
-def pool_last(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The last attended token of every row, in the dtype of `hidden`.
+class TokenPooler:
+    """Pools the hidden states of a batch, layer after layer; what the mask alone decides is computed once.
+
+    Each method named as a pooling takes hidden states of shape `(batch, tokens, features)` to one vector a row, shape
+    `(batch, features)`.
 
     Args:
-        hidden: Shape `(batch, tokens, features)`.
         mask: 1 where a token is attended, shape `(batch, tokens)`; at least one a row.
 
-    Returns:
-        Shape `(batch, features)`.
-
     >>> hidden = torch.arange(6.0).reshape(1, 3, 2)
-    >>> pool_last(hidden, torch.tensor([[1, 1, 0]])).tolist()
-    [[2.0, 3.0]]
+    >>> pooler = TokenPooler(torch.tensor([[1, 1, 0]]))
+    >>> pooler.last(hidden).tolist(), pooler.mean(hidden).tolist()
+    ([[2.0, 3.0]], [[1.0, 2.0]])
     """
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    last = (positions * mask).argmax(dim=1)
-    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last.to(hidden.device)]
 
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
 
-def pool_first(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The first attended token of every row; shapes and dtype as in `pool_last`."""
-    return hidden[torch.arange(hidden.shape[0], device=hidden.device), mask.argmax(dim=1).to(hidden.device)]
+    def pool(self, pooling: str, hidden: Tensor) -> Tensor:
+        """The method of that name."""
+        return getattr(self, pooling)(hidden)
 
+    def last(self, hidden: Tensor) -> Tensor:
+        """The last attended token of every row, in the dtype of `hidden`."""
+        return self._picked(hidden, self._last)
 
-def pool_mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The float32 mean over attended tokens; shapes as in `pool_last`."""
-    weights = mask.to(device=hidden.device, dtype=torch.float32)
-    total = weights[:, None] @ hidden.float()  # einsum would move the axes about: four times as slow
-    return total[:, 0] / weights.sum(dim=1, keepdim=True)
+    def first(self, hidden: Tensor) -> Tensor:
+        """The first attended token of every row, in the dtype of `hidden`."""
+        return self._picked(hidden, self._first)
 
+    def mean(self, hidden: Tensor) -> Tensor:
+        """The float32 mean over attended tokens."""
+        weights, counts = (tensor.to(hidden.device) for tensor in self._weights_and_counts)
+        total = weights @ hidden.float()  # einsum would move the axes about: four times as slow
+        return total[:, 0] / counts
 
-def pool_max(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The largest value of every feature over attended tokens; shapes and dtype as in `pool_last`."""
-    return hidden.masked_fill(~mask.bool().to(hidden.device)[..., None], float("-inf")).amax(dim=1)
+    def max(self, hidden: Tensor) -> Tensor:
+        """The largest value of every feature over attended tokens, in the dtype of `hidden`."""
+        return hidden.masked_fill(self._unattended.to(hidden.device), float("-inf")).amax(dim=1)
 
+    def _picked(self, hidden: Tensor, positions: Tensor) -> Tensor:
+        return hidden[self._rows.to(hidden.device), positions.to(hidden.device)]
 
-POOL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "last": pool_last,
-    "first": pool_first,
-    "mean": pool_mean,
-    "max": pool_max,
-}
+    @cached_property
+    def _rows(self) -> Tensor:
+        return torch.arange(len(self.mask), device=self.mask.device)
+
+    @cached_property
+    def _last(self) -> Tensor:
+        return (torch.arange(self.mask.shape[1], device=self.mask.device) * self.mask).argmax(dim=1)
+
+    @cached_property
+    def _first(self) -> Tensor:
+        return self.mask.argmax(dim=1)
+
+    @cached_property
+    def _weights_and_counts(self) -> tuple[Tensor, Tensor]:
+        """Shapes `(batch, 1, tokens)` and `(batch, 1)`."""
+        weights = self.mask.to(torch.float32)
+        return weights[:, None], weights.sum(dim=1, keepdim=True)
+
+    @cached_property
+    def _unattended(self) -> Tensor:
+        """Shape `(batch, tokens, 1)`."""
+        return ~self.mask.bool()[..., None]

@@ -53,6 +53,67 @@ def test_a_text_alone_equals_the_text_among_batch_mates(family: str, pooling: st
         torch.testing.assert_close(together[:, row], alone[:, 0], rtol=1e-4, atol=1e-5)
 
 
+def masks_given(backbone: FrozenBackbone, ids, mask) -> list[bool]:
+    """Whether the model was given a mask, at each of its passes over a batch."""
+    given = []
+
+    def note(_module, _args, kwargs):
+        given.append(kwargs.get("attention_mask") is not None)
+
+    handle = backbone.model.register_forward_pre_hook(note, with_kwargs=True)
+    backbone(ids, mask, readings=backbone.readings("last"))
+    handle.remove()
+    return given
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2", "gpt_neox", "opt"])
+def test_pads_on_the_right_of_a_causal_stack_need_no_mask_and_on_the_left_they_do(family: str, dtype: torch.dtype):
+    backbone = FrozenBackbone(tiny_model(family).to(dtype), byte_tokenizer(), name=family)
+    ids, mask = batch_of(backbone, TEXTS)
+    assert masks_given(backbone, ids, mask) == [False]
+    assert masks_given(backbone, ids.flip(1), mask.flip(1)) == [True]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_rotary_models_read_the_same_with_pads_on_the_left(family: str):
+    backbone = backbone_of(family)
+    readings = backbone.readings(["last", "mean"])
+    ids, mask = batch_of(backbone, TEXTS)
+    on_right = backbone(ids, mask, readings=readings)
+    for row, own in enumerate(mask.sum(1).tolist()):
+        shift = mask.shape[1] - own
+        on_left = backbone(ids[[row]].roll(shift, 1), mask[[row]].roll(shift, 1), readings=readings)
+        for reading in readings:
+            torch.testing.assert_close(on_left[reading][:, 0], on_right[reading][:, row], rtol=1e-4, atol=1e-5)
+
+
+def seeing_both_ways(model) -> None:
+    for block in model.layers:
+        block.self_attn.is_causal = False
+
+
+def leaking_a_little(model) -> None:
+    model.layers[0].mlp.register_forward_hook(
+        lambda _module, _args, output: output + 0.01 * output.mean(1, keepdim=True)
+    )
+
+
+@pytest.mark.parametrize("change", [seeing_both_ways, leaking_a_little])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_decoder_whose_tokens_see_those_behind_them_keeps_its_mask(change, dtype: torch.dtype):
+    model = tiny_model("llama").to(dtype)
+    change(model)
+    backbone = FrozenBackbone(model, byte_tokenizer())
+    assert masks_given(backbone, *batch_of(backbone, TEXTS)) == [True]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_an_encoder_keeps_its_mask(family: str):
+    backbone = backbone_of(family)
+    assert masks_given(backbone, *batch_of(backbone, TEXTS)) == [True]
+
+
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_a_decoder_that_reads_the_text_ignores_batch_mates(family: str):
     backbone = backbone_of(family, stack=["encoder", "decoder"], decoder_input="text")

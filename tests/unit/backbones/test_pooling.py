@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from probes.backbones.pooling import POOL
+from probes.backbones.pooling import TokenPooler
 from probes.values import POOLINGS
 
 MASK = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [0, 1, 0, 0, 0]])
@@ -23,13 +23,13 @@ def hidden_states(dtype: torch.dtype) -> torch.Tensor:
 def test_each_row_is_pooled_over_its_attended_tokens_on_either_side(pooling: str, dtype: torch.dtype):
     hidden = hidden_states(dtype)
     expected = torch.stack([BY_DEFINITION[pooling](row[own.bool()]) for row, own in zip(hidden, MASK, strict=True)])
-    torch.testing.assert_close(POOL[pooling](hidden, MASK), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(TokenPooler(MASK).pool(pooling, hidden), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_what_stands_on_pads_changes_nothing(pooling: str):
     hidden = hidden_states(torch.float32)
     changed = torch.where(MASK[..., None].bool(), hidden, 1e6)
-    assert torch.equal(POOL[pooling](changed, MASK), POOL[pooling](hidden, MASK))
-    everywhere = POOL[pooling](changed, torch.ones_like(MASK))
-    assert not torch.equal(everywhere, POOL[pooling](hidden, MASK))  # the control: attended, they would
+    assert torch.equal(TokenPooler(MASK).pool(pooling, changed), TokenPooler(MASK).pool(pooling, hidden))
+    everywhere = TokenPooler(torch.ones_like(MASK)).pool(pooling, changed)
+    assert not torch.equal(everywhere, TokenPooler(MASK).pool(pooling, hidden))  # the control: attended, they would
