@@ -59,7 +59,8 @@ class KeyedDropout(nn.Module):
         fours = torch.arange(-(-x.numel() // 4), device=x.device) * _STRIDE
         levels = hash_bits(fours + offset).view(torch.int16)[: x.numel()]
         keep = levels.view(x.shape[::-1]).permute(*reversed(range(x.ndim))) >= self.dropped_levels - _LEVELS // 2
-        return (x * keep.to(x.dtype)).div_(1 - self.dropped_levels / _LEVELS)
+        scale = keep.float().div_(1 - self.dropped_levels / _LEVELS)
+        return (x * scale).to(x.dtype)
 
 
 def use_keyed_dropout(module: nn.Module) -> list[KeyedDropout]:
