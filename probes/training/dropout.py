@@ -58,7 +58,8 @@ class KeyedDropout(nn.Module):
         offset = hash_bits(self.key + self.step * 1_000_003 + self.calls) * _STRIDE
         fours = torch.arange(-(-x.numel() // 4), device=x.device) * _STRIDE
         levels = hash_bits(fours + offset).view(torch.int16)[: x.numel()]
-        keep = levels.view(x.shape[::-1]).permute(*reversed(range(x.ndim))) >= self.dropped_levels - _LEVELS // 2
+        levels = levels.view(x.shape[::-1]).permute(*reversed(range(x.ndim)))  # as a bank's products lie in memory
+        keep = levels >= self.dropped_levels - _LEVELS // 2
         scale = keep.float().div_(1 - self.dropped_levels / _LEVELS)
         return (x * scale).to(x.dtype)
 
