@@ -39,7 +39,7 @@ class Eigenbasis:
             return cls(x, *_axes_of(x)), Turn()
         span, coordinates = RowSpan.of(x)
         eigenvalues, axes = _axes_of(coordinates)
-        return cls(coordinates @ axes, eigenvalues, None), Turn(span, axes)
+        return cls(coordinates @ axes, eigenvalues, None), Turn((span, axes))
 
     def keep(self, layers: Tensor) -> Eigenbasis:
         """The basis of these layers alone."""

@@ -14,22 +14,23 @@ class Turn(NamedTuple):
     """Turns weights onto the axes of rows that are fewer than their features; else leaves them as they are.
 
     Attributes:
-        span: What the rows span, if they were turned.
-        axes: Orthonormal columns in the coordinates of the span, shape `(layers, rank, rank)`.
+        onto: What the rows span, and orthonormal columns in the coordinates of the span, shape `(layers, rank, rank)`;
+            `None` if rows were left as they are.
     """
 
-    span: RowSpan | None = None
-    axes: Tensor | None = None
+    onto: tuple[RowSpan, Tensor] | None = None
 
     def enter(self, weights: Tensor, biases: Tensor) -> Tensor:
         """Turn weights `(layers, ..., features)` and put biases after them: `(layers, ..., rank + 1)`."""
-        if self.span is not None and self.axes is not None:
-            weights = (self.span.enter(weights.flatten(1, -2)) @ self.axes).view(*weights.shape[:-1], -1)
+        if self.onto is not None:
+            span, axes = self.onto
+            weights = (span.enter(weights.flatten(1, -2)) @ axes).view(*weights.shape[:-1], -1)
         return torch.cat([weights, biases[..., None]], dim=-1)
 
     def leave(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Undo `enter`."""
         weights, biases = parameters[..., :-1], parameters[..., -1]
-        if self.span is not None and self.axes is not None:
-            weights = self.span.leave(weights.flatten(1, -2) @ self.axes.mT).view(*weights.shape[:-1], -1)
+        if self.onto is not None:
+            span, axes = self.onto
+            weights = span.leave(weights.flatten(1, -2) @ axes.mT).view(*weights.shape[:-1], -1)
         return weights, biases

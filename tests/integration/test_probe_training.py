@@ -28,12 +28,12 @@ MINIBATCH = ProbeSettings(
 EXACT = ProbeSettings(bootstrap_samples=100, min_validation_rows=50)
 
 
-def pair(rows, *, classes, seed, layers=4, planted=True, kind="classification"):
+def pair(rows, *, classes, seed, layers=4, planted=True, noise=0.3, kind="classification"):
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(layers, rows, 10, generator=generator) * 4 + 7
     hidden = torch.randn(rows, classes, generator=generator)
     if planted:
-        values[PLANTED, :, :classes] = 4 * (hidden + 0.3 * torch.randn(rows, classes, generator=generator)) + 7
+        values[PLANTED, :, :classes] = 4 * (hidden + noise * torch.randn(rows, classes, generator=generator)) + 7
     targets = {"classification": hidden.argmax(1), "multilabel": (hidden > 0).float(), "regression": 50 * hidden[:, 0]}
     ids = tuple(f"{seed}-{row}" for row in range(rows))
     return Activations(values, tuple(range(layers)), ids, READING), targets[kind]
@@ -67,7 +67,7 @@ def state(fitted):
 @pytest.mark.parametrize("settings", [EXACT, MINIBATCH], ids=["exact", "minibatch"])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_planted_label_is_found_at_its_layer_and_a_shuffled_or_absent_one_nowhere(settings, classes):
-    fitted = fit(task(classes=classes), settings)
+    fitted = fit(task(classes=classes, noise=0.15), settings)
     assert fitted.validation_best_layer == PLANTED
     assert fitted.objective > 0.8
     planted, control = cell(fitted, "macro_f1"), cell(fitted, "macro_f1", control="shuffled_labels")
