@@ -35,11 +35,6 @@ def sample(backbone: FrozenBackbone, texts: list[str], batches: int) -> Tokenize
     return backbone.tokenize([texts[i] for batch in chosen for i in batch.texts])
 
 
-def ours(backbone: FrozenBackbone, tokens: TokenizedTexts) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        fill_stores(backbone, tokens, open_stores(backbone, SETTINGS, Path(folder)), SETTINGS)
-
-
 @torch.no_grad()
 def bare(backbone: FrozenBackbone, tokens: TokenizedTexts) -> None:
     for batch in plan(backbone, tokens):
@@ -101,7 +96,9 @@ def main(data: Path = FLAN_MINI, device: str = "auto") -> list[Claim]:
         pair = alternate(fill, lambda: bare(backbone, tokens), rounds=ROUNDS)
         our_seconds, seconds = against_slow(fill, lambda: usual(backbone, few), rounds=USUAL_ROUNDS)
     rate = reached(2 * multiplied(backbone) * count, pair[0], backbone.device, backbone.dtype)
-    first = Claim(work, "bare forward of the same batches, nothing kept", *pair, 0.95, f"{note}; {rate}")
+    first = Claim(
+        work, "bare forward of the same batches with their masks, nothing kept", *pair, 0.95, f"{note}; {rate}"
+    )
     pads = f"{padding(few):.0%} of its tokens are pads ({padding(backbone.tokenize(texts)):.0%} over all prompts)"
     share = f"peer: {few_count} tokens of {len(few.ids)} shuffled prompts, scaled to ours by tokens; {pads}"
     against = f"transformers loop, dataset order, batch {USUAL_SIZE}, output_hidden_states"

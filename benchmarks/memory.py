@@ -5,18 +5,25 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 from claim import Claim, show
-from extraction import USUAL_SIZE, bare, ours, sample, usual
+from extraction import SETTINGS, USUAL_SIZE, bare, sample, usual
 from peak import peak_gib
 from prompts import FLAN_MINI, mixture
 
+from probes.activations import fill_stores, open_stores
 from probes.backbones import FrozenBackbone, TokenizedTexts, pad_right
 
 BATCHES = 22  # of ours: enough prompts to fill a shard of the store
 USUAL_PROMPTS = 2 * USUAL_SIZE
+
+
+def ours(backbone: FrozenBackbone, tokens: TokenizedTexts) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        fill_stores(backbone, tokens, open_stores(backbone, SETTINGS, Path(folder)), SETTINGS)
 
 
 @torch.no_grad()
