@@ -12,8 +12,7 @@ from prompts import FLAN_MINI, every_nth, mixture
 from torch import Tensor
 
 from probes.activations import ExtractionSettings, fill_stores, open_stores
-from probes.activations.budget import token_budget
-from probes.activations.plan import Batch, plan_batches
+from probes.activations.batches import Batch, plan_batches, token_budget
 from probes.backbones import FrozenBackbone, TokenizedTexts, pad_right
 
 SETTINGS = ExtractionSettings(pooling=["last", "mean"])

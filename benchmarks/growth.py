@@ -26,7 +26,7 @@ from torch import Tensor
 from probes.activations import ActivationStore, ExtractionSettings, fill_stores, open_stores
 from probes.analysis.streaming import LinearCKA
 from probes.backbones import FrozenBackbone, TokenizedTexts, tiny_backbone
-from probes.training.exact import solve_linear
+from probes.training.linear_solver.solve import solve_linear
 
 ROWS = (1024, 2048, 4096, 8192, 16384, 32768)
 BATCH_ROWS, FEATURES, LAYERS = 1024, 128, 4

@@ -14,6 +14,7 @@ from torch.optim import AdamW, Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from probes.architectures import MLPProbe
+from probes.trainers import quiet_lightning
 from probes.training import (
     ActivationDataModule,
     MinibatchProbeModule,
@@ -22,8 +23,7 @@ from probes.training import (
     Standardiser,
     default_trainer,
 )
-from probes.training.rows import Rows
-from probes.training.trainer import quiet_lightning
+from probes.training.data_module import Rows
 
 LAYERS, ROWS, VALIDATION_ROWS, FEATURES, CLASSES, EPOCHS = 31, 2000, 500, 576, 4, 10
 PEER_LAYERS = (8, 22)

@@ -17,11 +17,10 @@ from transformers import PreTrainedModel
 
 from probes.backbones import FrozenBackbone
 from probes.tasks import starter_suite
-from probes.training.tuning import InstructionTuner, TuningExamples, TuningSettings
-from probes.training.tuning.adapters import make_trainable
-from probes.training.tuning.answer_model import AnswerModel
-from probes.training.tuning.batches import epoch_batches
-from probes.training.tuning.examples import Example, encode_splits
+from probes.tuning import InstructionTuner, TuningExamples, TuningSettings
+from probes.tuning.adapters import make_trainable
+from probes.tuning.answer_model import AnswerModel
+from probes.tuning.examples import Example, encode_splits, epoch_batches
 
 STEPS, ROWS_A_STEP, ROWS_AT_ONCE, ROUNDS = 3, 16, 4, 3
 SETTINGS = TuningSettings(rank=16, alpha=32.0, dropout=0.0)

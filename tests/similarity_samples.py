@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from probes.report.band_figure import Curve
-from probes.report.map_figure import TaskMap
+from probes.report.figures.band_profiles import Curve
+from probes.report.figures.task_maps import TaskMap
 from probes.values import Layer, LayerByLayer, Reading
 
 LAST = Reading("decoder", "residual", "last")

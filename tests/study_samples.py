@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 
 from probes.tasks import Split, Suite, Task
-from probes.training.tuning import TuningSettings
+from probes.tuning import TuningSettings
 
 TUNING = TuningSettings(
     learning_rate=1e-2, max_steps=5, batch_size=8, rank=4, dropout=0.1, generate_rows=2, max_new_tokens=2,

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from probes.backbones import FrozenBackbone, tiny_backbone
-from probes.training.tuning import TuningExamples, TuningSettings
-from probes.training.tuning.adapters import make_trainable
-from probes.training.tuning.answer_model import AnswerModel
-from probes.training.tuning.examples import Example, encode_splits
+from probes.tuning import TuningExamples, TuningSettings
+from probes.tuning.adapters import make_trainable
+from probes.tuning.answer_model import AnswerModel
+from probes.tuning.examples import Example, encode_splits
 
 WORDS = {"cat": "yes", "dogs": "no", "a bird": "no"}
 

@@ -5,5 +5,5 @@ from probes.activations.extract import PassReport as PassReport
 from probes.activations.extract import extract as extract
 from probes.activations.extract import fill_stores as fill_stores
 from probes.activations.extract import open_stores as open_stores
-from probes.activations.rows import row_ids as row_ids
+from probes.activations.extract import row_ids as row_ids
 from probes.activations.store import ActivationStore as ActivationStore

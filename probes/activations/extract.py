@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,36 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from probes.activations.budget import token_budget
+from probes.activations.batches import token_budget
 from probes.activations.passes import ForwardPasses
-from probes.activations.rows import row_ids
 from probes.activations.store import ActivationStore
 from probes.backbones import FrozenBackbone, LayerSpec, TokenizedTexts
 from probes.values import Activations, Layer, Reading
+
+
+def row_ids(task: str, split: str, texts: Sequence[str], labels: Sequence[object]) -> tuple[str, ...]:
+    """A unique name a row, decided by its task, split, text, label and how often that has come before.
+
+    Args:
+        task: Name of the task.
+        split: Name of the split.
+        texts: What tells the rows' texts apart: the texts themselves where several backbones, which cut them into
+            tokens of their own, are to name a row alike; else hashes of their token ids.
+        labels: The rows' labels.
+
+    >>> a, b = row_ids("sst2", "test", ["17", "17"], [0, 0])
+    >>> a != b and (a, b) == row_ids("sst2", "test", ["17", "17"], [0, 0])
+    True
+    """
+    seen: Counter[tuple[str, object]] = Counter()
+    names = []
+    for text, label in zip(texts, labels, strict=True):
+        occurrence = seen[text, label]
+        seen[text, label] += 1
+        content = f"{task}\0{split}\0{text}\0{label}\0{occurrence}"
+        names.append(hashlib.blake2b(content.encode(), digest_size=12).hexdigest())
+    return tuple(names)
+
 
 _log = logging.getLogger(__name__)
 Stores = Mapping[Reading, ActivationStore]

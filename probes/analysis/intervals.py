@@ -13,7 +13,7 @@ import torch
 from scipy.stats import t as student_t
 from torch import Tensor
 
-from probes.analysis.leave_one_out import LeaveOneOut
+from probes.analysis.similarity.leave_one_out import LeaveOneOut
 
 
 def jackknife_errors(statistic: LeaveOneOut) -> np.ndarray:

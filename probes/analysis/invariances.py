@@ -8,7 +8,7 @@ from typing import Literal, ParamSpec, Protocol, TypeVar, cast, get_args
 import torch
 from torch import Tensor
 
-from probes.analysis.hsic import MIN_ROWS, is_constant
+from probes.analysis.similarity.hsic import MIN_ROWS, is_constant
 
 Invariance = Literal["rotation", "scale", "shift", "invertible"]
 """`rotation`: an orthogonal map of the features, reflections included. `scale`: one positive factor. `shift`: one

@@ -1,8 +1,8 @@
-"""What a layer holds of a task, with its doubt: functions of one task's rows to `Estimates` at every layer."""
+"""What lies between tasks at every layer: measures of all tasks' rows together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol
 
@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.analysis.bias_floor import biased_cka_floor
-from probes.analysis.cka import label_rows
-from probes.analysis.intervals import half_sample_errors, jackknife_errors
-from probes.analysis.leave_one_out import cka_leave_one_out, odd_rows
-from probes.analysis.permutations import cka_null
-from probes.analysis.spectra import effective_rank_of_shares
-from probes.analysis.spectral_errors import spectral_jackknife
+from probes.analysis.geometry.spectra import effective_rank_of_shares, spectral_jackknife
+from probes.analysis.intervals import errors_of_halves, half_sample_errors, halves_of, jackknife_errors
+from probes.analysis.similarity.cka import biased_cka_floor, label_rows
+from probes.analysis.similarity.leave_one_out import cka_leave_one_out, odd_rows
+from probes.analysis.similarity.permutation_null import cka_null
 from probes.values import Estimates
 
 _NO_CKA = "constant layer: all rows, or all but one, are equal"
@@ -192,3 +190,57 @@ def _cka(x: Tensor, y: Tensor, *, permutations: int, seed: int) -> Estimates:
 
 def _array(values: Tensor) -> np.ndarray:
     return values.numpy(force=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetweenTasks:
+    """Any function of rows and the task each comes from, such as their silhouette.
+
+    Prompts name their task, so tasks of instructions part easily, most by the wording; of raw texts they part by what
+    the texts are about.
+
+    Args:
+        quantity: Its name.
+        unit: Its unit.
+        function: `(layers, rows, features)` and int64 `(rows,)` to `(layers,)`.
+        of_draws: The same for several draws of rows at once, where that is quicker than one after the other: takes
+            their row positions, a list of int64 tensors, as a third argument and returns `(draws, layers)`.
+        chance: Its value where tasks do not differ; `None` is one over the number of tasks.
+        half_samples: Halves behind the intervals, of half the rows of each task; 0 for none.
+        seed: Decides the halves.
+    """
+
+    quantity: str
+    unit: str
+    function: Callable[[Tensor, Tensor], Tensor]
+    of_draws: Callable[[Tensor, Tensor, list[Tensor]], Tensor] | None = None
+    chance: float | None = 0.0
+    half_samples: int = 20
+    seed: int = 0
+
+    def __call__(self, rows_by_task: Sequence[Tensor]) -> Estimates:
+        """Measure every layer.
+
+        Args:
+            rows_by_task: Some rows of each task, `(layers, rows, features)`.
+
+        Raises:
+            ValueError: Fewer than two tasks.
+        """
+        if len(rows_by_task) < 2:
+            raise ValueError(f"'{self.quantity}' lies between tasks and wants at least 2; got {len(rows_by_task)}.")
+        x = torch.cat(list(rows_by_task), dim=1)
+        tasks = torch.arange(len(rows_by_task)).repeat_interleave(torch.tensor([r.shape[1] for r in rows_by_task]))
+        halves = []
+        if self.half_samples > 0:
+            halves = halves_of(x.shape[1], groups=tasks, half_samples=self.half_samples, seed=self.seed)
+        values = self._of_draws(x, tasks, [torch.arange(x.shape[1]), *halves]).double()
+        errors = errors_of_halves(values[1:], len(halves[0]), x.shape[1]) if halves else None
+        chance = 1 / len(rows_by_task) if self.chance is None else self.chance
+        null = torch.full((1, len(x)), chance, dtype=torch.float64)
+        return Estimates(values[0].numpy(force=True), x.shape[1], errors, null.numpy())
+
+    def _of_draws(self, x: Tensor, tasks: Tensor, draws: list[Tensor]) -> Tensor:
+        if self.of_draws is not None:
+            return self.of_draws(x, tasks, draws)
+        return torch.stack([self.function(x[:, draw], tasks[draw]) for draw in draws])

@@ -3,8 +3,8 @@
 Any `nn.Module` class called as `(in_features, num_classes, **own)` is one; name yours in `probe.architecture._target_`.
 """
 
-from .linear import LinearProbe as LinearProbe
-from .mlp import ACTIVATIONS as ACTIVATIONS
-from .mlp import MLPProbe as MLPProbe
-from .protocol import OPTIONAL_METHODS as OPTIONAL_METHODS
-from .protocol import ProbeArchitecture as ProbeArchitecture
+from probes.architectures.linear import LinearProbe as LinearProbe
+from probes.architectures.mlp import ACTIVATIONS as ACTIVATIONS
+from probes.architectures.mlp import MLPProbe as MLPProbe
+from probes.architectures.protocol import OPTIONAL_METHODS as OPTIONAL_METHODS
+from probes.architectures.protocol import ProbeArchitecture as ProbeArchitecture

@@ -1,8 +1,8 @@
 """The frozen wrapper around any transformers model: any stack, layer, site and pooling from one pass."""
 
 from probes.backbones.frozen import FrozenBackbone as FrozenBackbone
-from probes.backbones.layers import LayerSpec as LayerSpec
-from probes.backbones.live import frozen_view as frozen_view
+from probes.backbones.frozen import frozen_view as frozen_view
+from probes.backbones.structure import LayerSpec as LayerSpec
 from probes.backbones.tiny import tiny_backbone as tiny_backbone
-from probes.backbones.tokens import TokenizedTexts as TokenizedTexts
-from probes.backbones.tokens import pad_right as pad_right
+from probes.backbones.token_batches import TokenizedTexts as TokenizedTexts
+from probes.backbones.token_batches import pad_right as pad_right

@@ -1,8 +1,11 @@
-"""A frozen model that exposes any stack, layer, site and pooling of a text from one forward pass."""
+"""A model in training, read as a frozen backbone for a moment."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self, cast
@@ -12,15 +15,50 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from typing_extensions import override
 
-from probes.backbones.check import check_hooks, is_causal
-from probes.backbones.fingerprint import fingerprint
-from probes.backbones.forward import ForwardPass
-from probes.backbones.layers import LayerSpec, resolve_layers
+from probes.backbones.hooks import ForwardPass
 from probes.backbones.loading import Source, load_causal_lm, load_pretrained
-from probes.backbones.readings import combine_readings
-from probes.backbones.stacks import choose_stacks, find_stacks
-from probes.backbones.tokens import TokenizedTexts, Tokenizer, longest_input
+from probes.backbones.structure import LayerSpec, choose_stacks, combine_readings, find_stacks, resolve_layers
+from probes.backbones.token_batches import TokenizedTexts, Tokenizer, longest_input
+from probes.backbones.verification import check_hooks, is_causal
+from probes.threads import map_on_cores
 from probes.values import Layer, Reading
+
+_NAMES_AND_PLACES = (
+    "_name_or_path",
+    "transformers_version",
+    "_commit_hash",
+    "quantization_config",
+    "dtype",
+)
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """32 hexadecimal digits over every parameter and buffer (name, dtype, shape, bytes) and the configuration.
+
+    Equal weights from the Hub, a folder or a GGUF file give the same digits; another revision, adapter, dtype,
+    quantisation or attention kernel gives others.
+
+    Raises:
+        ValueError: Weights are offloaded and cannot be read.
+    """
+    config = {key: value for key, value in model.config.to_dict().items() if key not in _NAMES_AND_PLACES}
+    config["attention_kernel"] = model.config._attn_implementation
+    weights = dict(sorted((*model.named_parameters(), *model.named_buffers()), key=lambda item: item[0]))
+    for name, tensor in weights.items():
+        if tensor.is_meta:
+            raise ValueError(
+                f"Weight '{name}' is offloaded. Set `backbone.device_map` so that every weight has a device."
+            )
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    contents = map_on_cores(_content_digest, weights.values(), torch.device("cpu"))
+    for (name, tensor), content in zip(weights.items(), contents, strict=True):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {content}".encode())
+    return digest.hexdigest()[:32]
+
+
+def _content_digest(tensor: Tensor) -> str:
+    values = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(values.view(torch.uint8).numpy().data).hexdigest()
 
 
 class FrozenBackbone(nn.Module):
@@ -256,3 +294,23 @@ class FrozenBackbone(nn.Module):
             reading: torch.stack([pooled[reading][layer].to(self.device) for layer in own])
             for reading, own in wanted.items()
         }
+
+
+@contextmanager
+def frozen_view(model: PreTrainedModel, tokenizer: Any, **options: Any) -> Iterator[FrozenBackbone]:
+    """The live model as a frozen backbone inside the context; gradients and training mode come back behind it.
+
+    Args:
+        model: A transformers model, adapters and all, at any point of its training.
+        tokenizer: Its tokenizer.
+        **options: As for `FrozenBackbone`: name, stack, layers, …
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    training = [module for module in model.modules() if module.training]
+    try:
+        yield FrozenBackbone(model, tokenizer, **options)
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module in training:
+            module.training = True

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from probes.backbones.frozen import FrozenBackbone
-from probes.backbones.layers import LayerSpec
+from probes.backbones.structure import LayerSpec
 
 
 def tiny_backbone(

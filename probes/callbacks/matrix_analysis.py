@@ -2,24 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 from typing_extensions import override
 
+from probes.activations import extract
 from probes.analysis import BetweenTasks, Column, ColumnTable, Findings, TaskMeasure, TaskRows
-from probes.analysis.column_table import LIVE
-from probes.analysis.measuring import between_columns, sample_rows, task_columns, task_rows
-from probes.analysis.permutations import Tail
-from probes.callbacks.found import banded_profiles, summary_of
-from probes.callbacks.live_rows import LiveRows, language_model
-from probes.report import Tracker, report_bands, report_run
+from probes.analysis.layer_analysis import between_columns, sample_rows, task_columns, task_rows
+from probes.analysis.similarity.permutation_null import Tail
+from probes.analysis.table import LIVE
+from probes.backbones import FrozenBackbone, frozen_view
+from probes.report import BandedProfiles, Curve, Tracker, report_bands, report_run
 from probes.training import TaskData
 from probes.values import Activations, Layer, LayerByTask, Reading, Result
+
+
+@dataclass
+class LiveRows:
+    """Texts whose layers are watched while a model is tuned.
+
+    Attributes:
+        base: The backbone tuning starts from; its tokenizer, stack and layers are used, and its activations of the
+            same texts are what layers are compared with.
+        texts: Task → prompts.
+        labels: Task → labels as measures want them; tasks without are left out.
+    """
+
+    base: FrozenBackbone
+    texts: Mapping[str, tuple[str, ...]]
+    labels: Mapping[str, Tensor]
+    _start: dict[str, Activations] = field(default_factory=dict)
+
+    def before(self, task: str) -> Activations:
+        """The base's activations of a task's texts, read once."""
+        if task not in self._start:
+            self._start[task] = extract(self.base, self.texts[task])
+        return self._start[task]
+
+    def now(self, model: PreTrainedModel) -> Iterator[tuple[str, Activations]]:
+        """The live model's activations of each task's texts."""
+        options = {"stack": self.base.stacks, "layers": self.base.layer_spec}
+        with frozen_view(model, self.base.tokenizer.wrapped, name="in training", **options) as live:
+            for task, texts in self.texts.items():
+                yield task, extract(live, texts)
+
+
+def language_model(module: nn.Module) -> PreTrainedModel:
+    """The transformers model inside a module.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for part in module.modules():
+        if isinstance(part, PreTrainedModel):
+            return part
+    raise ValueError(
+        f"Reading a live model wants a module that holds one of transformers; got {type(module).__name__}."
+    )
+
+
+def summary_of(found: Findings, *, primary: Reading | None) -> dict[str, float]:
+    """`mean/<quantity>` over layers and tasks of the primary reading, and `boundaries/<quantity>` between its bands."""
+    means = {
+        f"mean/{matrix.quantity}": float(np.nanmean(matrix.values))
+        for matrix in found.matrices
+        if matrix.reading == primary and np.isfinite(matrix.values).any()
+    }
+    counts = {
+        f"boundaries/{columns[0].name}": float(len(segments.boundaries))
+        for columns, segments in found.segmented
+        if columns[0].reading == primary
+    }
+    return means | counts
+
+
+def banded_profiles(found: Findings) -> list[BandedProfiles]:
+    """The columns whose layers were parted into bands, as curves."""
+    return [
+        BandedProfiles(of[0].name, of[0].unit, of[0].reading, tuple(curve_of(column) for column in of), segments.bands)
+        for of, segments in found.segmented
+    ]
+
+
+def curve_of(column: Column) -> Curve:
+    """One column with its 95 % intervals."""
+    return Curve(column.task, column.layers, column.estimates.values, *column.interval())
+
 
 Reference = Callable[[str, Reading], Activations]
 """A task's name and a reading to another backbone's activations of the task's test rows."""

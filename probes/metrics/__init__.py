@@ -4,15 +4,15 @@ Each scorer takes all layers' logits and a matrix of row counts, so the point va
 resamples are the same few matrix products. With counts of one the values equal torchmetrics'.
 """
 
-from .baseline import majority_logits as majority_logits
-from .bootstrap import bootstrap_counts as bootstrap_counts
-from .bootstrap import percentile_interval as percentile_interval
-from .classification import auroc as auroc
-from .classification import classification_scores as classification_scores
-from .multilabel import multilabel_scores as multilabel_scores
-from .regression import regression_scores as regression_scores
-from .scores import MAIN_METRIC as MAIN_METRIC
-from .scores import UNITS as UNITS
-from .scores import Kind as Kind
-from .scores import Scores as Scores
-from .scores import score_rows as score_rows
+from probes.metrics.classification import auroc as auroc
+from probes.metrics.classification import classification_scores as classification_scores
+from probes.metrics.classification import multilabel_scores as multilabel_scores
+from probes.metrics.regression import regression_scores as regression_scores
+from probes.metrics.scores import MAIN_METRIC as MAIN_METRIC
+from probes.metrics.scores import UNITS as UNITS
+from probes.metrics.scores import Kind as Kind
+from probes.metrics.scores import Scores as Scores
+from probes.metrics.scores import bootstrap_counts as bootstrap_counts
+from probes.metrics.scores import majority_logits as majority_logits
+from probes.metrics.scores import percentile_interval as percentile_interval
+from probes.metrics.scores import score_rows as score_rows

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from probes.report.atomic import whole_file
+from probes.files import whole_file
 from probes.values import RESULT_COLUMNS, Layer, LayerByLayer, LayerByTask, Result
 
 

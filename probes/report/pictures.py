@@ -18,7 +18,7 @@ from typing import IO, Any
 from matplotlib import rcParams, rcParamsOrig
 from matplotlib.figure import Figure
 
-from probes.report.png import save_png
+from probes.report.figures.axes import save_png
 
 Drawing = Callable[[], Figure]
 """Draws a figure. To be drawn elsewhere it is pickled: a `partial` of a figure function and its values."""

@@ -1,19 +1,24 @@
-"""Everything a run's numbers leave behind: files, pictures, and one hand-over of each quantity to the tracker."""
+"""Layers of one backbone against layers of another: files, one picture a quantity, one hand-over to the tracker."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from probes.report.csv_files import file_stem, write_layer_by_task, write_results
-from probes.report.heatmap_figure import heatmap
+from probes.analysis.bands.segments import Band
+from probes.report.csv_files import file_stem, write_layer_by_layer, write_layer_by_task, write_results
+from probes.report.figures.axes import save_png
+from probes.report.figures.band_profiles import Curve, band_profiles
+from probes.report.figures.heatmap import heatmap
+from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
+from probes.report.figures.profiles import profiles
 from probes.report.pictures import Drawing, save_pictures
-from probes.report.profile_figure import profiles
-from probes.report.tracker import Tracker
-from probes.values import Layer, LayerByTask, Reading, Result
+from probes.report.run_logger import Tracker
+from probes.values import Layer, LayerByLayer, LayerByTask, Reading, Result
 
 
 def report_run(
@@ -101,3 +106,65 @@ def _refuse_one_file_for_two(matrices: Iterable[LayerByTask], primary: Reading |
                 "Hand over each quantity once a reading, under names that differ."
             )
         owners[stem] = matrix
+
+
+@dataclass(frozen=True)
+class BandedProfiles:
+    """One quantity's curves, a task each, and the bands that layers fall into.
+
+    Attributes:
+        quantity: Its name.
+        unit: Its unit.
+        reading: Stack, site and pooling.
+        curves: One a task.
+        bands: As `find_segments` gives them.
+    """
+
+    quantity: str
+    unit: str
+    reading: Reading
+    curves: tuple[Curve, ...]
+    bands: tuple[Band, ...]
+
+
+def report_bands(
+    output_dir: Path, profiles: Sequence[BandedProfiles], *, tracker: Tracker, primary: Reading | None
+) -> list[Path]:
+    """Draw each as `figures/bands_<quantity>.png`, with its reading in the name unless that is the primary one."""
+    pictures = []
+    for profile in profiles:
+        name = profile.quantity if profile.reading == primary else f"{profile.quantity}@{profile.reading}"
+        figure = band_profiles(profile.curves, quantity=f"{profile.quantity} ({profile.unit})", bands=profile.bands)
+        path = save_png(figure, output_dir / "figures" / f"bands_{name.replace('/', '_')}.png")
+        tracker.log_picture(f"bands/{name}", path)
+        pictures.append(path)
+    return pictures
+
+
+def report_layer_by_layer(
+    output_dir: Path, matrices: Sequence[LayerByLayer], *, tracker: Tracker, primary: Reading
+) -> list[Path]:
+    """Write `layer_by_layer/<quantity>/<task>.csv` and `figures/layer_by_layer_<quantity>.png`, and log each quantity.
+
+    Args:
+        output_dir: The run's folder.
+        matrices: Any number of quantities, readings and tasks; each once.
+        tracker: Told each quantity once.
+        primary: The reading whose files carry none in their names.
+
+    Returns:
+        One picture a quantity and reading, a panel a task.
+    """
+    groups: dict[str, list[LayerByLayer]] = {}
+    for matrix in matrices:
+        name = matrix.quantity if matrix.reading == primary else f"{matrix.quantity}@{matrix.reading}"
+        groups.setdefault(name, []).append(matrix)
+    pictures = []
+    for name, group in groups.items():
+        stem = name.replace("/", "_")
+        for matrix in group:
+            write_layer_by_layer(matrix, output_dir / "layer_by_layer" / stem)
+        picture = save_png(layer_by_layer_heatmaps(group), output_dir / "figures" / f"layer_by_layer_{stem}.png")
+        tracker.log_layer_by_layer(name, group, picture)
+        pictures.append(picture)
+    return pictures

@@ -1,15 +1,18 @@
-"""The run's last screen: one line a task."""
+"""What a run prints: tables for the screen."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from probes.report.figures.heatmap import LEVEL
 from probes.values import Layer, Reading, Result
 
 MAIN_METRICS = ("macro_f1", "r2")  # whichever of them a task has; selectivity is measured on it
@@ -136,3 +139,91 @@ def _interval(result: Result | None) -> str:
     if result is None or result.ci_low is None or result.ci_high is None:
         return ""
     return escape(f" [{result.ci_low:.2f}, {result.ci_high:.2f}]")
+
+
+def layer_table(results: Iterable[Result], metric: str) -> Table:
+    """Arrange one quantity of the first reading that has it: lowest, highest and mean over layers, by task.
+
+    Args:
+        results: Any results; those of the metric that have a layer and a value are shown.
+        metric: Name of the quantity.
+    """
+    table = Table(title=metric, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("task", overflow="fold")
+    for name in ("lowest [95 %]", "at layer", "highest [95 %]", "at layer", "mean", f"layers with p < {LEVEL}", "n"):
+        table.add_column(name, justify="right", no_wrap="[" in name)
+    for task, cells in _by_task(results, metric).items():
+        low, high = (pick(cells, key=lambda cell: cell.value) for pick in (min, max))
+        tested = [cell.p for cell in cells if cell.p is not None]
+        passed = f"{sum(p < LEVEL for p in tested)} of {len(tested)}" if tested else ""
+        mean = format(fmean(cell.value for cell in cells), ".3f")
+        ends = [text for cell in (low, high) for text in (_value_with_interval(cell), str(cell.layer))]
+        table.add_row(escape(task), *ends, mean, passed, f"{cells[0].n:,}" if cells[0].n is not None else "")
+    return table
+
+
+def _by_task(results: Iterable[Result], metric: str) -> dict[str, list[Result]]:
+    reading = None
+    tasks: dict[str, list[Result]] = {}
+    for result in results:
+        if result.metric != metric or result.layer is None or math.isnan(result.value):
+            continue
+        own = (result.stack, result.site, result.pooling)
+        reading = own if reading is None else reading
+        if own == reading:
+            tasks.setdefault(result.task, []).append(result)
+    return tasks
+
+
+def _value_with_interval(cell: Result) -> str:
+    if cell.ci_low is None or cell.ci_high is None:
+        return f"{cell.value:.3f}"
+    return escape(f"{cell.value:.3f} [{cell.ci_low:.2f}, {cell.ci_high:.2f}]")
+
+
+_ANSWER_METRICS = {
+    "answer_loss_nats": "loss (nats)",
+    "exact_match": "exact match",
+    "rouge_l": "ROUGE-L",
+    "chrf": "chrF",
+}
+
+
+def learning_table(results: Iterable[Result]) -> Table:
+    """Arrange test scores of answers: base → tuned, a line a model.
+
+    Args:
+        results: Any results; those of the roles `base`, `control` and `experimental` with an answer metric are shown.
+            Models of one task and role after the first are told apart by their seeds.
+    """
+    base: dict[tuple[str, str], Result] = {}
+    tuned: dict[tuple[str, str, int | None], dict[str, Result]] = {}
+    for result in results:
+        if result.metric not in _ANSWER_METRICS or result.layer is not None:
+            continue
+        if result.role == "base":
+            base[result.task, result.metric] = result
+        else:
+            tuned.setdefault((result.task, result.role, result.seed), {})[result.metric] = result
+    table = Table(
+        title="Test answers of the base → of the tuned model", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("model")
+    for title in _ANSWER_METRICS.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    first: dict[tuple[str, str], int | None] = {}
+    for task, role, seed in tuned:
+        first.setdefault((task, role), seed)
+    for (task, role, seed), scores in tuned.items():
+        again = "" if seed in {None, first[task, role]} else f", seed {seed}"
+        cells = [_change(base.get((task, metric)), scores.get(metric)) for metric in _ANSWER_METRICS]
+        table.add_row(escape(f"{task} ({role}{again})"), *cells)
+    return table
+
+
+def _change(before: Result | None, after: Result | None) -> str:
+    return f"{_answer_score(before)} → {_answer_score(after)}"
+
+
+def _answer_score(result: Result | None) -> str:
+    return "" if result is None or result.value != result.value else f"{result.value:.3f}"

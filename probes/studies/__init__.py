@@ -11,9 +11,9 @@ from probes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from probes.studies.compare import compare_study
-    from probes.studies.layer_by_layer import layer_by_layer_study
-    from probes.studies.layer_by_layer_figures import MapSettings
-    from probes.studies.mixture_settings import MixtureSettings
+    from probes.studies.layer_by_layer.figures import MapSettings
+    from probes.studies.layer_by_layer.mixture import MixtureSettings
+    from probes.studies.layer_by_layer.study import layer_by_layer_study
     from probes.studies.probe import probe_study
 
 __all__ = ["MapSettings", "MixtureSettings", "compare_study", "layer_by_layer_study", "probe_study"]
@@ -22,9 +22,9 @@ __getattr__ = lazy_names(
     __name__,
     {
         "compare": ("compare_study",),
-        "layer_by_layer": ("layer_by_layer_study",),
-        "layer_by_layer_figures": ("MapSettings",),
-        "mixture_settings": ("MixtureSettings",),
+        "layer_by_layer.study": ("layer_by_layer_study",),
+        "layer_by_layer.figures": ("MapSettings",),
+        "layer_by_layer.mixture": ("MixtureSettings",),
         "probe": ("probe_study",),
     },
 )

@@ -15,8 +15,8 @@ from probes.analysis import cka_pairs, join_rows
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
 from probes.report import Tracker, layer_table, print_screen, report_layer_by_layer
-from probes.studies.inputs import described, facts_of, read_suite, test_labels, test_rows_of
-from probes.studies.provenance import Provenance
+from probes.studies.run_context import Provenance
+from probes.studies.suite_activations import described, facts_of, read_suite, test_labels, test_rows_of
 from probes.tasks import Suite, Task
 from probes.values import Activations, LayerByLayer, Result
 

@@ -16,8 +16,8 @@ from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
 from probes.metrics import MAIN_METRIC, UNITS
 from probes.report import Tracker, print_best_layers, write_results
-from probes.studies.inputs import SuiteActivations, described, facts_of, read_suite, task_data, test_rows_of
-from probes.studies.provenance import Provenance
+from probes.studies.run_context import Provenance
+from probes.studies.suite_activations import SuiteActivations, described, facts_of, read_suite, task_data, test_rows_of
 from probes.tasks import Suite, Task
 from probes.training import ProbeSettings, TaskData, TaskProbes, TrainerFactory, fit_task
 from probes.values import LayerByTask, Reading, Result

@@ -10,9 +10,8 @@ import numpy as np
 
 from probes.tasks.checks import check_classes, check_leaks, check_splits, check_texts
 from probes.tasks.labels import Labelling, label_rows
-from probes.tasks.rows import Render, TaskRows
 from probes.tasks.splits import MaxRows, capped, carve_validation, row_cap
-from probes.tasks.task import SPLITS, Split, Task
+from probes.tasks.task import SPLITS, Render, Split, Task, TaskRows
 
 log = logging.getLogger(__name__)
 

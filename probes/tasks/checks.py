@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from probes.tasks.rows import TaskRows
-from probes.tasks.task import SPLITS, Split, Task
+from probes.tasks.task import SPLITS, Split, Task, TaskRows
 
 log = logging.getLogger(__name__)
 

@@ -2,25 +2,155 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from probes.tasks.local import read_row
+from probes.tasks.splits import MaxRows, generator, row_cap
+from probes.tasks.task import SPLITS, Row
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 import logging
 import re
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from probes.tasks.build import build_task
 from probes.tasks.checks import check_splits, choose_tasks
-from probes.tasks.flan2021_rows import MAX_ROWS, Draw
-from probes.tasks.flan2021_tasks import CLUSTER_OF, UNSEEN, held_out
 from probes.tasks.local import FILE_ENDINGS
 from probes.tasks.prompts import renderer
-from probes.tasks.rows import TaskRows
-from probes.tasks.splits import MaxRows, split_name
-from probes.tasks.task import SPLITS, Suite, Task
+from probes.tasks.splits import split_name
+from probes.tasks.task import Suite, Task, TaskRows
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+CLUSTERS: Mapping[str, tuple[str, ...]] = MappingProxyType({
+    "natural_language_inference": (
+        "anli_r1", "anli_r2", "anli_r3", "cb", "mnli_matched", "mnli_mismatched", "qnli", "rte", "snli", "wnli",
+    ),
+    "reading_comprehension": ("bool_q", "drop", "multirc", "openbookqa", "squad_v1", "squad_v2"),
+    "closed_book_qa": ("arc_challenge", "arc_easy", "natural_questions", "trivia_qa"),
+    "commonsense": ("copa", "hellaswag", "piqa", "story_cloze"),
+    "coreference": ("definite_pronoun_resolution", "winogrande", "wsc"),
+    "reading_comprehension_with_commonsense": ("cosmos_qa", "record"),
+    "paraphrase": ("glue_mrpc", "glue_qqp", "paws_wiki", "stsb"),
+    "sentiment": ("imdb_reviews", "sentiment140", "sst2", "yelp_polarity_reviews"),
+    "struct_to_text": ("common_gen", "dart", "e2e_nlg", "web_nlg_en"),
+    "summarization": (
+        "aeslc", "ag_news_subset", "cnn_dailymail", "gigaword", "multi_news", "newsroom", "opinion_abstracts_idebate",
+        "opinion_abstracts_rotten_tomatoes", "samsum", "wiki_lingua_english_en", "xsum",
+    ),
+    "translation": (
+        "para_crawl_enes", "wmt14_enfr", "wmt16_translate_csen", "wmt16_translate_deen", "wmt16_translate_fien",
+        "wmt16_translate_roen", "wmt16_translate_ruen", "wmt16_translate_tren",
+    ),
+    "miscellaneous": (
+        "coqa", "cola", "fix_punct", "math_dataset", "quac", "trec", "true_case", "wic", "word_segment",
+    ),
+})  # fmt: skip
+"""Cluster → its tasks (Wei et al. 2022, arXiv:2109.01652)."""
+
+UNSEEN = ("cola", "trec", "math_dataset")
+"""Kept out of a tuning mixture by default: no other task of FLAN 2021 is of their kind, so none stands in for them."""
+
+CLUSTER_OF: Mapping[str, str] = MappingProxyType({task: cluster for cluster, own in CLUSTERS.items() for task in own})
+"""Task → its cluster, in the order of `CLUSTERS`."""
+
+
+def held_out(unseen: Sequence[str]) -> set[str]:
+    """The tasks that names of tasks and clusters stand for.
+
+    Raises:
+        ValueError: There is no task or cluster of a name.
+    """
+    names = [unseen] if isinstance(unseen, str) else unseen
+    for name in names:
+        if name not in CLUSTER_OF and name not in CLUSTERS:
+            close = difflib.get_close_matches(name, [*CLUSTER_OF, *CLUSTERS], n=1)
+            meant = f" Did you mean '{close[0]}'?" if close else ""
+            raise ValueError(
+                f"FLAN 2021 has no task or cluster '{name}'.{meant} Set `suite.unseen` to tasks or to clusters: "
+                f"{', '.join(CLUSTERS)}."
+            )
+    return {task for name in names for task in CLUSTERS.get(name, (name,))}
+
+
+MAX_ROWS: Mapping[str, int | None] = MappingProxyType({"train": None, "validation": 1_000, "test": 10_000})
+"""Split → rows of it at most by default."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which rows of a file are kept; attributes as in `load_flan2021_suite`.
+
+    Raises:
+        ValueError: A cap or the buffer is out of range; the message names the key to set.
+    """
+
+    max_rows: MaxRows
+    train_rows_per_cluster: int | None
+    shuffle_buffer: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.train_rows_per_cluster is not None and self.train_rows_per_cluster < 1:
+            raise ValueError(
+                "`suite.train_rows_per_cluster` wants a whole number from 1 up, or null; got "
+                f"{self.train_rows_per_cluster}."
+            )
+        if self.shuffle_buffer < 0:
+            raise ValueError(f"`suite.shuffle_buffer` wants a whole number from 0 up; got {self.shuffle_buffer}.")
+        for split in SPLITS:
+            row_cap(self.max_rows, split)  # refuses bad caps before anything is read
+
+    def cap(self, task: str, split: str) -> int | None:
+        """Rows at most of a task's split; `None` for all."""
+        caps = [row_cap(self.max_rows, split)]
+        if split == "train" and self.train_rows_per_cluster is not None:
+            caps.append(max(1, self.train_rows_per_cluster // len(CLUSTERS[CLUSTER_OF[task]])))
+        return min((cap for cap in caps if cap is not None), default=None)
+
+    def rows(self, system: AbstractFileSystem, file: str, task: str, split: str) -> list[Row]:
+        """The rows kept of one file, in its order.
+
+        Raises:
+            ValueError: A line that was read is no row, or not UTF-8.
+        """
+        with system.open(file, "r", encoding="utf-8-sig", block_size=0) as stream:  # 0: no reading ahead
+            lines = _numbered_lines(cast("Iterable[str]", stream), file)
+            if (cap := self.cap(task, split)) is not None:
+                rng = generator(self.seed, task, split, "stream")
+                lines = islice(shuffled(lines, self.shuffle_buffer, rng), cap)
+            return [read_row(Path(file), number, line) for number, line in sorted(lines)]
+
+
+def _numbered_lines(stream: Iterable[str], file: str) -> Iterator[tuple[int, str]]:
+    try:
+        yield from ((number, line) for number, line in enumerate(stream, start=1) if line.strip())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
+
+
+def shuffled(lines: Iterator[tuple[int, str]], size: int, rng: np.random.Generator) -> Iterator[tuple[int, str]]:
+    """Lines in a random order in which none comes more than `size` places early; n of them need n + size read."""
+    held = list(islice(lines, size))
+    for line in lines:
+        if held:
+            place = rng.integers(len(held))
+            line, held[place] = held[place], line
+        yield line
+    yield from (held[place] for place in rng.permutation(len(held)))
+
 
 log = logging.getLogger(__name__)
 

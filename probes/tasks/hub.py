@@ -10,9 +10,8 @@ from typing import Any
 from probes.tasks.build import build_task
 from probes.tasks.checks import choose_tasks
 from probes.tasks.prompts import PROMPTS, template_renderer
-from probes.tasks.rows import Render, Row, TaskRows
 from probes.tasks.splits import MaxRows, split_name
-from probes.tasks.task import SPLITS, Kind, Suite, Task
+from probes.tasks.task import SPLITS, Kind, Render, Row, Suite, Task, TaskRows
 
 _AS_NAMED: Mapping[str, str | None] = {split: split for split in SPLITS}
 

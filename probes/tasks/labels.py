@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from probes.tasks.rows import Row, TaskRows
-from probes.tasks.task import Kind, Label
+from probes.tasks.task import Kind, Label, Row, TaskRows
 
 FEW_TARGETS = 20
 OFTEN_SHARE = 0.005

@@ -11,9 +11,8 @@ from typing import Any
 from probes.tasks.build import build_task
 from probes.tasks.checks import check_splits, choose_tasks
 from probes.tasks.prompts import renderer
-from probes.tasks.rows import Row, TaskRows
 from probes.tasks.splits import MaxRows, split_name
-from probes.tasks.task import SPLITS, Suite, Task
+from probes.tasks.task import SPLITS, Row, Suite, Task, TaskRows
 
 Files = dict[str, dict[str, Path]]
 """Task → split → file."""

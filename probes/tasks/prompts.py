@@ -6,7 +6,7 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
-from probes.tasks.rows import Render, Row
+from probes.tasks.task import Render, Row
 
 PROMPTS = ("instruction", "raw")
 ANSWER_FIELDS = ("targets", "target", "label", "labels")

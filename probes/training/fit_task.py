@@ -1,27 +1,77 @@
-"""From a task's activations to its probes, their scores and the doubt about them."""
+"""Probes from plain tensors, without any configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from probes.values import Result
+from probes.metrics import MAIN_METRIC, Kind
+from probes.seeds import derive_seed
+from probes.trainers import TrainerFactory, default_trainer
+from probes.training.bank.minibatch_module import class_weights
+from probes.training.bank.probe_bank import build_probe
+from probes.training.bank.probe_module import Standardiser, row_batched_logits
+from probes.training.data_module import Rows
+from probes.training.layer_probes import LayerProbes
+from probes.training.probe_settings import ProbeSettings
+from probes.training.scoring import ScoreSheet, SplitLogits, SplitScores
+from probes.training.selection import Selection, fold_of_rows, select, with_shuffled_controls
+from probes.training.task_data import LabelledActivations, TaskData
+from probes.training.train_bank import Recipe, is_exact
+from probes.values import Activations, Estimates, Layer, Reading, Result
 
-from .layer_probes import LayerProbes
-from .losses import class_weights
-from .module import row_batched_logits
-from .one_probe import build_probe
-from .rows import Rows
-from .scoring import ScoreSheet, SplitLogits, SplitScores
-from .selection import Selection, select
-from .settings import ProbeSettings
-from .splits import with_shuffled_controls
-from .standardiser import Standardiser
-from .task_data import TaskData
-from .task_probes import TaskProbes
-from .train_bank import Recipe, TrainerFactory, is_exact
+
+@dataclass(frozen=True)
+class TaskProbes:
+    """A task's probes at every layer and what they score.
+
+    Attributes:
+        probes: The chosen probe of each layer.
+        results: Rows of `results.csv`, but for what the study fills in.
+        estimates: `probe/<main metric>` and `probe/selectivity` on test at every layer, with the errors that layers
+            share, for what is computed from several layers at once.
+    """
+
+    probes: LayerProbes
+    results: list[Result]
+    estimates: Mapping[str, Estimates]
+
+    @property
+    def objective_metric(self) -> str:
+        """Metric that `objective` and the best layer go by: `macro_f1`, or `mse` for regression."""
+        return "mse" if self.probes.kind == "regression" else MAIN_METRIC[self.probes.kind]
+
+    @property
+    def validation_best_layer(self) -> Layer | None:
+        """Layer with the best validation score, the first of equals; `None` if every layer is constant."""
+        scores = self._validation_scores()
+        return max(scores, key=lambda layer: scores[layer], default=None)
+
+    @property
+    def objective(self) -> float:
+        """Validation macro-F1, or negative mean squared error, at the validation-best layer; NaN if there is none."""
+        return max(self._validation_scores().values(), default=float("nan"))
+
+    def _validation_scores(self) -> dict[Layer, float]:
+        sign = -1.0 if self.probes.kind == "regression" else 1.0
+        return {
+            result.layer: sign * result.value
+            for result in self.results
+            if (result.split, result.control, result.metric) == ("validation", "", self.objective_metric)
+            and result.layer is not None
+            and result.value == result.value
+        }
+
+    def save(self, path: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
+        """Write the probes, see `LayerProbes.save`."""
+        return self.probes.save(path, metadata)
+
 
 SPLITS = ("train", "validation", "test")
 
@@ -140,3 +190,100 @@ def _results(
             results += sheet.majority_rows(split, train_targets, scored, probes.num_classes)
     metrics = dict.fromkeys(result.metric for result in results)
     return results + sheet.constant_rows(SPLITS, tuple(metrics), probes.constant)
+
+
+Array = Tensor | np.ndarray | Sequence[Any]
+
+
+def fit_probes(
+    x: Array,
+    y: Array,
+    *,
+    layers: Sequence[Layer] | None = None,
+    labels: Sequence[str] | None = None,
+    x_validation: Array | None = None,
+    y_validation: Array | None = None,
+    x_test: Array | None = None,
+    y_test: Array | None = None,
+    seed: int = 0,
+    trainer_factory: TrainerFactory = default_trainer,
+    **settings: Any,
+) -> TaskProbes:
+    """Probe every layer for one task.
+
+    Args:
+        x: Activations, shape `(layers, rows, features)`, or `(rows, features)` for one layer.
+        y: Whole numbers 0, 1, … `(rows,)` are classes, 0/1 entries `(rows, labels)` are labels, real numbers `(rows,)`
+            a regression target.
+        layers: Names of the layers; 0, 1, … by default.
+        labels: Names of the classes or labels; their numbers by default.
+        x_validation: Rows to choose by; without them, choices are cross-validated on `x`.
+        y_validation: Their targets.
+        x_test: Rows to report; without them, a fifth of the rows of `x` is held out, seeded and stratified.
+        y_test: Their targets.
+        seed: Decides every random choice; 0 is a seed like any other.
+        trainer_factory: Makes the Lightning trainers; one quiet CPU process by default.
+        **settings: Fields of `ProbeSettings`.
+
+    Raises:
+        ValueError: Shapes or targets do not fit together.
+
+    Example:
+        >>> x = torch.randn(2, 100, 4, generator=torch.Generator().manual_seed(0))
+        >>> fit = fit_probes(x, (x[1, :, 0] > 0).long())
+        >>> fit.validation_best_layer
+        1
+    """
+    train, test = (_layers_first(x), _targets(y)), _pair(x_test, y_test, "test")
+    kind = _kind(train[1])
+    if test is None:
+        train, test = _hold_out(kind, *train, seed=seed)
+    validation = _pair(x_validation, y_validation, "validation")
+    if validation is None:
+        validation = train[0][:, :0], train[1][:0]
+    names = tuple(range(len(train[0]))) if layers is None else tuple(layers)
+    splits = {
+        split: _labelled(split, values, targets, names)
+        for split, (values, targets) in (("train", train), ("validation", validation), ("test", test))
+    }
+    data = TaskData(task="task", kind=kind, labels=_labels(kind, train[1], labels), **splits)
+    return fit_task(data, ProbeSettings(**settings), trainer_factory, seed)
+
+
+def _layers_first(x: Array) -> Tensor:
+    values = torch.as_tensor(x, dtype=torch.float32)
+    return values[None] if values.ndim == 2 else values
+
+
+def _targets(y: Array) -> Tensor:
+    targets = torch.as_tensor(y)
+    return targets.float() if targets.is_floating_point() or targets.ndim == 2 else targets.long()
+
+
+def _pair(x: Array | None, y: Array | None, split: str) -> tuple[Tensor, Tensor] | None:
+    if (x is None) != (y is None):
+        raise ValueError(f"`x_{split}` and `y_{split}` come together; got only one of them.")
+    return None if x is None or y is None else (_layers_first(x), _targets(y))
+
+
+def _kind(targets: Tensor) -> Kind:
+    if targets.ndim == 2:
+        return "multilabel"
+    return "regression" if targets.is_floating_point() else "classification"
+
+
+def _labels(kind: Kind, targets: Tensor, labels: Sequence[str] | None) -> tuple[str, ...]:
+    if kind == "regression":
+        return ()
+    count = targets.shape[1] if kind == "multilabel" else int(targets.max()) + 1
+    return tuple(map(str, range(count))) if labels is None else tuple(labels)
+
+
+def _hold_out(kind: Kind, x: Tensor, y: Tensor, *, seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    fold = fold_of_rows(kind, y, 5, seed=derive_seed(seed, "test"))
+    return (x[:, fold != 0], y[fold != 0]), (x[:, fold == 0], y[fold == 0])
+
+
+def _labelled(split: str, values: Tensor, targets: Tensor, layers: tuple[Layer, ...]) -> LabelledActivations:
+    ids = tuple(f"{split}/{row}" for row in range(values.shape[1]))
+    return LabelledActivations(Activations(values, layers, ids, Reading("", "", "")), targets)

@@ -16,12 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from probes.metrics import Kind
+from probes.training.bank.probe_bank import Architecture, ProbeBank
+from probes.training.bank.probe_module import Standardiser, row_batched_logits
 from probes.values import Layer, Reading
-
-from .bank import ProbeBank
-from .module import row_batched_logits
-from .one_probe import Architecture
-from .standardiser import Standardiser
 
 FORMAT = "probes/1"
 

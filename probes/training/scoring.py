@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from probes.metrics import MAIN_METRIC, Kind, Scores, bootstrap_counts, majority_logits, score_rows
+from probes.seeds import derive_seed
 from probes.values import Estimates, Layer, Result
-
-from .seeds import derive_seed
 
 
 @dataclass(frozen=True)

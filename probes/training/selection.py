@@ -7,14 +7,57 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probes.metrics import MAIN_METRIC, score_rows
+from probes.metrics import MAIN_METRIC, Kind, score_rows
+from probes.seeds import derive_seed
+from probes.training.bank.probe_bank import ProbeBank
+from probes.training.data_module import Rows
+from probes.training.probe_settings import ProbeSettings
+from probes.training.train_bank import Recipe, TrainedBank, train_bank
 
-from .bank import ProbeBank
-from .rows import Rows
-from .seeds import derive_seed
-from .settings import ProbeSettings
-from .splits import fold_of_rows
-from .train_bank import Recipe, TrainedBank, train_bank
+
+def fold_of_rows(kind: Kind, targets: Tensor, folds: int, *, seed: int) -> Tensor:
+    """Deal rows to folds at random, every class (or range of numbers) evenly.
+
+    Args:
+        kind: Kind of task. Regression targets are dealt in order of size, multi-label rows by their set of labels.
+        targets: Shape `(rows,)`, or `(rows, labels)`.
+        folds: How many.
+        seed: Decides the deal; 0 is a seed like any other.
+
+    Returns:
+        Fold of each row, int64 `(rows,)`; −1 for the only row of a class, which no fold may take from training.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, "folds"))
+    if kind == "regression":
+        blocks = targets.argsort().split(folds)
+        deal = [torch.randperm(folds, generator=generator)[: len(block)] for block in blocks]
+        return torch.empty(len(targets), dtype=torch.long).index_copy_(0, torch.cat(blocks), torch.cat(deal))
+    classes = targets if targets.ndim == 1 else targets.unique(dim=0, return_inverse=True)[1]
+    shuffled = torch.randperm(len(classes), generator=generator)
+    order = shuffled[classes[shuffled].argsort(stable=True)]
+    fold = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)) % folds)
+    if kind == "classification":
+        fold[(torch.bincount(classes) == 1)[classes]] = -1
+    return fold
+
+
+def with_shuffled_controls(targets: Tensor, controls: int, *, seed: int, split: str) -> Tensor:
+    """Put control labels beside true ones: the same labels, each control in an order of its own.
+
+    Args:
+        targets: Shape `(rows, ...)`.
+        controls: How many.
+        seed: Decides the orders; 0 is a seed like any other.
+        split: Labels are shuffled within a split; its name parts the streams.
+
+    Returns:
+        Shape `(1 + controls, rows, ...)`, the true targets first.
+    """
+    orders = [torch.arange(len(targets))]
+    for control in range(controls):
+        generator = torch.Generator().manual_seed(derive_seed(seed, "control", split, control))
+        orders.append(torch.randperm(len(targets), generator=generator))
+    return torch.stack([targets[order] for order in orders])
 
 
 @dataclass(frozen=True)

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
-from lightning import Trainer
 from torch import Tensor, nn
 
 from probes.architectures import LinearProbe
 from probes.metrics import Kind
+from probes.seeds import derive_seed
+from probes.trainers import TrainerFactory, quiet_lightning
+from probes.training.bank.minibatch_module import MinibatchProbeModule
+from probes.training.bank.probe_bank import ProbeBank
+from probes.training.bank.probe_module import Standardiser, row_batched_logits
+from probes.training.data_module import ActivationDataModule, Rows
+from probes.training.linear_solver.solve import penalties_at_once
+from probes.training.linear_solver.solver_module import ExactProbeModule
+from probes.training.probe_settings import ProbeSettings
+from probes.training.task_data import TaskData
 from probes.values import Layer
-
-from .bank import ProbeBank
-from .datamodule import ActivationDataModule
-from .exact import penalties_at_once
-from .exact_module import ExactProbeModule
-from .minibatch_module import MinibatchProbeModule
-from .module import row_batched_logits
-from .rows import Rows
-from .seeds import derive_seed
-from .settings import ProbeSettings
-from .standardiser import Standardiser
-from .task_data import TaskData
-from .trainer import quiet_lightning
-
-
-class TrainerFactory(Protocol):
-    """Makes a trainer for each fit; `conf/trainer/*.yaml` are partials of `lightning.Trainer`."""
-
-    def __call__(self, **overrides: object) -> Trainer:
-        """Make a trainer with these arguments over its own."""
-        ...
 
 
 @dataclass(frozen=True)

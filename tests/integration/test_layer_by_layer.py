@@ -69,7 +69,9 @@ def logged(finished) -> OfflineRun:
 def no_pictures(monkeypatch) -> None:
     """Drawing takes most of a run's time and is looked at once, in `finished`."""
     monkeypatch.setattr("probes.report.run_report.save_pictures", lambda drawings: None)
-    monkeypatch.setattr("probes.studies.layer_by_layer.report_figures", lambda folder, *_, **__: [folder / "none.png"])
+    monkeypatch.setattr(
+        "probes.studies.layer_by_layer.study.report_figures", lambda folder, *_, **__: [folder / "none.png"]
+    )
     monkeypatch.setattr("probes.callbacks.matrix_analysis.report_bands", lambda *_, **__: [])
 
 
@@ -204,7 +206,9 @@ class TestWhatItLeaves:
 
 
 def test_a_second_run_reads_and_tunes_nothing_and_says_the_same(finished, tmp_path, no_pictures, monkeypatch, capsys):
-    monkeypatch.setattr("probes.studies.tuned_models.tuned_backbone", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(
+        "probes.studies.layer_by_layer.models.tuned_backbone", lambda *_: pytest.fail("weights were loaded")
+    )
     again = Finished(tmp_path, run(configured(tmp_path, *SMALL, cache=finished.folder / "cache")))
     assert (again.facts["forward_passes"], again.facts["texts_computed"]) == (0, 0)
     assert all(model["reused"] for model in again.facts["tuned_models"])

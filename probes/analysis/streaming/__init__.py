@@ -6,15 +6,15 @@ which is slow, and refused for fewer than 4 rows. Sums are float64 and live on t
 of rows is computed on a sample of them (`SampledMeasure`).
 """
 
-from probes.analysis.streaming.anisotropy import Anisotropy as Anisotropy
-from probes.analysis.streaming.cca import PWCCA as PWCCA
-from probes.analysis.streaming.cca import SVCCA as SVCCA
-from probes.analysis.streaming.cka import LinearCKA as LinearCKA
-from probes.analysis.streaming.cosine import MatchedCosine as MatchedCosine
-from probes.analysis.streaming.labels import LabelCKA as LabelCKA
-from probes.analysis.streaming.minibatch import MinibatchCKA as MinibatchCKA
+from probes.analysis.streaming.canonical import PWCCA as PWCCA
+from probes.analysis.streaming.canonical import SVCCA as SVCCA
+from probes.analysis.streaming.covariance_spectra import EffectiveRank as EffectiveRank
+from probes.analysis.streaming.covariance_spectra import MatrixEntropy as MatrixEntropy
+from probes.analysis.streaming.covariance_spectra import ParticipationRatio as ParticipationRatio
+from probes.analysis.streaming.directions import Anisotropy as Anisotropy
+from probes.analysis.streaming.directions import MatchedCosine as MatchedCosine
+from probes.analysis.streaming.linear_cka import LabelCKA as LabelCKA
+from probes.analysis.streaming.linear_cka import LinearCKA as LinearCKA
+from probes.analysis.streaming.linear_cka import MinibatchCKA as MinibatchCKA
 from probes.analysis.streaming.row_sample import RowSample as RowSample
-from probes.analysis.streaming.sampled_measure import SampledMeasure as SampledMeasure
-from probes.analysis.streaming.spectra import EffectiveRank as EffectiveRank
-from probes.analysis.streaming.spectra import MatrixEntropy as MatrixEntropy
-from probes.analysis.streaming.spectra import ParticipationRatio as ParticipationRatio
+from probes.analysis.streaming.row_sample import SampledMeasure as SampledMeasure

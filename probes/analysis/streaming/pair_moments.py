@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from probes.analysis.moments import cross_moments, merge_moments, row_count
-from probes.analysis.streaming.batches import require_batch, require_enough_rows, require_same_rows
+from probes.analysis.streaming.batch_checks import require_batch, require_enough_rows, require_same_rows
 
 
 class PairMoments(Metric, ABC):

@@ -12,10 +12,16 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 
-from probes.tasks.starter.modifiers import CONJUNCTIONS, DETERMINERS, PREPOSITIONS
-from probes.tasks.starter.nouns import WORD_CONTENT, plural
-from probes.tasks.starter.verbs import Verb
-from probes.tasks.starter.vocabulary import Vocabulary, vocabulary
+from probes.tasks.starter.vocabulary import (
+    CONJUNCTIONS,
+    DETERMINERS,
+    PREPOSITIONS,
+    WORD_CONTENT,
+    Verb,
+    Vocabulary,
+    plural,
+    vocabulary,
+)
 
 ROWS = {"train": 800, "validation": 200, "test": 400}
 LENGTHS = ((12, 13), (14, 15), (16, 17), (18, 19))

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from probes.tasks.starter.clauses import ROWS
-from probes.tasks.starter.verbs import MUTUAL
-from probes.tasks.starter.vocabulary import Vocabulary, vocabulary
+from probes.tasks.starter.vocabulary import MUTUAL, Vocabulary, vocabulary
 
 ANSWERS = ("no", "yes")
 INFERENCE_GROUPS = ("people", "names", "verbs", "intransitives", "adjectives", "comparatives")

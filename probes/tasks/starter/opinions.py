@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
-from probes.tasks.starter.appraisals import TOPICS
 from probes.tasks.starter.clauses import ROWS
-from probes.tasks.starter.vocabulary import Vocabulary, vocabulary
+from probes.tasks.starter.vocabulary import TOPICS, Vocabulary, vocabulary
 
 TOPIC_NAMES = tuple(TOPICS)
 SENTIMENTS = ("negative", "positive")

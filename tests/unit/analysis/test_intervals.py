@@ -4,7 +4,7 @@ import torch
 from scipy import stats
 
 from probes.analysis import cka_leave_one_out, confidence_interval, half_sample_errors, jackknife_errors, linear_cka
-from probes.analysis.leave_one_out import LeaveOneOut
+from probes.analysis.similarity.leave_one_out import LeaveOneOut
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

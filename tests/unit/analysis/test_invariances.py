@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import probes.analysis
-from probes.analysis.hsic import is_constant
 from probes.analysis.invariances import (
     Invariance,
     by_layer,
@@ -17,6 +16,7 @@ from probes.analysis.invariances import (
     require_matched_rows,
     require_rows,
 )
+from probes.analysis.similarity.hsic import is_constant
 
 ROWS, FEATURES = 90, 6
 NAMES = get_args(Invariance)
@@ -29,7 +29,7 @@ def draw(*shape: int, seed: int) -> torch.Tensor:
 
 def declared_measures() -> Iterator[Callable]:
     """Every function of every module of the package that says what leaves it unchanged."""
-    modules = [found for found in pkgutil.iter_modules(probes.analysis.__path__, "probes.analysis.") if not found.ispkg]
+    modules = list(pkgutil.walk_packages(probes.analysis.__path__, "probes.analysis."))
     for found in modules:
         for member in vars(importlib.import_module(found.name)).values():
             if inspect.isfunction(member) and member.__module__ == found.name and hasattr(member, "invariances"):

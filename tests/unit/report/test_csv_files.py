@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from report_samples import MEAN, a_matrix
 
+from probes.files import whole_file
 from probes.report import read_results, write_layer_by_task, write_results
-from probes.report.atomic import whole_file
 from probes.values import RESULT_COLUMNS, Result
 
 AWKWARD = [

@@ -14,9 +14,7 @@ import pytest
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-from probes.tasks.flan2021 import _address, load_flan2021_suite
-from probes.tasks.flan2021_rows import MAX_ROWS, Draw, shuffled
-from probes.tasks.flan2021_tasks import CLUSTERS, UNSEEN
+from probes.tasks.flan2021 import CLUSTERS, MAX_ROWS, UNSEEN, Draw, _address, load_flan2021_suite, shuffled
 from probes.tasks.local import load_local_suite
 from probes.tasks.task import Suite
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from probes.tasks.labels import classes_of_targets, label_rows
-from probes.tasks.rows import TaskRows
+from probes.tasks.task import TaskRows
 
 
 def table(train: list[Any], test: list[Any] | None = None, field: str = "label", **settings: Any) -> TaskRows:

@@ -20,9 +20,16 @@ from sklearn.pipeline import make_pipeline
 from probes.tasks import Suite, Task, starter_suite
 from probes.tasks.starter import RECIPES, held_out_words
 from probes.tasks.starter.clauses import LENGTHS, clauses
-from probes.tasks.starter.modifiers import CONJUNCTIONS, DETERMINERS, PREPOSITIONS
-from probes.tasks.starter.nouns import ANIMALS, PEOPLE, WORD_CONTENT, plural
-from probes.tasks.starter.verbs import TRANSITIVE
+from probes.tasks.starter.vocabulary import (
+    ANIMALS,
+    CONJUNCTIONS,
+    DETERMINERS,
+    PEOPLE,
+    PREPOSITIONS,
+    TRANSITIVE,
+    WORD_CONTENT,
+    plural,
+)
 
 SYNTACTIC = ("subject_number", "object_number", "negation_scope", "tense", "agreement", "word_order", "entailment")
 

@@ -7,14 +7,13 @@ import torch
 from torchmetrics import Metric, MetricCollection
 
 from probes.analysis import streaming
-from probes.analysis.anisotropy import anisotropy
-from probes.analysis.cca import pwcca, svcca
-from probes.analysis.cka import label_cka, linear_cka
-from probes.analysis.cosine import matched_cosine
-from probes.analysis.minibatch_cka import minibatch_cka
+from probes.analysis.geometry.row_cloud import anisotropy
+from probes.analysis.geometry.spectra import effective_rank, matrix_entropy, participation_ratio
 from probes.analysis.moments import cross_moments
-from probes.analysis.spectra import effective_rank, matrix_entropy, participation_ratio
-from probes.analysis.streaming.cka import cka_of_moments
+from probes.analysis.similarity.alignment import matched_cosine
+from probes.analysis.similarity.cca import pwcca, svcca
+from probes.analysis.similarity.cka import label_cka, linear_cka, minibatch_cka
+from probes.analysis.streaming.linear_cka import cka_of_moments
 
 LAYERS, ROWS, FEATURES = 3, 47, 5
 

@@ -4,11 +4,11 @@ from functools import partial
 import pytest
 import torch
 
-from probes.analysis.neighbours import neighbour_overlap
-from probes.analysis.rbf_cka import rbf_cka
-from probes.analysis.separability import silhouette
+from probes.analysis.between_tasks.separability import silhouette
+from probes.analysis.geometry.row_cloud import two_nn
+from probes.analysis.similarity.neighbours import neighbour_overlap
+from probes.analysis.similarity.rbf_cka import rbf_cka
 from probes.analysis.streaming import RowSample, SampledMeasure
-from probes.analysis.two_nn import two_nn
 
 IDS = [f"row {index}" for index in range(100)]
 

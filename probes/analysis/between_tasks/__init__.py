@@ -1,0 +1,1 @@
+"""What lies between tasks: separability, specificity, and the gain of tuning."""

@@ -1,0 +1,1 @@
+"""The geometry of one layer's rows: spectra, intrinsic dimension, anisotropy."""

@@ -1,0 +1,1 @@
+"""How alike are two layers? Measures of matched layers, `(layers, rows, features)` twice to `(layers,)`."""

@@ -1,0 +1,1 @@
+"""Figures: values in, a matplotlib figure out; nothing is computed but colours and places."""

@@ -1,0 +1,1 @@
+"""The probes of many layers as one module, trained by minibatches."""

@@ -1,0 +1,1 @@
+"""Linear probes of many layers, solved to a certified optimum."""

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from io import BytesIO
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.patches import Rectangle
+from report_samples import a_matrix
+
+from probes.report import heatmap, profiles
+from probes.report.figures.heatmap import passing_cells
+from probes.values import Layer
+
+BIG_LAYERS = (*range(31), "final")
+LONG_TASKS = tuple(f"a_task_with_quite_a_long_name_{k}" for k in range(14))
+
+
+def drawn(figure: Figure) -> np.ndarray:
+    """The picture as pixels; warnings, such as of a layout that does not fit, are errors here."""
+    file = BytesIO()
+    figure.savefig(file, format="png")
+    file.seek(0)
+    return imread(file)
+
+
+def marks(figure: Figure, gid: str) -> list[tuple[float, float]]:
+    """Lower left corners of the rectangles of that kind, as (column, row)."""
+    patches = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle) and patch.get_gid() == gid]
+    return [(x + 0.5, y + 0.5) for x, y in (patch.get_xy() for patch in patches)]
+
+
+def legend_texts(figure: Figure) -> str:
+    return "\n".join(text.get_text() for legend in figure.legends for text in legend.get_texts())
+
+
+class TestHeatmap:
+    def test_every_cell_layer_and_task_is_there(self):
+        matrix = a_matrix()
+        figure = heatmap(matrix)
+        axes = figure.axes[0]
+        (image,) = axes.images
+        np.testing.assert_array_equal(image.get_array(), matrix.values)
+        assert axes.get_ylim() == (-0.5, 3.5)  # layer 0 at the bottom
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["sst2", "trec", "topic"]
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1", "2", "final"]
+        assert figure.axes[1].get_ylabel() == "probe/accuracy (share of rows)"
+
+    @pytest.mark.parametrize("draw", [heatmap, profiles])
+    def test_labels_of_a_large_matrix_are_neither_clipped_nor_on_top_of_each_other(self, draw):
+        figure = draw(a_matrix(layers=BIG_LAYERS, tasks=LONG_TASKS), best_layer=dict.fromkeys(LONG_TASKS, 5))
+        pixels = drawn(figure)
+        border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        np.testing.assert_array_equal(border, 1.0)
+        for axes in figure.axes:
+            boxes = [label.get_window_extent() for label in axes.get_yticklabels() if label.get_text()]
+            assert not any(low.overlaps(high) for low, high in pairwise(boxes))
+
+    def test_small_matrices_show_their_numbers_and_large_ones_do_not(self):
+        matrix = a_matrix()
+        assert {text.get_text() for text in heatmap(matrix).axes[0].texts} == {f"{v:.2f}" for v in matrix.values.flat}
+        assert not heatmap(a_matrix(layers=BIG_LAYERS, tasks=LONG_TASKS)).axes[0].texts
+
+    def test_a_cell_without_value_is_hatched_and_its_reason_told(self):
+        values = np.array([[np.nan, 0.4], [0.3, 0.9]])
+        notes: dict[tuple[Layer, str], str] = {
+            (0, "sst2"): "constant layer",
+            (1, "sst2"): "said of a cell that has a value",
+        }
+        figure = heatmap(a_matrix(layers=(0, 1), tasks=("sst2", "trec"), values=values, notes=notes))
+        assert marks(figure, "missing") == [(0, 0)]
+        assert "1 cell: constant layer" in legend_texts(figure)
+        assert "said of" not in legend_texts(figure)
+        assert len(figure.axes[0].texts) == 3
+        drawn(figure)
+
+    @pytest.mark.parametrize("quantity", ["probe/selectivity", "specificity/label_cka", "tuning_gain"])
+    @pytest.mark.parametrize("side", [-1, 1])
+    def test_a_signed_quantity_is_centred_at_zero(self, quantity, side):
+        values = side * np.array([[-0.1, 0.4], [0.3, 0.2]])
+        (image,) = heatmap(a_matrix(quantity, layers=(0, 1), tasks=("a", "b"), values=values)).axes[0].images
+        assert image.get_clim() == (-0.4, 0.4)
+        assert image.get_cmap().name == "RdBu_r"
+        np.testing.assert_allclose(image.to_rgba(np.array([0.0]))[0], 0.97, atol=0.03)  # white
+
+    def test_a_score_spans_its_values(self):
+        values = np.array([[0.1, 0.4], [0.3, 0.2]])
+        (image,) = heatmap(a_matrix(layers=(0, 1), tasks=("a", "b"), values=values)).axes[0].images
+        assert image.get_clim() == (0.1, 0.4)
+        assert image.get_cmap().name == "viridis"
+
+    def test_the_best_layers_are_framed_as_handed_over(self):
+        figure = heatmap(a_matrix(), best_layer={"trec": "final", "topic": 1, "elsewhere": 2})
+        assert set(marks(figure, "best")) == {(1, 3), (2, 1)}
+        assert "best layer" in legend_texts(figure)
+        assert "best layer" not in legend_texts(heatmap(a_matrix()))
+
+    def test_a_dot_marks_what_differs_from_chance_on_either_side(self):
+        values = np.array([[0.2, 0.45], [0.55, 0.9], [0.61, np.nan]])
+        matrix = a_matrix(layers=(0, 1, 2), tasks=("a", "b"), values=values)
+        np.testing.assert_array_equal(passing_cells(matrix), [[True, False], [False, True], [True, False]])
+        (dots,) = [c for c in heatmap(matrix).axes[0].collections if c.get_gid() == "passing"]
+        np.testing.assert_array_equal(np.floor(np.asarray(dots.get_offsets()) + 0.5), [[0, 0], [1, 1], [0, 2]])
+
+    @pytest.mark.parametrize("draw", [heatmap, profiles])
+    @pytest.mark.parametrize("value", [np.nan, 0.5])
+    def test_matrices_of_one_value_or_none_are_drawn(self, draw, value):
+        drawn(draw(a_matrix(layers=(0,), tasks=("only",), values=np.array([[value]]))))
+
+    @pytest.mark.parametrize("draw", [heatmap, profiles])
+    def test_a_matrix_without_cells_is_refused(self, draw):
+        with pytest.raises(ValueError, match="'probe/accuracy' has no cells to draw"):
+            draw(a_matrix(layers=(), tasks=(), values=np.empty((0, 0))))
+
+
+class TestProfiles:
+    def test_each_task_has_a_panel_with_its_line_band_and_null(self):
+        matrix = a_matrix()
+        figure = profiles(matrix, best_layer={"trec": 2})
+        assert [axes.get_title() for axes in figure.axes] == ["sst2", "trec", "topic"]
+        for column, axes in enumerate(figure.axes):
+            lines = {line.get_label(): line for line in axes.lines}
+            np.testing.assert_array_equal(lines["value"].get_ydata(), matrix.values[:, column])
+            np.testing.assert_array_equal(lines["null mean"].get_ydata(), 0.5)
+            (band,) = axes.collections
+            heights = np.asarray(band.get_paths()[0].vertices)[:, 1]
+            assert heights.min() == matrix.ci_low[:, column].min()
+            assert heights.max() == matrix.ci_high[:, column].max()
+            assert ("best layer (chosen on validation)" in lines) == (column == 1)
+        assert len({axes.get_ylim() for axes in figure.axes}) == 1
