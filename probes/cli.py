@@ -34,17 +34,17 @@ def _run(cfg: DictConfig) -> float:
 
 
 @cache
-def _load(tracker: str) -> Callable[[DictConfig], float]:
+def _load(logger: str) -> Callable[[DictConfig], float]:
     """Import torch, lightning and the rooms: here, not for `--help`.
 
-    The tracker comes first: W&B's classes look through all modules that are loaded, which are few before torch.
+    The logger comes first: W&B's classes look through all modules that are loaded, which are few before torch.
 
     A million objects are made that stay to the end. The collector of garbage would look through them again and again,
     now, later and at the end, which together takes longer than importing torch; it is told to leave them alone.
     """
     gc.disable()
     try:
-        get_object(tracker)
+        get_object(logger)
         from probes.run import run
     finally:
         gc.freeze()

@@ -63,7 +63,7 @@ def _parts(cfg: DictConfig) -> dict[str, Any]:
         "tuning": instantiate(cfg.tuning),
         "callbacks": instantiate(cfg.callbacks),
         "reference_backbone": partial(instantiate, cfg.reference_backbone) if cfg.reference_backbone else None,
-        "tracker": instantiate(cfg.logger, **_sweep(cfg)) if _rank() == 0 else FilesOnly(),
+        "logger": instantiate(cfg.logger, **_sweep(cfg)) if _rank() == 0 else FilesOnly(),
         "seed": cfg.seed,
         "cache_dir": Path(cfg.paths.cache_dir).expanduser(),
     }
@@ -116,7 +116,7 @@ def _rank() -> int:
 
 
 def _sweep(cfg: DictConfig) -> dict[str, str]:
-    """A group for the tracker: the jobs of one sweep share one, unless the user named another."""
+    """A group for the logger: the jobs of one sweep share one, unless the user named another."""
     if "group" not in cfg.logger or cfg.logger.group is not None or not HydraConfig.initialized():
         return {}
     hydra = HydraConfig.get()

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import torch
 
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
 
 
 def cores(device: torch.device) -> int:
@@ -17,7 +17,7 @@ def cores(device: torch.device) -> int:
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
-def map_on_cores(function: Callable[[Item], Answer], items: Iterable[Item], device: torch.device) -> list[Answer]:
+def map_on_cores(function: Callable[[_Item], _Answer], items: Iterable[_Item], device: torch.device) -> list[_Answer]:
     """Call a function of each item, on a CPU in as many threads as torch uses, each with one core.
 
     Two threads that halve every operation wait for each other at each of them, which on a busy machine costs far more

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Layer = int | str
 """0 is the input of the first block, k the output of block k, `"final"` what follows the final norm."""
 
+SPLITS = ("train", "validation", "test")
 STACKS = ("encoder", "decoder")
 SITES = ("residual", "attention", "mlp")
 POOLINGS = ("last", "first", "mean", "max")
@@ -52,7 +53,7 @@ class Activations:
         expected = (len(self.layers), len(self.row_ids))
         if self.values.ndim != 3 or tuple(self.values.shape[:2]) != expected:
             raise ValueError(
-                f"Activations want values of shape (layers, examples, features) = {(*expected, 'features')}; "
+                f"Activations expect values of shape (layers, examples, features) = {(*expected, 'features')}; "
                 f"got {tuple(self.values.shape)}."
             )
 
@@ -154,7 +155,7 @@ class LayerByTask:
             shape = getattr(self, name).shape
             if shape != (len(self.layers), len(self.tasks)):
                 raise ValueError(
-                    f"LayerByTask '{self.quantity}' wants `{name}` of shape (layers, tasks) = "
+                    f"LayerByTask '{self.quantity}' expects `{name}` of shape (layers, tasks) = "
                     f"{(len(self.layers), len(self.tasks))}; got {shape}."
                 )
 
@@ -236,7 +237,7 @@ class LayerByLayer:
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.x_layers), len(self.y_layers)):
             raise ValueError(
-                f"LayerByLayer '{self.quantity}' wants values of shape (x_layers, y_layers) = "
+                f"LayerByLayer '{self.quantity}' expects values of shape (x_layers, y_layers) = "
                 f"{(len(self.x_layers), len(self.y_layers))}; got {self.values.shape}."
             )
 

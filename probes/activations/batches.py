@@ -43,7 +43,7 @@ def plan_batches(lengths: Sequence[int], *, tokens_per_batch: int, limit: int) -
         ValueError: `tokens_per_batch` is below 1.
     """
     if tokens_per_batch < 1:
-        raise ValueError(f"`extraction.tokens_per_batch` wants at least 1; got {tokens_per_batch}.")
+        raise ValueError(f"`extraction.tokens_per_batch` expects at least 1; got {tokens_per_batch}.")
     by_length: dict[int, list[int]] = defaultdict(list)
     for text, tokens in enumerate(lengths):
         by_length[padded_length(tokens, limit=limit)].append(text)

@@ -78,9 +78,9 @@ class ExtractionSettings:
                 continue
             if not isinstance(value, int) or isinstance(value, bool):
                 wanted = "`auto` or a whole number" if key == "tokens_per_batch" else "a whole number"
-                raise TypeError(f"`extraction.{key}` wants {wanted}; got {value!r}.")
+                raise TypeError(f"`extraction.{key}` expects {wanted}; got {value!r}.")
             if value < 1:
-                raise ValueError(f"`extraction.{key}` wants at least 1; got {value}.")
+                raise ValueError(f"`extraction.{key}` expects at least 1; got {value}.")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def fill_stores(
 
     Args:
         backbone: What computes.
-        texts: Tokenised texts; equal ones are run once.
+        texts: Tokenized texts; equal ones are run once.
         stores: What `open_stores` gave.
         settings: Batch and shard sizes.
         layers: Which layers; default the backbone's own.
@@ -189,7 +189,7 @@ def _check_disk(backbone: FrozenBackbone, vectors: Mapping[Reading, int], folder
     _log.info("Activations to compute: %.2f GB on disk, %.0f GB free at '%s'.", needed / 1e9, free / 1e9, folder.parent)
     if needed > 0.95 * free:
         raise OSError(
-            f"The activations want {needed / 1e9:.2f} GB and '{folder.parent}' has {free / 1e9:.2f} GB free. Set "
+            f"The activations expect {needed / 1e9:.2f} GB and '{folder.parent}' has {free / 1e9:.2f} GB free. Set "
             "`paths.cache_dir` to a larger disk, or fewer `backbone.layers`, poolings or `suite.max_rows`."
         )
 

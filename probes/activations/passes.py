@@ -69,7 +69,7 @@ def pass_progress(*, texts: int, tokens: int) -> Iterator[PassProgress]:
         yield PassProgress(bar, texts=texts, tokens=tokens)
 
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 Text = tuple[str, np.ndarray]
 """A text's name and token ids."""
 
@@ -180,7 +180,7 @@ class ForwardPasses:
         )
 
 
-def one_ahead(items: Iterable[T]) -> Iterator[T]:
+def one_ahead(items: Iterable[_T]) -> Iterator[_T]:
     """The items, each given out after the next was begun.
 
     >>> begun = []
@@ -188,7 +188,7 @@ def one_ahead(items: Iterable[T]) -> Iterator[T]:
     [(0, 1), (1, 2), (2, 2)]
     """
     for item, _ in pairwise(chain(items, [None])):
-        yield cast(T, item)
+        yield cast(_T, item)
 
 
 def _arrival(device: torch.device) -> torch.cuda.Event:

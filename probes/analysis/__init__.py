@@ -39,7 +39,7 @@ from probes.analysis.similarity.cca import svcca as svcca
 from probes.analysis.similarity.cka import biased_cka_floor as biased_cka_floor
 from probes.analysis.similarity.cka import cka_pairs as cka_pairs
 from probes.analysis.similarity.cka import label_cka as label_cka
-from probes.analysis.similarity.cka import label_rows as label_rows
+from probes.analysis.similarity.cka import label_features as label_features
 from probes.analysis.similarity.cka import linear_cka as linear_cka
 from probes.analysis.similarity.cka import minibatch_cka as minibatch_cka
 from probes.analysis.similarity.hsic import hsic_pairs as hsic_pairs

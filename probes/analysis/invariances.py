@@ -81,9 +81,9 @@ def require_rows(x: Tensor, *, name: str = "x") -> None:
         ValueError: It is not so.
     """
     if x.ndim != 3:
-        raise ValueError(f"`{name}` wants the shape (layers, rows, features); got {tuple(x.shape)}.")
+        raise ValueError(f"`{name}` expects the shape (layers, rows, features); got {tuple(x.shape)}.")
     if x.shape[1] < MIN_ROWS:
-        raise ValueError(f"`{name}` wants at least {MIN_ROWS} rows; got {x.shape[1]}.")
+        raise ValueError(f"`{name}` expects at least {MIN_ROWS} rows; got {x.shape[1]}.")
     broken = int((~x.isfinite()).any(dim=2).any(dim=0).sum())
     if broken:
         raise ValueError(

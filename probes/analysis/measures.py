@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probes.analysis.geometry.spectra import effective_rank_of_shares, spectral_jackknife
 from probes.analysis.intervals import errors_of_halves, half_sample_errors, halves_of, jackknife_errors
-from probes.analysis.similarity.cka import biased_cka_floor, label_rows
+from probes.analysis.similarity.cka import biased_cka_floor, label_features
 from probes.analysis.similarity.leave_one_out import cka_leave_one_out, odd_rows
 from probes.analysis.similarity.permutation_null import cka_null
 from probes.values import Estimates
@@ -80,7 +80,7 @@ class LabelCKA:
     def __call__(self, rows: TaskRows) -> Estimates:
         """Measure every layer; NaN where the layer is constant, or all rows, or all but one, have one label."""
         assert rows.labels is not None
-        labels = label_rows(rows.labels)[None].to(rows.values.dtype)
+        labels = label_features(rows.labels)[None].to(rows.values.dtype)
         estimates = _cka(rows.values, labels, permutations=self.permutations, seed=self.seed)
         odd = int(odd_rows(labels).sum())
         if odd > 1:
@@ -228,7 +228,7 @@ class BetweenTasks:
             ValueError: Fewer than two tasks.
         """
         if len(rows_by_task) < 2:
-            raise ValueError(f"'{self.quantity}' lies between tasks and wants at least 2; got {len(rows_by_task)}.")
+            raise ValueError(f"'{self.quantity}' lies between tasks and expects at least 2; got {len(rows_by_task)}.")
         x = torch.cat(list(rows_by_task), dim=1)
         tasks = torch.arange(len(rows_by_task)).repeat_interleave(torch.tensor([r.shape[1] for r in rows_by_task]))
         halves = []

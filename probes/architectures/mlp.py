@@ -53,7 +53,7 @@ def _check(hidden_features: int, num_hidden_layers: int, dropout: float, activat
     for key, value in (("hidden_features", hidden_features), ("num_hidden_layers", num_hidden_layers)):
         if value < 1:
             raise ValueError(
-                f"An MLP probe wants at least 1; got {value}: set `probe.architecture.{key}` to 1 or more."
+                f"An MLP probe expects at least 1; got {value}: set `probe.architecture.{key}` to 1 or more."
             )
     if not 0 <= dropout < 1:
         raise ValueError(f"Dropout is a share in [0, 1); got {dropout}. Set `probe.architecture.dropout` so.")

@@ -36,7 +36,7 @@ def fingerprint(model: PreTrainedModel) -> str:
     """32 hexadecimal digits over every parameter and buffer (name, dtype, shape, bytes) and the configuration.
 
     Equal weights from the Hub, a folder or a GGUF file give the same digits; another revision, adapter, dtype,
-    quantisation or attention kernel gives others.
+    quantization or attention kernel gives others.
 
     Raises:
         ValueError: Weights are offloaded and cannot be read.
@@ -158,14 +158,14 @@ class FrozenBackbone(nn.Module):
             dtype: `auto` (bfloat16 where the device computes it natively, else float32) or a torch dtype's name.
             device: `auto` (a GPU if there is one), or a torch device.
             device_map: Spread over devices, as in transformers; then `device` is not read.
-            quantization: `4bit` or `8bit` (bitsandbytes; wants a GPU).
+            quantization: `4bit` or `8bit` (bitsandbytes; expects a GPU).
             trust_remote_code: Run code that comes with the weights.
             decoder_input: As in the constructor.
             chat_template: As in the constructor.
             cache_dir: Where converted GGUF files are kept; default `~/.cache/probes`.
 
         Raises:
-            ValueError: Not exactly one of `name`, `path`, `package`; an adapter that changes nothing; quantisation
+            ValueError: Not exactly one of `name`, `path`, `package`; an adapter that changes nothing; quantization
                 without a GPU.
             FileNotFoundError: The path or package has no model.
         """

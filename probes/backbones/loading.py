@@ -87,7 +87,7 @@ class Source:
         given = [key for key in ("name", "path", "package") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"A backbone wants exactly one of `backbone.name` (Hub), `backbone.path` (folder or GGUF file) and "
+                f"A backbone expects exactly one of `backbone.name` (Hub), `backbone.path` (folder or GGUF file) and "
                 f"`backbone.package` (installed package); got {given or 'none'}."
             )
 
@@ -221,9 +221,9 @@ def _computes_bfloat16(device: torch.device) -> bool:
 
 def _quantization(name: str) -> BitsAndBytesConfig:
     if name not in {"4bit", "8bit"}:
-        raise ValueError(f"Unknown quantisation {name!r}. Set `backbone.quantization` to null, 4bit or 8bit.")
+        raise ValueError(f"Unknown quantization {name!r}. Set `backbone.quantization` to null, 4bit or 8bit.")
     if not torch.cuda.is_available():
-        raise ValueError(f"`backbone.quantization={name}` wants a CUDA GPU, and there is none. Set it to null.")
+        raise ValueError(f"`backbone.quantization={name}` expects a CUDA GPU, and there is none. Set it to null.")
     return BitsAndBytesConfig(load_in_4bit=name == "4bit", load_in_8bit=name == "8bit")
 
 

@@ -88,7 +88,7 @@ def _blocks(tower: nn.Module) -> tuple[str, nn.ModuleList]:
     outer = [(p, m) for p, m in lists if not any(p.startswith(f"{q}.") for q, _ in lists)]
     if not outer:
         raise ValueError(
-            f"No list of blocks is found in a {type(tower).__name__}. A backbone wants a transformer whose blocks "
+            f"No list of blocks is found in a {type(tower).__name__}. A backbone expects a transformer whose blocks "
             "stand in one nn.ModuleList."
         )
     return max(outer, key=lambda item: len(item[1]))

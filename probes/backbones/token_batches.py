@@ -55,7 +55,7 @@ class Tokenizer:
         return self._tokenizer
 
     def __call__(self, texts: Sequence[str], *, max_length: int | None = None) -> TokenizedTexts:
-        """Tokenise; a text longer than `max_length` loses tokens at its beginning, never its special tokens.
+        """Tokenize; a text longer than `max_length` loses tokens at its beginning, never its special tokens.
 
         Raises:
             ValueError: A text has no tokens.

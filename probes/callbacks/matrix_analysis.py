@@ -20,7 +20,7 @@ from probes.analysis.layer_analysis import between_columns, sample_rows, task_co
 from probes.analysis.similarity.permutation_null import Tail
 from probes.analysis.table import LIVE
 from probes.backbones import FrozenBackbone, frozen_view
-from probes.report import BandedProfiles, Curve, Tracker, report_bands, report_run
+from probes.report import BandedProfiles, Curve, RunLogger, report_bands, report_run
 from probes.training import TaskData
 from probes.values import Activations, Layer, LayerByTask, Reading, Result
 
@@ -33,7 +33,7 @@ class LiveRows:
         base: The backbone tuning starts from; its tokenizer, stack and layers are used, and its activations of the
             same texts are what layers are compared with.
         texts: Task → prompts.
-        labels: Task → labels as measures want them; tasks without are left out.
+        labels: Task → labels as measures expect them; tasks without are left out.
     """
 
     base: FrozenBackbone
@@ -65,7 +65,7 @@ def language_model(module: nn.Module) -> PreTrainedModel:
         if isinstance(part, PreTrainedModel):
             return part
     raise ValueError(
-        f"Reading a live model wants a module that holds one of transformers; got {type(module).__name__}."
+        f"Reading a live model expects a module that holds one of transformers; got {type(module).__name__}."
     )
 
 
@@ -126,7 +126,7 @@ class MatrixAnalysis(Callback):
         reference: Gives another backbone's activations of the same rows.
         live: Rows to read off the model in training itself, such as an `InstructionTuner`'s: each time adds a column
             `step_<n>` to a matrix of each measure and task, so that layers can be watched while they change.
-        every_n_steps: Optimiser steps between such readings; the first is before training.
+        every_n_steps: Optimizer steps between such readings; the first is before training.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class MatrixAnalysis(Callback):
         every_n_steps: int | None = None,
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(f"`callbacks.every_n_steps` wants at least 1, or null; got {every_n_steps}.")
+            raise ValueError(f"`callbacks.every_n_steps` expects at least 1, or null; got {every_n_steps}.")
         super().__init__()
         self.measures, self.between = tuple((measures or {}).values()), tuple((between or {}).values())
         self.table = ColumnTable(specificity_of=specificity_of, segments_of=segments_of, tail=tail)
@@ -224,7 +224,7 @@ class MatrixAnalysis(Callback):
         self,
         output_dir: Path,
         *,
-        tracker: Tracker,
+        logger: RunLogger,
         results: Iterable[Result] = (),
         matrices: Sequence[LayerByTask] = (),
         best_layers: Mapping[str, Layer] | None = None,
@@ -234,7 +234,7 @@ class MatrixAnalysis(Callback):
 
         Args:
             output_dir: The run's folder.
-            tracker: Told each quantity.
+            logger: Told each quantity.
             results: The study's own rows of `results.csv`, which come first.
             matrices: The study's own quantities, which come first.
             best_layers: Each task's layer chosen on validation.
@@ -250,8 +250,8 @@ class MatrixAnalysis(Callback):
             results=everything,
             matrices=[*matrices, *found.matrices],
             best_layers=best_layers or {},
-            tracker=tracker,
+            logger=logger,
             summary=summary_of(found, primary=next(iter(self._layers), None)),
         )
-        report_bands(output_dir, banded_profiles(found), tracker=tracker, primary=next(iter(self._layers), None))
+        report_bands(output_dir, banded_profiles(found), logger=logger, primary=next(iter(self._layers), None))
         return Report(everything, heatmaps)

@@ -10,8 +10,8 @@ from probes.metrics.classification import multilabel_scores as multilabel_scores
 from probes.metrics.regression import regression_scores as regression_scores
 from probes.metrics.scores import MAIN_METRIC as MAIN_METRIC
 from probes.metrics.scores import UNITS as UNITS
-from probes.metrics.scores import Kind as Kind
 from probes.metrics.scores import Scores as Scores
+from probes.metrics.scores import TargetKind as TargetKind
 from probes.metrics.scores import bootstrap_counts as bootstrap_counts
 from probes.metrics.scores import majority_logits as majority_logits
 from probes.metrics.scores import percentile_interval as percentile_interval

@@ -56,7 +56,7 @@ def percentile_interval(draws: Tensor, *, level: float = 0.95) -> tuple[Tensor, 
     return low, high
 
 
-Kind = Literal["classification", "multilabel", "regression"]
+TargetKind = Literal["classification", "multilabel", "regression"]
 """`classification`: one of several classes; `multilabel`: 0/1 for each label; `regression`: a real number."""
 
 MAIN_METRIC: Mapping[str, str] = MappingProxyType(
@@ -104,7 +104,7 @@ class Scores:
         return percentile_interval(self.draws[metric]) if metric in self.draws else None
 
 
-def score_rows(kind: Kind, logits: Tensor, targets: Tensor, counts: Tensor | None = None) -> Scores:
+def score_rows(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor | None = None) -> Scores:
     """Score every layer's logits against the targets.
 
     Args:
@@ -118,7 +118,7 @@ def score_rows(kind: Kind, logits: Tensor, targets: Tensor, counts: Tensor | Non
     """
     if len(targets) == 0 or logits.shape[1] != len(targets):
         raise ValueError(
-            f"Scoring wants as many targets as rows, and at least one; got {len(targets)} and {logits.shape[1]}."
+            f"Scoring expects as many targets as rows, and at least one; got {len(targets)} and {logits.shape[1]}."
         )
     scorer = _SCORERS[kind]
     values = scorer(logits, targets, torch.ones(1, len(targets), device=logits.device))
@@ -126,7 +126,7 @@ def score_rows(kind: Kind, logits: Tensor, targets: Tensor, counts: Tensor | Non
     return Scores({metric: value[0] for metric, value in values.items()}, draws)
 
 
-def majority_logits(kind: Kind, train_targets: Tensor, rows: int, *, classes: int) -> Tensor:
+def majority_logits(kind: TargetKind, train_targets: Tensor, rows: int, *, classes: int) -> Tensor:
     """Logits of the best constant prediction, from the training labels alone.
 
     For classes, the logarithm of their training frequencies: its prediction is the most frequent class, its

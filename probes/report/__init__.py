@@ -1,7 +1,7 @@
 """Files, figures, tables and W&B: the only room that draws or logs. It arranges numbers; others compute them.
 
 Names are loaded when first asked for, so that a run without W&B never imports it,
-and naming a tracker does not import matplotlib.
+and naming a logger does not import matplotlib.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from probes.report.figures.heatmap import heatmap
     from probes.report.figures.profiles import profiles
     from probes.report.figures.task_maps import TaskMap, task_maps
-    from probes.report.run_logger import FilesOnly, Tracker
+    from probes.report.run_logger import FilesOnly, RunLogger
     from probes.report.run_report import BandedProfiles, report_bands, report_layer_by_layer, report_run
     from probes.report.tables import best_layer_table, layer_table, learning_table, print_best_layers, print_screen
-    from probes.report.wandb_logger import WandbTracker
+    from probes.report.wandb_logger import WandbRunLogger
 
 __all__ = [
     "BandedProfiles",
     "Curve",
     "FilesOnly",
+    "RunLogger",
     "TaskMap",
-    "Tracker",
-    "WandbTracker",
+    "WandbRunLogger",
     "band_profiles",
     "best_layer_table",
     "file_stem",
@@ -59,7 +59,7 @@ __getattr__ = lazy_names(
         "figures.axes": ("save_png",),
         "run_report": ("BandedProfiles", "report_bands", "report_layer_by_layer", "report_run"),
         "tables": ("best_layer_table", "layer_table", "learning_table", "print_best_layers", "print_screen"),
-        "run_logger": ("FilesOnly", "Tracker"),
-        "wandb_logger": ("WandbTracker",),
+        "run_logger": ("FilesOnly", "RunLogger"),
+        "wandb_logger": ("WandbRunLogger",),
     },
 )

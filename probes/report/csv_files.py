@@ -39,7 +39,7 @@ def read_results(path: Path) -> list[Result]:
         header = tuple(next(reader, ()))
         if header != RESULT_COLUMNS:
             raise ValueError(
-                f"{path} wants the columns {', '.join(RESULT_COLUMNS)}; got {', '.join(header) or 'none'}."
+                f"{path} expects the columns {', '.join(RESULT_COLUMNS)}; got {', '.join(header) or 'none'}."
             )
         return [_result(row, f"{path}, line {reader.line_num}") for row in reader]
 
@@ -116,7 +116,7 @@ _COLUMN_READERS = {f.name: _READERS[str(f.type)] for f in fields(Result)}
 
 def _result(row: Sequence[str], where: str) -> Result:
     if len(row) != len(RESULT_COLUMNS):
-        raise ValueError(f"{where}: wants {len(RESULT_COLUMNS)} fields; got {len(row)}.")
+        raise ValueError(f"{where}: expects {len(RESULT_COLUMNS)} fields; got {len(row)}.")
     try:
         values = {column: _COLUMN_READERS[column](text) for column, text in zip(RESULT_COLUMNS, row, strict=True)}
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What a study needs of a tracker, and the one that tracks nothing."""
+"""What a study needs of a logger, and the one that tracks nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from probes.values import LayerByLayer, LayerByTask
 
 
-class Tracker(Protocol):
+class RunLogger(Protocol):
     """Where numbers are logged besides files. Everything but `run` is called inside `run`'s block."""
 
     def run(self, config: Mapping[str, Any], output_dir: Path) -> AbstractContextManager[object]:
@@ -34,12 +34,12 @@ class Tracker(Protocol):
         ...
 
     def log_artifacts(self, paths: Iterable[Path]) -> None:
-        """Offer files and folders for upload; the tracker decides whether it wants them."""
+        """Offer files and folders for upload; the logger decides whether it expects them."""
         ...
 
 
 class FilesOnly:
-    """The tracker of `logger=csv`: the output folder is all there is."""
+    """The logger of `logger=csv`: the output folder is all there is."""
 
     def run(self, config: Mapping[str, Any], output_dir: Path) -> AbstractContextManager[object]:  # noqa: ARG002
         """Open nothing."""

@@ -1,4 +1,4 @@
-"""Layers of one backbone against layers of another: files, one picture a quantity, one hand-over to the tracker."""
+"""Layers of one backbone against layers of another: files, one picture a quantity, one hand-over to the logger."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from probes.report.figures.heatmap import heatmap
 from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
 from probes.report.figures.profiles import profiles
 from probes.report.pictures import Drawing, save_pictures
-from probes.report.run_logger import Tracker
+from probes.report.run_logger import RunLogger
 from probes.values import Layer, LayerByLayer, LayerByTask, Reading, Result
 
 
@@ -27,7 +27,7 @@ def report_run(
     results: Iterable[Result],
     matrices: Sequence[LayerByTask],
     best_layers: Mapping[str, Layer],
-    tracker: Tracker,
+    logger: RunLogger,
     summary: Mapping[str, float | int | str] | None = None,
 ) -> list[Path]:
     """Write `results.csv`, `layer_by_task/*.csv` and `figures/*.png`, and log each quantity once.
@@ -41,7 +41,7 @@ def report_run(
         results: All rows of `results.csv`.
         matrices: The quantities, each once a reading.
         best_layers: Each task's layer chosen on validation.
-        tracker: Told each quantity, the summary (`best_layer/<task>`, `mean/<metric>` of `mean_at_best_layer`), then
+        logger: Told each quantity, the summary (`best_layer/<task>`, `mean/<metric>` of `mean_at_best_layer`), then
             offered the CSV files and the folder `probes`.
         summary: More summary values; they win over those of the same name.
 
@@ -64,11 +64,11 @@ def report_run(
         drawings |= own
     save_pictures(drawings)
     for matrix, picture in zip(ordered, heatmaps, strict=True):
-        tracker.log_matrix(matrix, picture, primary=matrix.reading == primary)
+        logger.log_matrix(matrix, picture, primary=matrix.reading == primary)
     of_primary = [matrix for matrix in ordered if matrix.reading == primary]
     best = {f"best_layer/{task}": layer for task, layer in best_layers.items()}
-    tracker.summarize({**best, **mean_at_best_layer(of_primary, best_layers), **(summary or {})})
-    tracker.log_artifacts([*files, *(folder for folder in [output_dir / "probes"] if folder.is_dir())])
+    logger.summarize({**best, **mean_at_best_layer(of_primary, best_layers), **(summary or {})})
+    logger.log_artifacts([*files, *(folder for folder in [output_dir / "probes"] if folder.is_dir())])
     return heatmaps
 
 
@@ -128,7 +128,7 @@ class BandedProfiles:
 
 
 def report_bands(
-    output_dir: Path, profiles: Sequence[BandedProfiles], *, tracker: Tracker, primary: Reading | None
+    output_dir: Path, profiles: Sequence[BandedProfiles], *, logger: RunLogger, primary: Reading | None
 ) -> list[Path]:
     """Draw each as `figures/bands_<quantity>.png`, with its reading in the name unless that is the primary one."""
     pictures = []
@@ -136,20 +136,20 @@ def report_bands(
         name = profile.quantity if profile.reading == primary else f"{profile.quantity}@{profile.reading}"
         figure = band_profiles(profile.curves, quantity=f"{profile.quantity} ({profile.unit})", bands=profile.bands)
         path = save_png(figure, output_dir / "figures" / f"bands_{name.replace('/', '_')}.png")
-        tracker.log_picture(f"bands/{name}", path)
+        logger.log_picture(f"bands/{name}", path)
         pictures.append(path)
     return pictures
 
 
 def report_layer_by_layer(
-    output_dir: Path, matrices: Sequence[LayerByLayer], *, tracker: Tracker, primary: Reading
+    output_dir: Path, matrices: Sequence[LayerByLayer], *, logger: RunLogger, primary: Reading
 ) -> list[Path]:
     """Write `layer_by_layer/<quantity>/<task>.csv` and `figures/layer_by_layer_<quantity>.png`, and log each quantity.
 
     Args:
         output_dir: The run's folder.
         matrices: Any number of quantities, readings and tasks; each once.
-        tracker: Told each quantity once.
+        logger: Told each quantity once.
         primary: The reading whose files carry none in their names.
 
     Returns:
@@ -165,6 +165,6 @@ def report_layer_by_layer(
         for matrix in group:
             write_layer_by_layer(matrix, output_dir / "layer_by_layer" / stem)
         picture = save_png(layer_by_layer_heatmaps(group), output_dir / "figures" / f"layer_by_layer_{stem}.png")
-        tracker.log_layer_by_layer(name, group, picture)
+        logger.log_layer_by_layer(name, group, picture)
         pictures.append(picture)
     return pictures

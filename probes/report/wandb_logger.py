@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 _SECONDS_TO_START = 15.0  # under mode=auto; W&B's own limit is 90
 
 
-class WandbTracker:
+class WandbRunLogger:
     """Logs a study job as one W&B run, finished at its end.
 
     Each quantity becomes one table, `layer_by_task/<quantity>`, and one picture, `heatmap/<quantity>` (with
@@ -57,7 +57,7 @@ class WandbTracker:
             group: Runs of one sweep share it.
             name: Shown name; `None` lets W&B invent one.
             tags: Labels to filter runs by.
-            job_type: Kind of study.
+            job_type: TargetKind of study.
             notes: Free text.
             mode: `online`, `offline`, `disabled`, or `auto`: online if there is a key and a server, else offline.
             run_id: Continue this run instead of beginning one.
@@ -85,7 +85,7 @@ class WandbTracker:
         }
 
     @contextmanager
-    def run(self, config: Mapping[str, Any], output_dir: Path) -> Iterator[WandbTracker]:
+    def run(self, config: Mapping[str, Any], output_dir: Path) -> Iterator[WandbRunLogger]:
         """Open the run; leaving the block finishes it, with exit code 1 where an exception left it."""
         self._output_dir = output_dir
         mode, reason = choose_mode(self._mode)

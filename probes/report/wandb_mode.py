@@ -83,7 +83,7 @@ def _known(mode: str) -> Mode:
     if chosen == "shared":  # several writers on one online run; whether it can be reached is still the question
         return "online"
     if chosen not in MODES:
-        raise ValueError(f"The environment variable WANDB_MODE wants one of online, offline, disabled; got '{mode}'.")
+        raise ValueError(f"The environment variable WANDB_MODE expects one of online, offline, disabled; got '{mode}'.")
     return chosen
 
 

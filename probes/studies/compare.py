@@ -14,9 +14,9 @@ from probes.activations import ExtractionSettings
 from probes.analysis import cka_pairs, join_rows
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
-from probes.report import Tracker, layer_table, print_screen, report_layer_by_layer
+from probes.report import RunLogger, layer_table, print_screen, report_layer_by_layer
 from probes.studies.run_context import Provenance
-from probes.studies.suite_activations import described, facts_of, read_suite, test_labels, test_rows_of
+from probes.studies.suite_activations import described, facts_of, labels_of_test_rows, matching_test_rows, read_suite
 from probes.tasks import Suite, Task
 from probes.values import Activations, LayerByLayer, Result
 
@@ -28,7 +28,7 @@ def compare_study(
     suite: Callable[[], Suite],
     extraction: ExtractionSettings,
     callbacks: Callable[..., MatrixAnalysis],
-    tracker: Tracker,
+    logger: RunLogger,
     cache_dir: Path,
     output_dir: Path,
     config: Mapping[str, Any],
@@ -42,7 +42,7 @@ def compare_study(
         suite: Loads and checks the tasks; labels are not needed.
         extraction: Poolings, sites, lengths, for both.
         callbacks: Makes the analysis: which quantities are measured layer against matched layer.
-        tracker: Where numbers are logged besides files.
+        logger: Where numbers are logged besides files.
         cache_dir: Activations are kept under it.
         output_dir: Everything the run leaves.
         config: The whole config, for the record.
@@ -55,11 +55,11 @@ def compare_study(
         ValueError: There is no reference backbone; or what the rooms raise on bad input.
     """
     if reference_backbone is None:
-        raise ValueError("`study=compare` wants a second model: set `reference_backbone` to an option of `backbone`.")
+        raise ValueError("`study=compare` expects a second model: set `reference_backbone` to an option of `backbone`.")
     provenance = Provenance(output_dir / "provenance.json")
     with provenance.stage("tasks"):
         loaded = suite()
-    with tracker.run(config, output_dir):
+    with logger.run(config, output_dir):
         sides = []
         for load in (backbone, reference_backbone):
             with provenance.stage("backbones"):
@@ -69,20 +69,20 @@ def compare_study(
             del model
         x, y = sides
         provenance.record({**facts_of(loaded, x), "reference": facts_of(loaded, y)})
-        reference = test_rows_of(y, loaded, like=x)
+        reference = matching_test_rows(y, loaded, like=x)
         analysis = callbacks(reference=reference)
         pairs: list[LayerByLayer] = []
         for reading, task in ((reading, task) for reading in x.layers for task in loaded.tasks):
             with provenance.stage("analysis"):
                 rows = x.rows(task, "test", reading)
                 pairs.append(_all_pairs(task, rows, reference(task.name, reading), names=(x.backbone, y.backbone)))
-                analysis.add_rows(task.name, rows, test_labels(task))
+                analysis.add_rows(task.name, rows, labels_of_test_rows(task))
         with provenance.stage("report"):
             common = Result(study=name, backbone=x.backbone, reference=y.backbone, suite=loaded.name)
             describe = partial(described, common=common, suite=loaded)
-            found = analysis.finish(output_dir, tracker=tracker, describe=describe)
+            found = analysis.finish(output_dir, logger=logger, describe=describe)
             primary = next(iter(x.layers))
-            pictures = report_layer_by_layer(output_dir, pairs, tracker=tracker, primary=primary)
+            pictures = report_layer_by_layer(output_dir, pairs, logger=logger, primary=primary)
     lines = (f"picture: {pictures[0]}", f"everything: {output_dir}")
     print_screen(layer_table(found.results, "reference_cka"), *lines)
     values = [result.value for result in found.results if result.metric == "reference_cka"]

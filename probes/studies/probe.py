@@ -15,9 +15,16 @@ from probes.analysis import Column
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
 from probes.metrics import MAIN_METRIC, UNITS
-from probes.report import Tracker, print_best_layers, write_results
+from probes.report import RunLogger, print_best_layers, write_results
 from probes.studies.run_context import Provenance
-from probes.studies.suite_activations import SuiteActivations, described, facts_of, read_suite, task_data, test_rows_of
+from probes.studies.suite_activations import (
+    SuiteActivations,
+    described,
+    facts_of,
+    matching_test_rows,
+    read_suite,
+    task_data,
+)
 from probes.tasks import Suite, Task
 from probes.training import ProbeSettings, TaskData, TaskProbes, TrainerFactory, fit_task
 from probes.values import LayerByTask, Reading, Result
@@ -34,7 +41,7 @@ def probe_study(
     trainer: TrainerFactory,
     callbacks: Callable[..., MatrixAnalysis],
     reference_backbone: Callable[[], FrozenBackbone] | None = None,
-    tracker: Tracker,
+    logger: RunLogger,
     seed: int,
     cache_dir: Path,
     output_dir: Path,
@@ -51,7 +58,7 @@ def probe_study(
         trainer: Makes the Lightning trainer of one task.
         callbacks: Makes the analysis that goes along with all trainers.
         reference_backbone: Loads a backbone whose layers the same rows are compared with.
-        tracker: Where numbers are logged besides files.
+        logger: Where numbers are logged besides files.
         seed: Decides initialisation, order, folds and control labels; never the data.
         cache_dir: Activations are kept under it.
         output_dir: Everything the run leaves.
@@ -67,7 +74,7 @@ def probe_study(
     provenance = Provenance(output_dir / "provenance.json")
     with provenance.stage("tasks"):
         loaded_suite = with_labels(suite())
-    with tracker.run(config, output_dir):
+    with logger.run(config, output_dir):
         with provenance.stage("backbone"):
             loaded = backbone()
         with provenance.stage("activations"):
@@ -78,7 +85,7 @@ def probe_study(
         if reference_backbone is not None:
             with provenance.stage("reference activations"):
                 reference = read_suite(loaded_suite, reference_backbone(), extraction, cache_dir, splits=("test",))
-        analysis = callbacks(reference=reference and test_rows_of(reference, loaded_suite, like=activations))
+        analysis = callbacks(reference=reference and matching_test_rows(reference, loaded_suite, like=activations))
         with_analysis = partial(trainer, callbacks=[*_own_callbacks(trainer), analysis])
         common = Result(study=name, backbone=activations.backbone, suite=loaded_suite.name)
         if reference is not None:
@@ -102,7 +109,7 @@ def probe_study(
             matrices = [matrix for reading in fits for matrix in layer_by_task(results, reading)]
             found = analysis.finish(
                 output_dir,
-                tracker=tracker,
+                logger=logger,
                 results=results,
                 matrices=matrices,
                 best_layers=best,
@@ -126,7 +133,7 @@ def with_labels(suite: Suite) -> Suite:
     if not tasks:
         raise ValueError(
             f"Suite '{suite.name}' has no task with labels: {', '.join(without) or 'it is empty'}. "
-            "Probing wants classification, multi-label or regression tasks: set `suite.tasks`."
+            "Probing expects classification, multi-label or regression tasks: set `suite.tasks`."
         )
     return Suite(suite.name, tasks)
 

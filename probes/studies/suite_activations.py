@@ -13,9 +13,9 @@ from torch import Tensor
 
 from probes.activations import ActivationStore, ExtractionSettings, PassReport, fill_stores, open_stores, row_ids
 from probes.backbones import FrozenBackbone, TokenizedTexts
-from probes.tasks import SPLITS, Suite, Task
+from probes.tasks import Suite, Task
 from probes.training import LabelledActivations, TaskData
-from probes.values import Activations, Layer, Reading, Result
+from probes.values import SPLITS, Activations, Layer, Reading, Result
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def read_suite(
     *,
     splits: Sequence[str] = SPLITS,
 ) -> SuiteActivations:
-    """Tokenise every row of a suite, run the backbone on texts it has not seen, and say how rows find theirs.
+    """Tokenize every row of a suite, run the backbone on texts it has not seen, and say how rows find theirs.
 
     Args:
         suite: The tasks.
@@ -96,7 +96,7 @@ def read_suite(
     )
 
 
-def test_rows_of(
+def matching_test_rows(
     read: SuiteActivations, suite: Suite, *, like: SuiteActivations
 ) -> Callable[[str, Reading], Activations]:
     """How a task's test rows are found in another backbone: its reading that stands in the same place.
@@ -118,8 +118,8 @@ def task_data(task: Task, activations: SuiteActivations, reading: Reading) -> Ta
     return TaskData(task=task.name, kind=task.kind, labels=task.labels, **splits)
 
 
-def test_labels(task: Task) -> Tensor | None:
-    """Labels of a task's test rows as measures want them: int64 classes, else float; `None` without labels."""
+def labels_of_test_rows(task: Task) -> Tensor | None:
+    """Labels of a task's test rows as measures expect them: int64 classes, else float; `None` without labels."""
     if task.kind == "generation":
         return None
     labels = torch.tensor(task.splits["test"].labels)

@@ -9,19 +9,20 @@ from typing import TypeVar
 import numpy as np
 
 from probes.tasks.checks import check_classes, check_leaks, check_splits, check_texts
-from probes.tasks.labels import Labelling, label_rows
+from probes.tasks.labels import Labelling, read_labels
 from probes.tasks.splits import MaxRows, capped, carve_validation, row_cap
-from probes.tasks.task import SPLITS, Render, Split, Task, TaskRows
+from probes.tasks.task import RawTask, Render, Split, Task
+from probes.values import SPLITS
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 Positions = Mapping[str, tuple[str, np.ndarray]]
 """Split → the split as read that its rows come from, and their positions there."""
 
 
 def build_task(
-    table: TaskRows, render: Render, *, max_rows: MaxRows = None, seed: int = 0, strict: bool = False
+    table: RawTask, render: Render, *, max_rows: MaxRows = None, seed: int = 0, strict: bool = False
 ) -> Task:
     """Settle one task from its rows.
 
@@ -36,7 +37,7 @@ def build_task(
         ValueError: Bad input; see `probes.tasks.checks` and `probes.tasks.labels`.
     """
     check_splits(table)
-    labelling = label_rows(table)
+    labelling = read_labels(table)
     positions = _split_positions(table, labelling, render, seed)
     splits: dict[str, Split] = {}
     for split in SPLITS:
@@ -58,7 +59,7 @@ def build_task(
     return task
 
 
-def _split_positions(table: TaskRows, labelling: Labelling, render: Render, seed: int) -> Positions:
+def _split_positions(table: RawTask, labelling: Labelling, render: Render, seed: int) -> Positions:
     if "validation" in table.rows:
         return {split: (split, np.arange(len(table.rows[split]))) for split in SPLITS}
     keys = [render(row) for row in table.rows["train"]]
@@ -70,7 +71,7 @@ def _split_positions(table: TaskRows, labelling: Labelling, render: Render, seed
             f"Task '{table.name}' has no validation split and too few training rows ({len(keys)}) to carve one from. "
             "Add the split, or leave the task out of `suite.tasks`."
         )
-    log.warning(
+    _log.warning(
         "Task '%s' has no validation split: %d of its %d training rows serve as one, drawn by `suite.seed`=%d.",
         table.name, chosen.sum(), len(keys), seed,
     )  # fmt: skip
@@ -78,7 +79,7 @@ def _split_positions(table: TaskRows, labelling: Labelling, render: Render, seed
     return {**carved, "test": ("test", np.arange(len(table.rows["test"])))}
 
 
-def _split(table: TaskRows, labelling: Labelling, render: Render, origin: str, positions: np.ndarray) -> Split:
+def _split(table: RawTask, labelling: Labelling, render: Render, origin: str, positions: np.ndarray) -> Split:
     rows = table.rows[origin]
     prompts = [render(rows[i]) for i in positions.tolist()]
     check_texts(table, origin, positions.tolist(), prompts)
@@ -86,5 +87,5 @@ def _split(table: TaskRows, labelling: Labelling, render: Render, origin: str, p
     return Split(tuple(prompts), tuple(labels), tuple(_take(labelling.targets[origin], positions)))
 
 
-def _take(values: Sequence[T], positions: np.ndarray) -> list[T]:
+def _take(values: Sequence[_T], positions: np.ndarray) -> list[_T]:
     return [values[i] for i in positions.tolist()]

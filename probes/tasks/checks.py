@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from probes.tasks.task import SPLITS, Split, Task, TaskRows
+from probes.tasks.task import RawTask, Split, Task
+from probes.values import SPLITS
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def choose_tasks(wanted: Sequence[str] | str | None, available: Sequence[str]) -> tuple[str, ...]:
@@ -40,7 +41,7 @@ def choose_tasks(wanted: Sequence[str] | str | None, available: Sequence[str]) -
     return tuple(names)
 
 
-def check_splits(table: TaskRows) -> None:
+def check_splits(table: RawTask) -> None:
     """Refuse a task without training or test rows; a missing validation split is carved from train elsewhere.
 
     Raises:
@@ -57,7 +58,7 @@ def check_splits(table: TaskRows) -> None:
             )
 
 
-def check_texts(table: TaskRows, split: str, positions: Sequence[int], prompts: Sequence[str]) -> None:
+def check_texts(table: RawTask, split: str, positions: Sequence[int], prompts: Sequence[str]) -> None:
     """Refuse empty prompts.
 
     Raises:
@@ -85,14 +86,14 @@ def check_classes(task: Task) -> None:
     if len(seen["train"]) < 2:
         only = ", ".join(task.labels[index] for index in seen["train"])
         raise ValueError(
-            f"Task '{task.name}' has a single class in its training split: {only}. Probing wants two or more; "
+            f"Task '{task.name}' has a single class in its training split: {only}. Probing expects two or more; "
             "leave the task out of `suite.tasks`."
         )
     for split, classes in seen.items():
         if missing := sorted(classes - seen["train"]):
             _refuse_absent(task, split, missing, sorted(seen["train"]))
     if idle := sorted(set(range(len(task.labels))) - set().union(*seen.values())):
-        log.warning("Task '%s': no row is labelled %s.", task.name, ", ".join(task.labels[index] for index in idle))
+        _log.warning("Task '%s': no row is labelled %s.", task.name, ", ".join(task.labels[index] for index in idle))
 
 
 def _check_bearers(task: Task) -> None:
@@ -116,7 +117,7 @@ def _refuse_absent(task: Task, split: str, missing: Iterable[int], present: Iter
 
 
 def check_leaks(task: Task, *, strict: bool) -> None:
-    """Count prompts that two splits share; said in the log, refused if strict. Repeats within a split are said too.
+    """Count prompts that two splits share; said in the _log, refused if strict. Repeats within a split are said too.
 
     Raises:
         ValueError: `strict`, and a prompt stands in two splits.
@@ -131,7 +132,7 @@ def check_leaks(task: Task, *, strict: bool) -> None:
             )
             if strict:
                 raise ValueError(f"{message} Drop them, or set `suite.strict=false` to be warned only.")
-            log.warning("%s Scores on it flatter; `suite.strict=true` refuses it.", message)
+            _log.warning("%s Scores on it flatter; `suite.strict=true` refuses it.", message)
     for split, rows in task.splits.items():
         _say_repeats(task.name, split, rows)
 
@@ -143,7 +144,7 @@ def _say_repeats(task: str, split: str, rows: Split) -> None:
         for prompt, label, target in zip(rows.prompts, rows.labels, rows.targets, strict=True):
             answers.setdefault(prompt, set()).add(target if label is None else label)
         torn = sum(len(different) > 1 for different in answers.values())
-        log.warning(
+        _log.warning(
             "Duplicates: %d rows in split '%s' of task '%s' repeat an earlier prompt; %d prompts have several answers.",
             repeats, split, task, torn,
         )  # fmt: skip

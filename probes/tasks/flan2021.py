@@ -14,7 +14,8 @@ import numpy as np
 
 from probes.tasks.local import read_row
 from probes.tasks.splits import MaxRows, generator, row_cap
-from probes.tasks.task import SPLITS, Row
+from probes.tasks.task import Row
+from probes.values import SPLITS
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -29,7 +30,7 @@ from probes.tasks.checks import check_splits, choose_tasks
 from probes.tasks.local import FILE_ENDINGS
 from probes.tasks.prompts import renderer
 from probes.tasks.splits import split_name
-from probes.tasks.task import Suite, Task, TaskRows
+from probes.tasks.task import RawTask, Suite, Task
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -105,11 +106,11 @@ class Draw:
     def __post_init__(self) -> None:
         if self.train_rows_per_cluster is not None and self.train_rows_per_cluster < 1:
             raise ValueError(
-                "`suite.train_rows_per_cluster` wants a whole number from 1 up, or null; got "
+                "`suite.train_rows_per_cluster` expects a whole number from 1 up, or null; got "
                 f"{self.train_rows_per_cluster}."
             )
         if self.shuffle_buffer < 0:
-            raise ValueError(f"`suite.shuffle_buffer` wants a whole number from 0 up; got {self.shuffle_buffer}.")
+            raise ValueError(f"`suite.shuffle_buffer` expects a whole number from 0 up; got {self.shuffle_buffer}.")
         for split in SPLITS:
             row_cap(self.max_rows, split)  # refuses bad caps before anything is read
 
@@ -152,9 +153,9 @@ def shuffled(lines: Iterator[tuple[int, str]], size: int, rng: np.random.Generat
     yield from (held[place] for place in rng.permutation(len(held)))
 
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-Files = dict[str, dict[str, str]]
+_Files = dict[str, dict[str, str]]
 """Task → split → path of its file."""
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -177,7 +178,7 @@ def load_flan2021_suite(
 ) -> Suite:
     """Read tasks of FLAN 2021 from `split/task_10templates_split.jsonl` (or `split/task.jsonl`).
 
-    Files are streamed and left as soon as enough rows are drawn. The rows come from the head of a file through a
+    _Files are streamed and left as soon as enough rows are drawn. The rows come from the head of a file through a
     seeded shuffle buffer: a file is read for at most `max_rows + shuffle_buffer` lines, of which `max_rows` are kept,
     in the order of the file. A smaller cap keeps a part of what a larger one keeps. They are no even draw from a whole
     file. Nothing is kept on disk; to read often, download the copy and set `path` to its folder.
@@ -210,7 +211,7 @@ def load_flan2021_suite(
     system, files = _find_files(path, revision)
     built: list[Task] = []
     for task in _choose(tasks, files, path):
-        table = TaskRows(
+        table = RawTask(
             name=task,
             rows={split: draw.rows(system, file, task, split) for split, file in files[task].items()},
             cluster=CLUSTER_OF[task],
@@ -224,11 +225,11 @@ def load_flan2021_suite(
     return Suite(name, tuple(built))
 
 
-def _find_files(path: str, revision: str | None) -> tuple[AbstractFileSystem, Files]:
+def _find_files(path: str, revision: str | None) -> tuple[AbstractFileSystem, _Files]:
     from fsspec.core import url_to_fs  # like the next, slow to import: only those who need it wait
     from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]  # of the library it uses
 
-    files: Files = {}
+    files: _Files = {}
     try:
         system, root = url_to_fs(_address(path, revision))
         folders = {split_name(PurePosixPath(folder).name): folder for folder in system.ls(root, detail=False)}
@@ -255,7 +256,7 @@ def _address(path: str, revision: str | None) -> str:
     return f"hf://datasets/{path}" + ("" if revision is None else f"@{quote(revision, safe='')}")
 
 
-def _choose(tasks: Sequence[str] | str | None, files: Files, path: str) -> tuple[str, ...]:
+def _choose(tasks: Sequence[str] | str | None, files: _Files, path: str) -> tuple[str, ...]:
     """The tasks wanted, all of which have files for train and test."""
     present = [task for task in CLUSTER_OF if task in files]
     absent = [task for task in CLUSTER_OF if task not in files]
@@ -267,7 +268,7 @@ def _choose(tasks: Sequence[str] | str | None, files: Files, path: str) -> tuple
             f"{', '.join(present) or 'none'}. Set `suite.tasks` among these, or `suite.path` to another copy."
         )
     if wanted is None and absent:
-        log.info("'%s' has %d of the %d tasks of FLAN 2021, not %s.", path, len(present), len(CLUSTER_OF), absent)
+        _log.info("'%s' has %d of the %d tasks of FLAN 2021, not %s.", path, len(present), len(CLUSTER_OF), absent)
     chosen = choose_tasks(wanted, present)
     if missing := [(split, task) for task in chosen for split in ("train", "test") if split not in files[task]]:
         names = ", ".join(f"{split}/{task}_10templates_{split}.jsonl" for split, task in missing)

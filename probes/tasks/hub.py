@@ -11,7 +11,8 @@ from probes.tasks.build import build_task
 from probes.tasks.checks import choose_tasks
 from probes.tasks.prompts import PROMPTS, template_renderer
 from probes.tasks.splits import MaxRows, split_name
-from probes.tasks.task import SPLITS, Kind, Render, Row, Suite, Task, TaskRows
+from probes.tasks.task import RawTask, Render, Row, Suite, Task, TaskKind
+from probes.values import SPLITS
 
 _AS_NAMED: Mapping[str, str | None] = {split: split for split in SPLITS}
 
@@ -29,7 +30,7 @@ class HubTask:
     instruction: str | None = None
     label: str = "label"
     labels: Sequence[str] | None = None
-    kind: Kind | None = None
+    kind: TaskKind | None = None
     cluster: str = ""
     unseen: bool = False
 
@@ -44,7 +45,7 @@ def load_hub_suite(
     instruction: str | None = None,
     label: str = "label",
     labels: Sequence[str] | None = None,
-    kind: Kind | None = None,
+    kind: TaskKind | None = None,
     definitions: Mapping[str, Mapping[str, Any]] | None = None,
     tasks: Sequence[str] | None = None,
     max_rows: MaxRows = None,
@@ -164,7 +165,7 @@ def _source_splits(definition: HubTask, dataset: Mapping[str, Any]) -> dict[str,
         if source in dataset:
             continue
         if split == source == "validation":
-            del chosen[split]  # not asked for by name: carved from train, with a word in the log
+            del chosen[split]  # not asked for by name: carved from train, with a word in the _log
             continue
         raise ValueError(
             f"Dataset '{definition.path}' has no split '{source}' for task '{definition.name}'. It has "
@@ -173,7 +174,7 @@ def _source_splits(definition: HubTask, dataset: Mapping[str, Any]) -> dict[str,
     return chosen
 
 
-def _read(definition: HubTask, dataset: Mapping[str, Any], template: str) -> TaskRows:
+def _read(definition: HubTask, dataset: Mapping[str, Any], template: str) -> RawTask:
     splits = _source_splits(definition, dataset)
     columns = dataset[splits["train"]].column_names
     if definition.kind != "generation" and definition.label not in columns:
@@ -182,7 +183,7 @@ def _read(definition: HubTask, dataset: Mapping[str, Any], template: str) -> Tas
             f"{', '.join(columns)}. Set `suite.label` among these."
         )
     rows = {split: _rows(dataset[source], definition, template) for split, source in splits.items()}
-    return TaskRows(
+    return RawTask(
         name=definition.name,
         rows=rows,
         kind=definition.kind,

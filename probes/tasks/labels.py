@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from probes.tasks.task import Kind, Label, Row, TaskRows
+from probes.tasks.task import Label, RawTask, Row, TaskKind
 
 FEW_TARGETS = 20
 OFTEN_SHARE = 0.005
@@ -18,7 +18,7 @@ OFTEN_SHARE = 0.005
 class Labelling:
     """The kind of a task's labels, the names of its classes, the label of each row, the answer of each row in words."""
 
-    kind: Kind
+    kind: TaskKind
     labels: tuple[str, ...]
     by_split: dict[str, list[Label]]
     targets: dict[str, list[str]]
@@ -42,7 +42,7 @@ def classes_of_targets(targets: Sequence[str]) -> tuple[str, ...] | None:
     return tuple(sorted(counts))
 
 
-def label_rows(table: TaskRows) -> Labelling:
+def read_labels(table: RawTask) -> Labelling:
     """Settle the kind of labels and label every row of every split.
 
     A row's `label` counts first: whole numbers and names are classes, numbers with a fraction are regression, lists
@@ -54,8 +54,8 @@ def label_rows(table: TaskRows) -> Labelling:
         ValueError: Labels of several types are mixed, a label is none of the task's, a number is not finite, or the
             declared kind does not fit.
     """
-    if table.kind is not None and table.kind not in get_args(Kind):
-        raise ValueError(f"Task '{table.name}' has kind '{table.kind}'. Kinds are {', '.join(get_args(Kind))}.")
+    if table.kind is not None and table.kind not in get_args(TaskKind):
+        raise ValueError(f"Task '{table.name}' has kind '{table.kind}'. Kinds are {', '.join(get_args(TaskKind))}.")
     kind, found_in = _kind(table)
     values = {split: [row.get(found_in) for row in rows] for split, rows in table.rows.items()}
     names = _names(table, kind, values["train"], found_in)
@@ -69,7 +69,7 @@ def label_rows(table: TaskRows) -> Labelling:
     return Labelling(kind, names, by_split, targets)
 
 
-def _kind(table: TaskRows) -> tuple[Kind, str]:
+def _kind(table: RawTask) -> tuple[TaskKind, str]:
     """The kind, and the field it is read from."""
     if table.kind == "generation":
         return "generation", "targets"
@@ -84,7 +84,7 @@ def _kind(table: TaskRows) -> tuple[Kind, str]:
     found = next(iter(by_type)) if len(by_type) == 1 else "number"
     if found == "nothing":
         return _kind_of_targets(table)
-    kinds: dict[str, Kind] = {"number": "regression", "list": "multilabel"}
+    kinds: dict[str, TaskKind] = {"number": "regression", "list": "multilabel"}
     inferred = kinds.get(found, "classification")
     fits = table.kind in {None, inferred} or (table.kind, found) == ("regression", "whole number")
     if not fits:
@@ -95,7 +95,7 @@ def _kind(table: TaskRows) -> tuple[Kind, str]:
     return table.kind or inferred, "label"
 
 
-def _kind_of_targets(table: TaskRows) -> tuple[Kind, str]:
+def _kind_of_targets(table: RawTask) -> tuple[TaskKind, str]:
     if table.kind is not None:
         if table.kind == "multilabel":
             raise ValueError(f"Task '{table.name}' is declared multilabel, but its rows have no `label`.")
@@ -124,7 +124,7 @@ def _type(value: Any) -> str:
     return "list" if isinstance(value, list | tuple) else type(value).__name__
 
 
-def _names(table: TaskRows, kind: Kind, values: Sequence[Any], found_in: str) -> tuple[str, ...]:
+def _names(table: RawTask, kind: TaskKind, values: Sequence[Any], found_in: str) -> tuple[str, ...]:
     if kind in {"regression", "generation"}:
         return ()
     if table.labels:
@@ -145,7 +145,7 @@ def _answer_of_each_index(rows: Sequence[Row]) -> dict[int, str]:
     return answers if len(pairs) == len(answers) == len(set(answers.values())) else {}
 
 
-def _encode(value: Any, kind: Kind, names: tuple[str, ...], table: TaskRows, split: str, position: int) -> Label:
+def _encode(value: Any, kind: TaskKind, names: tuple[str, ...], table: RawTask, split: str, position: int) -> Label:
     if kind == "generation":
         return None
     if kind == "classification":
@@ -158,7 +158,7 @@ def _encode(value: Any, kind: Kind, names: tuple[str, ...], table: TaskRows, spl
     return _number(value, table, split, position)
 
 
-def _index(value: Any, names: tuple[str, ...], table: TaskRows, split: str, position: int) -> int:
+def _index(value: Any, names: tuple[str, ...], table: RawTask, split: str, position: int) -> int:
     if isinstance(value, str):
         word = value.strip()
         if word in names:
@@ -172,19 +172,19 @@ def _index(value: Any, names: tuple[str, ...], table: TaskRows, split: str, posi
     )
 
 
-def _number(value: Any, table: TaskRows, split: str, position: int) -> float:
+def _number(value: Any, table: RawTask, split: str, position: int) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number) or isinstance(value, bool):
         raise ValueError(
-            f"Label {value!r} of {table.place(split, position)} is not a finite number; regression wants one."
+            f"Label {value!r} of {table.place(split, position)} is not a finite number; regression expects one."
         )
     return number
 
 
-def _answer(row: Row, label: Label, kind: Kind, names: tuple[str, ...]) -> str:
+def _answer(row: Row, label: Label, kind: TaskKind, names: tuple[str, ...]) -> str:
     if row.get("targets") is not None:
         return str(row["targets"])
     if kind == "classification" and isinstance(label, int):

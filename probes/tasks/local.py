@@ -12,9 +12,10 @@ from probes.tasks.build import build_task
 from probes.tasks.checks import check_splits, choose_tasks
 from probes.tasks.prompts import renderer
 from probes.tasks.splits import MaxRows, split_name
-from probes.tasks.task import SPLITS, Row, Suite, Task, TaskRows
+from probes.tasks.task import RawTask, Row, Suite, Task
+from probes.values import SPLITS
 
-Files = dict[str, dict[str, Path]]
+_Files = dict[str, dict[str, Path]]
 """Task → split → file."""
 
 _LIST = "suite.json"
@@ -68,8 +69,8 @@ def load_local_suite(
     return Suite(name or str(listing.get("name", folder.resolve().name)), tuple(built))
 
 
-def _find_files(folder: Path) -> Files:
-    files: Files = {}
+def _find_files(folder: Path) -> _Files:
+    files: _Files = {}
     for file in sorted(folder.glob("*/*.jsonl")):
         outer, inner = split_name(file.parent.name), split_name(file.stem)
         if outer in SPLITS:
@@ -96,14 +97,14 @@ def _read_listing(file: Path) -> Mapping[str, Any]:
     return listing
 
 
-def _read_task(task: str, files: Files, entry: Mapping[str, Any], folder: Path) -> TaskRows:
+def _read_task(task: str, files: _Files, entry: Mapping[str, Any], folder: Path) -> RawTask:
     if task not in files:
         raise FileNotFoundError(
             f"Task '{task}' stands in {folder / _LIST} but has no files under '{folder}'. There are "
             f"{', '.join(files)}. Add its folder, or leave it out of `suite.tasks`."
         )
     labels = entry.get("labels")
-    return TaskRows(
+    return RawTask(
         name=task,
         rows={split: _read_rows(files[task][split]) for split in SPLITS if split in files[task]},
         kind=entry.get("kind"),

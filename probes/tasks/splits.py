@@ -8,9 +8,10 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from probes.tasks.task import SPLITS, Kind, Label
+from probes.tasks.task import Label, TaskKind
+from probes.values import SPLITS
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _ALIASES = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "validation"}
 _VALIDATION_SHARE = 0.2
@@ -75,12 +76,12 @@ def row_cap(max_rows: MaxRows, split: str) -> int | None:
         cap = max_rows
     if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or cap < 1):
         raise ValueError(
-            f"`suite.max_rows` wants a whole number from 1 up, or a mapping of splits to such; got {max_rows!r}."
+            f"`suite.max_rows` expects a whole number from 1 up, or a mapping of splits to such; got {max_rows!r}."
         )
     return cap
 
 
-def capped(labels: Sequence[Label], kind: Kind, cap: int | None, *, seed: int, task: str, split: str) -> np.ndarray:
+def capped(labels: Sequence[Label], kind: TaskKind, cap: int | None, *, seed: int, task: str, split: str) -> np.ndarray:
     """Positions of the rows kept, in order: at most `cap`, drawn by the seed so that no class vanishes.
 
     Every class keeps its share of the rows and at least one; of multi-label rows, every label keeps a bearer;

@@ -9,8 +9,7 @@ from typing import Any, Literal
 Label = int | float | tuple[int, ...] | None
 """Class index; a real number (regression); one 0/1 entry a label (multi-label); `None` (generation)."""
 
-Kind = Literal["classification", "multilabel", "regression", "generation"]
-SPLITS = ("train", "validation", "test")
+TaskKind = Literal["classification", "multilabel", "regression", "generation"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Task:
     """
 
     name: str
-    kind: Kind
+    kind: TaskKind
     labels: tuple[str, ...]
     splits: Mapping[str, Split]
     cluster: str = ""
@@ -61,7 +60,7 @@ Render = Callable[[Row], str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskRows:
+class RawTask:
     """Rows of one task as read.
 
     Attributes:
@@ -78,7 +77,7 @@ class TaskRows:
 
     name: str
     rows: Mapping[str, Sequence[Row]]
-    kind: Kind | None = None
+    kind: TaskKind | None = None
     labels: tuple[str, ...] | None = None
     cluster: str = ""
     unseen: bool = False

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.metrics import MAIN_METRIC, Kind
+from probes.metrics import MAIN_METRIC, TargetKind
 from probes.seeds import derive_seed
 from probes.trainers import TrainerFactory, default_trainer
 from probes.training.bank.minibatch_module import class_weights
@@ -23,8 +23,8 @@ from probes.training.probe_settings import ProbeSettings
 from probes.training.scoring import ScoreSheet, SplitLogits, SplitScores
 from probes.training.selection import Selection, fold_of_rows, select, with_shuffled_controls
 from probes.training.task_data import LabelledActivations, TaskData
-from probes.training.train_bank import Recipe, is_exact
-from probes.values import Activations, Estimates, Layer, Reading, Result
+from probes.training.train_bank import BankSpec, is_exact
+from probes.values import SPLITS, Activations, Estimates, Layer, Reading, Result
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,6 @@ class TaskProbes:
         return self.probes.save(path, metadata)
 
 
-SPLITS = ("train", "validation", "test")
-
-
 def fit_task(data: TaskData, settings: ProbeSettings, trainer_factory: TrainerFactory, seed: int) -> TaskProbes:
     """Train a task's probes at every layer, choose on validation, report on test.
 
@@ -93,12 +90,12 @@ def fit_task(data: TaskData, settings: ProbeSettings, trainer_factory: TrainerFa
     _, constant = Standardiser.of(data.train.activations.values)
     live = (~constant).nonzero()[:, 0]
     layers = tuple(data.layers[i] for i in live.tolist())
-    recipe = Recipe(data, layers, data.num_classes, exact, settings, trainer_factory, seed)
+    spec = BankSpec(data, layers, data.num_classes, exact, settings, trainer_factory, seed)
     rows = {split: _rows(data, split, live, settings, seed) for split in SPLITS}
-    selection = select(rows["train"], rows["validation"], recipe) if layers else None
-    probes = _chosen_probes(data, recipe, selection)
+    selection = select(rows["train"], rows["validation"], spec) if layers else None
+    probes = _chosen_probes(data, spec, selection)
     answers = [] if selection is None else _answers(selection, rows)
-    sheet = _sheet(data, recipe, selection)
+    sheet = _sheet(data, spec, selection)
     scores = [sheet.score(answer) for answer in answers]
     estimates = sheet.estimates(scores[-1], data.layers) if scores else {}
     return TaskProbes(probes, _results(probes, scores, rows, sheet), estimates)
@@ -121,20 +118,20 @@ def _of_layers(values: Tensor, layers: Tensor) -> Tensor:
     return values[first : last + 1] if len(layers) == last - first + 1 else values[layers]
 
 
-def _chosen_probes(data: TaskData, recipe: Recipe, selection: Selection | None) -> LayerProbes:
+def _chosen_probes(data: TaskData, spec: BankSpec, selection: Selection | None) -> LayerProbes:
     penalties = dict.fromkeys(data.layers, float("nan"))
     if selection is not None:
-        penalties |= zip(recipe.layers, selection.penalties(recipe.settings), strict=True)
+        penalties |= zip(spec.layers, selection.penalties(spec.settings), strict=True)
     return LayerProbes(
         task=data.task,
         kind=data.kind,
         labels=data.labels,
         layers=data.layers,
-        constant=tuple(layer for layer in data.layers if layer not in recipe.layers),
+        constant=tuple(layer for layer in data.layers if layer not in spec.layers),
         reading=data.reading,
         penalties=tuple(penalties.values()),
         in_features=data.in_features,
-        architecture=recipe.settings.architecture,
+        architecture=spec.settings.architecture,
         bank=None if selection is None else selection.bank(controls=False),
         standardiser=None if selection is None else selection.trained.standardiser,
         target_mean=0.0 if selection is None else selection.trained.target_mean,
@@ -157,24 +154,24 @@ def _answers(selection: Selection, rows: Mapping[str, Rows]) -> list[SplitLogits
     return answers
 
 
-def _sheet(data: TaskData, recipe: Recipe, selection: Selection | None) -> ScoreSheet:
-    settings, reading = recipe.settings, data.reading
+def _sheet(data: TaskData, spec: BankSpec, selection: Selection | None) -> ScoreSheet:
+    settings, reading = spec.settings, data.reading
     common = {
         "task": data.task,
         "stack": reading.stack,
         "site": reading.site,
         "pooling": reading.pooling,
         "probe": settings.name,
-        "seed": recipe.seed,
+        "seed": spec.seed,
     }
     return ScoreSheet(
         kind=data.kind,
         common=common,
-        layers=recipe.layers,
+        layers=spec.layers,
         penalties=[] if selection is None else selection.penalties(settings),
         notes=[] if selection is None else selection.notes(settings),
         samples=settings.bootstrap_samples,
-        seed=recipe.seed,
+        seed=spec.seed,
     )
 
 
@@ -266,20 +263,22 @@ def _pair(x: Array | None, y: Array | None, split: str) -> tuple[Tensor, Tensor]
     return None if x is None or y is None else (_layers_first(x), _targets(y))
 
 
-def _kind(targets: Tensor) -> Kind:
+def _kind(targets: Tensor) -> TargetKind:
     if targets.ndim == 2:
         return "multilabel"
     return "regression" if targets.is_floating_point() else "classification"
 
 
-def _labels(kind: Kind, targets: Tensor, labels: Sequence[str] | None) -> tuple[str, ...]:
+def _labels(kind: TargetKind, targets: Tensor, labels: Sequence[str] | None) -> tuple[str, ...]:
     if kind == "regression":
         return ()
     count = targets.shape[1] if kind == "multilabel" else int(targets.max()) + 1
     return tuple(map(str, range(count))) if labels is None else tuple(labels)
 
 
-def _hold_out(kind: Kind, x: Tensor, y: Tensor, *, seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _hold_out(
+    kind: TargetKind, x: Tensor, y: Tensor, *, seed: int
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     fold = fold_of_rows(kind, y, 5, seed=derive_seed(seed, "test"))
     return (x[:, fold != 0], y[fold != 0]), (x[:, fold == 0], y[fold == 0])
 

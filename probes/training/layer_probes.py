@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from probes.metrics import Kind
+from probes.metrics import TargetKind
 from probes.training.bank.probe_bank import Architecture, ProbeBank
 from probes.training.bank.probe_module import Standardiser, row_batched_logits
 from probes.values import Layer, Reading
@@ -45,7 +45,7 @@ class LayerProbes:
     """
 
     task: str
-    kind: Kind
+    kind: TargetKind
     labels: tuple[str, ...]
     layers: tuple[Layer, ...]
     constant: tuple[Layer, ...]
@@ -80,7 +80,7 @@ class LayerProbes:
         wanted = (len(self.layers), values.shape[1] if values.ndim == 3 else "rows", self.in_features)
         if tuple(values.shape) != wanted:
             raise ValueError(
-                f"The probes of task '{self.task}' want activations (layers, rows, features) = {wanted}; got "
+                f"The probes of task '{self.task}' expect activations (layers, rows, features) = {wanted}; got "
                 f"{tuple(values.shape)}. Their layers are {', '.join(map(str, self.layers))}."
             )
         live = [i for i, layer in enumerate(self.layers) if layer not in self.constant]

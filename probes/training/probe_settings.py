@@ -86,16 +86,16 @@ class ProbeSettings:
             value = getattr(self, field.name)
             if field.name in least and (not isinstance(value, int) or value < least[field.name]):
                 raise ValueError(
-                    f"`probe.{field.name}` wants a whole number of at least {least[field.name]}; got {value!r}."
+                    f"`probe.{field.name}` expects a whole number of at least {least[field.name]}; got {value!r}."
                 )
         for key in ("learning_rate", "tolerance", "gradient_clip_norm"):
             value = getattr(self, key)
             if not (key == "gradient_clip_norm" and value is None) and not value > 0:
-                raise ValueError(f"`probe.{key}` wants a number above 0; got {value!r}.")
+                raise ValueError(f"`probe.{key}` expects a number above 0; got {value!r}.")
 
     def _check_penalties(self) -> None:
         finite = all(0 <= penalty < float("inf") for penalty in self.penalties)
         if not self.penalties or not finite or len(set(self.penalties)) < len(self.penalties):
             raise ValueError(
-                f"`probe.penalties` wants one or more different numbers of at least 0; got {list(self.penalties)}."
+                f"`probe.penalties` expects one or more different numbers of at least 0; got {list(self.penalties)}."
             )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.metrics import MAIN_METRIC, Kind, Scores, bootstrap_counts, majority_logits, score_rows
+from probes.metrics import MAIN_METRIC, Scores, TargetKind, bootstrap_counts, majority_logits, score_rows
 from probes.seeds import derive_seed
 from probes.values import Estimates, Layer, Result
 
@@ -47,7 +47,7 @@ class SplitScores:
     true: Scores
     control: Scores | None
 
-    def selectivity(self, kind: Kind) -> Scores:
+    def selectivity(self, kind: TargetKind) -> Scores:
         """Main metric minus the control's, resample by resample; nothing without controls."""
         if self.control is None:
             return Scores({}, {})
@@ -71,7 +71,7 @@ class ScoreSheet:
         seed: Decides the resamples.
     """
 
-    kind: Kind
+    kind: TargetKind
     common: Mapping[str, Any]
     layers: tuple[Layer, ...]
     penalties: Sequence[float]

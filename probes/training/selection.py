@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probes.metrics import MAIN_METRIC, Kind, score_rows
+from probes.metrics import MAIN_METRIC, TargetKind, score_rows
 from probes.seeds import derive_seed
 from probes.training.bank.probe_bank import ProbeBank
 from probes.training.data_module import Rows
 from probes.training.probe_settings import ProbeSettings
-from probes.training.train_bank import Recipe, TrainedBank, train_bank
+from probes.training.train_bank import BankSpec, TrainedBank, train_bank
 
 
-def fold_of_rows(kind: Kind, targets: Tensor, folds: int, *, seed: int) -> Tensor:
+def fold_of_rows(kind: TargetKind, targets: Tensor, folds: int, *, seed: int) -> Tensor:
     """Deal rows to folds at random, every class (or range of numbers) evenly.
 
     Args:
@@ -104,7 +104,7 @@ class Selection:
         return notes
 
 
-def select(train: Rows, validation: Rows, recipe: Recipe) -> Selection:
+def select(train: Rows, validation: Rows, spec: BankSpec) -> Selection:
     """Train, and choose for each layer the penalty whose probe of the true labels scores best; never on test.
 
     The score is the main metric that is reported: macro-F1, or R² for regression. (By cross-entropy, a hard and
@@ -114,15 +114,15 @@ def select(train: Rows, validation: Rows, recipe: Recipe) -> Selection:
     together; standardisation and stopping, too, see a fold's training rows only. The probes kept are then trained on
     the training rows.
     """
-    settings = recipe.settings
+    settings = spec.settings
     if len(validation) >= max(1, settings.min_validation_rows):
-        trained, rows, folds = train_bank(train, validation, recipe), validation, 0
+        trained, rows, folds = train_bank(train, validation, spec), validation, 0
         logits = trained.logits(validation.values)
     else:
-        logits, rows = _out_of_fold(_joined(train, validation), recipe)
+        logits, rows = _out_of_fold(_joined(train, validation), spec)
         folds = settings.folds
-        trained = train_bank(*_refit_rows(train, validation, recipe), recipe)
-    chosen = _best(logits[:, :, 0], rows, recipe)
+        trained = train_bank(*_refit_rows(train, validation, spec), spec)
+    chosen = _best(logits[:, :, 0], rows, spec)
     return Selection(trained, chosen, pick(logits, chosen), rows, folds)
 
 
@@ -131,33 +131,33 @@ def pick(by_penalty: Tensor, chosen: Tensor) -> Tensor:
     return by_penalty[torch.arange(len(chosen)), chosen]
 
 
-def _best(logits: Tensor, rows: Rows, recipe: Recipe) -> Tensor:
-    order = torch.tensor(recipe.settings.penalties).argsort(descending=True)
-    metric = MAIN_METRIC[recipe.kind]
-    by_penalty = [score_rows(recipe.kind, logits[:, p], rows.targets[0]).values[metric] for p in order.tolist()]
+def _best(logits: Tensor, rows: Rows, spec: BankSpec) -> Tensor:
+    order = torch.tensor(spec.settings.penalties).argsort(descending=True)
+    metric = MAIN_METRIC[spec.kind]
+    by_penalty = [score_rows(spec.kind, logits[:, p], rows.targets[0]).values[metric] for p in order.tolist()]
     scores = torch.stack(by_penalty, dim=1)
     return order[scores.where(scores.isfinite(), -torch.inf).argmax(1)]
 
 
-def _out_of_fold(rows: Rows, recipe: Recipe) -> tuple[Tensor, Rows]:
+def _out_of_fold(rows: Rows, spec: BankSpec) -> tuple[Tensor, Rows]:
     """Logits `(layers, penalties, 1 + controls, rows, classes)` by probes that never saw the row, and the rows."""
-    fold = fold_of_rows(recipe.kind, rows.targets[0], recipe.settings.folds, seed=derive_seed(recipe.seed, "selection"))
+    fold = fold_of_rows(spec.kind, rows.targets[0], spec.settings.folds, seed=derive_seed(spec.seed, "selection"))
     parts, order = [], []
-    for number in range(recipe.settings.folds):
+    for number in range(spec.settings.folds):
         held_out, kept = (fold == number).nonzero()[:, 0], (fold != number).nonzero()[:, 0]
         if len(held_out) == 0:
             continue
-        trained = train_bank(rows.at(kept), rows.at(held_out), recipe)
+        trained = train_bank(rows.at(kept), rows.at(held_out), spec)
         parts.append(trained.logits(rows.values[:, held_out]))
         order.append(held_out)
     return torch.cat(parts, dim=3), rows.at(torch.cat(order))
 
 
-def _refit_rows(train: Rows, validation: Rows, recipe: Recipe) -> tuple[Rows, Rows]:
+def _refit_rows(train: Rows, validation: Rows, spec: BankSpec) -> tuple[Rows, Rows]:
     """Rows to train on and rows to stop by; without validation rows, a fold of train."""
-    if len(validation) > 0 or recipe.exact:
+    if len(validation) > 0 or spec.exact:
         return train, validation
-    fold = fold_of_rows(recipe.kind, train.targets[0], recipe.settings.folds, seed=derive_seed(recipe.seed, "stopping"))
+    fold = fold_of_rows(spec.kind, train.targets[0], spec.settings.folds, seed=derive_seed(spec.seed, "stopping"))
     return train.at((fold != 0).nonzero()[:, 0]), train.at((fold == 0).nonzero()[:, 0])
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from probes.metrics import Kind
+from probes.metrics import TargetKind
 from probes.values import Activations, Layer, Reading
 
 KINDS = ("classification", "multilabel", "regression")
@@ -42,7 +42,7 @@ class TaskData:
     """
 
     task: str
-    kind: Kind
+    kind: TargetKind
     labels: tuple[str, ...]
     train: LabelledActivations
     validation: LabelledActivations
@@ -94,10 +94,10 @@ class TaskData:
         wanted = (rows, len(self.labels)) if self.kind == "multilabel" else (rows,)
         if tuple(targets.shape) != wanted:
             raise ValueError(
-                f"Task '{self.task}': {split} wants targets of shape {wanted}; got {tuple(targets.shape)}."
+                f"Task '{self.task}': {split} expects targets of shape {wanted}; got {tuple(targets.shape)}."
             )
         if rows == 0 and split != "validation":
-            raise ValueError(f"Task '{self.task}' has no {split} rows; a probe wants both train and test rows.")
+            raise ValueError(f"Task '{self.task}' has no {split} rows; a probe expects both train and test rows.")
 
     def _check_targets(self, split: str) -> None:
         targets = getattr(self, split).targets
@@ -128,7 +128,7 @@ class TaskData:
                 )
             return
         if self.kind == "classification" and len(self.labels) < 2:
-            raise ValueError(f"Task '{self.task}' has {len(self.labels)} class; a probe wants at least 2.")
+            raise ValueError(f"Task '{self.task}' has {len(self.labels)} class; a probe expects at least 2.")
         share = targets.mean(0) if self.kind == "multilabel" else _frequencies(targets, len(self.labels))
         absent = [name for name, s in zip(self.labels, share.tolist(), strict=True) if s == 0]
         always = [name for name, s in zip(self.labels, share.tolist(), strict=True) if s == 1]

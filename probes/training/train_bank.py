@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from probes.architectures import LinearProbe
-from probes.metrics import Kind
+from probes.metrics import TargetKind
 from probes.seeds import derive_seed
 from probes.trainers import TrainerFactory, quiet_lightning
 from probes.training.bank.minibatch_module import MinibatchProbeModule
@@ -23,7 +23,7 @@ from probes.values import Layer
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BankSpec:
     """What decides a bank beside its rows.
 
     Attributes:
@@ -45,7 +45,7 @@ class Recipe:
     seed: int
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> TargetKind:
         """Kind of task."""
         return self.task_data.kind
 
@@ -90,30 +90,30 @@ def is_exact(settings: ProbeSettings, probe: nn.Module) -> bool:
             )
         if 0 in settings.penalties:
             raise ValueError(
-                "An exact fit wants penalties above 0; separable rows have no optimum at 0. Set `probe.penalties`."
+                "An exact fit expects penalties above 0; separable rows have no optimum at 0. Set `probe.penalties`."
             )
     return settings.fit != "minibatch" and linear and 0 not in settings.penalties
 
 
-def train_bank(train: Rows, validation: Rows | None, recipe: Recipe) -> TrainedBank:
+def train_bank(train: Rows, validation: Rows | None, spec: BankSpec) -> TrainedBank:
     """Train probes of all layers, penalties and controls on some rows.
 
     Args:
         train: Training rows, which also give the statistics that standardise activations and regression targets.
         validation: Rows that stop minibatch training; the exact solver needs none.
-        recipe: Everything else.
+        spec: Everything else.
 
     Raises:
         ValueError: The fit asked for does not suit the architecture, or there is nothing to stop minibatches by.
     """
-    mean, deviation = _target_scale(recipe.kind, train.targets[0])
+    mean, deviation = _target_scale(spec.kind, train.targets[0])
     train, validation = _scaled(train, mean, deviation), validation and _scaled(validation, mean, deviation)
     parts = []
-    for layers in _turns(train, recipe):
+    for layers in _turns(train, spec):
         own = None if validation is None else validation.of_layers(layers)
-        parts.append(_fit(train.of_layers(layers), own, replace(recipe, layers=recipe.layers[layers])))
+        parts.append(_fit(train.of_layers(layers), own, replace(spec, layers=spec.layers[layers])))
     banks, standardisers, gaps = zip(*parts, strict=True)
-    shape = (len(recipe.layers), len(recipe.settings.penalties), len(train.targets))
+    shape = (len(spec.layers), len(spec.settings.penalties), len(train.targets))
     return TrainedBank(
         ProbeBank.concatenate(banks),
         Standardiser(torch.cat([s.mean for s in standardisers]), torch.cat([s.deviation for s in standardisers])),
@@ -123,43 +123,41 @@ def train_bank(train: Rows, validation: Rows | None, recipe: Recipe) -> TrainedB
     )
 
 
-def _fit(train: Rows, validation: Rows | None, recipe: Recipe) -> tuple[ProbeBank, Standardiser, Tensor]:
-    settings, seed = recipe.settings, recipe.seed
-    bank = _bank(train, recipe)
+def _fit(train: Rows, validation: Rows | None, spec: BankSpec) -> tuple[ProbeBank, Standardiser, Tensor]:
+    settings, seed = spec.settings, spec.seed
+    bank = _bank(train, spec)
     standardiser, _ = Standardiser.of(train.values)
-    if recipe.exact:
-        module = ExactProbeModule(bank, standardiser, kind=recipe.kind, settings=settings)
-        data = ActivationDataModule(
-            train, layers_per_batch=_layers_per_solve(train, recipe), task_data=recipe.task_data
-        )
+    if spec.exact:
+        module = ExactProbeModule(bank, standardiser, kind=spec.kind, settings=settings)
+        data = ActivationDataModule(train, layers_per_batch=_layers_per_solve(train, spec), task_data=spec.task_data)
         overrides = {"max_epochs": 1, "limit_val_batches": 0}
     else:
         if validation is None or len(validation) == 0:
-            raise ValueError("Minibatch training wants validation rows to stop by; got none.")
-        module = MinibatchProbeModule(bank, standardiser, kind=recipe.kind, settings=settings)
+            raise ValueError("Minibatch training expects validation rows to stop by; got none.")
+        module = MinibatchProbeModule(bank, standardiser, kind=spec.kind, settings=settings)
         data = ActivationDataModule(
             train,
             validation,
             batch_size=settings.batch_size,
             seed=derive_seed(seed, "order"),
-            task_data=recipe.task_data,
+            task_data=spec.task_data,
         )
         overrides = {"max_epochs": settings.max_epochs}
     with quiet_lightning():
-        trainer = recipe.trainer_factory(num_sanity_val_steps=0, use_distributed_sampler=False, **overrides)
+        trainer = spec.trainer_factory(num_sanity_val_steps=0, use_distributed_sampler=False, **overrides)
         trainer.fit(module, datamodule=data)
     return module.bank.cpu(), module.standardiser.cpu(), _gaps(module)
 
 
-def _bank(train: Rows, recipe: Recipe) -> ProbeBank:
-    replicas = [control for _ in recipe.settings.penalties for control in range(len(train.targets))]
+def _bank(train: Rows, spec: BankSpec) -> ProbeBank:
+    replicas = [control for _ in spec.settings.penalties for control in range(len(train.targets))]
     return ProbeBank(
-        recipe.settings.architecture,
+        spec.settings.architecture,
         train.values.shape[-1],
-        recipe.num_classes,
-        layers=recipe.layers,
+        spec.num_classes,
+        layers=spec.layers,
         replicas=replicas,
-        seed=derive_seed(recipe.seed, "bank"),
+        seed=derive_seed(spec.seed, "bank"),
     )
 
 
@@ -170,27 +168,27 @@ def _gaps(module: ExactProbeModule | MinibatchProbeModule) -> Tensor:
     return torch.where(module.best.lowest.cpu().double().isfinite(), torch.nan, torch.inf)
 
 
-def _turns(train: Rows, recipe: Recipe) -> list[slice]:
+def _turns(train: Rows, spec: BankSpec) -> list[slice]:
     """Part the layers by what fits in memory: parameters, gradients, Adam's two moments, the best."""
-    count = len(recipe.layers)
-    if recipe.exact:
+    count = len(spec.layers)
+    if spec.exact:
         return [slice(0, count)]
-    one = _bank(train.of_layers(slice(0, 1)), replace(recipe, layers=recipe.layers[:1]))
+    one = _bank(train.of_layers(slice(0, 1)), replace(spec, layers=spec.layers[:1]))
     size = sum(parameter.numel() for parameter in one.parameters()) * 4 * 5
-    at_once = max(1, recipe.settings.max_bank_bytes // size)
+    at_once = max(1, spec.settings.max_bank_bytes // size)
     return [slice(first, first + at_once) for first in range(0, count, at_once)]
 
 
-def _layers_per_solve(train: Rows, recipe: Recipe) -> int:
+def _layers_per_solve(train: Rows, spec: BankSpec) -> int:
     """Layers whose rows (standardised, one copy), second moments and curvature pairs fit in memory together."""
     _, rows, features = train.values.shape
-    outputs = len(train.targets) * recipe.num_classes
-    outputs *= min(penalties_at_once(outputs), len(recipe.settings.penalties))
+    outputs = len(train.targets) * spec.num_classes
+    outputs *= min(penalties_at_once(outputs), len(spec.settings.penalties))
     size = 4 * (3 * rows * features + 3 * features**2 + outputs * (24 * features + 8 * rows))
-    return max(1, recipe.settings.max_bank_bytes // size)
+    return max(1, spec.settings.max_bank_bytes // size)
 
 
-def _target_scale(kind: Kind, targets: Tensor) -> tuple[float, float]:
+def _target_scale(kind: TargetKind, targets: Tensor) -> tuple[float, float]:
     if kind != "regression":
         return 0.0, 1.0
     deviation = targets.double().std(correction=0).item()

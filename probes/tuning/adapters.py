@@ -37,11 +37,11 @@ def make_trainable(model: PreTrainedModel, settings: TuningSettings, *, seed: in
         The wrapper that saves the adapters; `None` if all weights are trained.
 
     Raises:
-        ValueError: No module has a name asked for, or all weights of a quantised model are to be trained.
+        ValueError: No module has a name asked for, or all weights of a quantized model are to be trained.
     """
     if settings.method == "full":
         if getattr(model, "is_quantized", False):
-            raise ValueError("Quantised weights cannot be trained. Set `tuning.method=lora`, or no quantisation.")
+            raise ValueError("Quantized weights cannot be trained. Set `tuning.method=lora`, or no quantization.")
         model.float().requires_grad_(requires_grad=True)
         return None
     with torch.random.fork_rng():

@@ -24,7 +24,7 @@ class TuningExamples:
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.targets):
             raise ValueError(
-                f"Every prompt wants one target; got {len(self.prompts)} prompts and {len(self.targets)} targets."
+                f"Every prompt expects one target; got {len(self.prompts)} prompts and {len(self.targets)} targets."
             )
 
     def __len__(self) -> int:
@@ -112,7 +112,7 @@ def _answers(
     empty = sum(not target.strip() for target in examples.targets)
     if empty:
         raise ValueError(
-            f"{empty} of {len(examples)} targets of task '{where}' are empty; tuning wants an answer for every prompt. "
+            f"{empty} of {len(examples)} targets of task '{where}' are empty; tuning expects an answer for every prompt. "
             "Mend the data or leave the task out of the suite."
         )
     tokenizer, end = transformers_tokenizer(backbone), end_token(backbone)
@@ -133,7 +133,7 @@ def _answers(
 
 
 def _prompts(where: str, backbone: FrozenBackbone, prompts: Sequence[str], limits: Sequence[int]) -> list[np.ndarray]:
-    """Prompts as the backbone tokenises them, those longer than their limit cut at their beginning."""
+    """Prompts as the backbone tokenizes them, those longer than their limit cut at their beginning."""
     if prompts and min(limits) < 1:
         raise ValueError(
             f"An answer of task '{where}' leaves no room for its prompt within {backbone.tokenizer.max_length} tokens. "
@@ -186,7 +186,7 @@ def micro_batches(examples: Sequence[Example], tokens: int) -> list[list[Example
 
 
 class StepBatches:
-    """One list of examples an optimiser step, all epochs in a row, from any step on.
+    """One list of examples an optimizer step, all epochs in a row, from any step on.
 
     A resumable loader in Lightning's sense: its state is the number of steps made.
 

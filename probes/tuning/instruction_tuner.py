@@ -56,7 +56,7 @@ _log = logging.getLogger(__name__)
 
 
 class InstructionTuner(LightningModule):
-    """Trains the mean cross-entropy of answer tokens, one optimiser step a batch whatever the memory.
+    """Trains the mean cross-entropy of answer tokens, one optimizer step a batch whatever the memory.
 
     A batch is a list of examples. It is parted into micro-batches whose gradients add up to that of the whole batch's
     mean over answer tokens. When memory runs out, micro-batches are halved and the step is made anew. Dropout at a step
@@ -93,7 +93,7 @@ class InstructionTuner(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, share)}
 
     def training_step(self, batch: list[Example]) -> None:
-        """Make one optimiser step.
+        """Make one optimizer step.
 
         Raises:
             FloatingPointError: The loss is NaN or infinite.
@@ -164,7 +164,7 @@ class InstructionTuner(LightningModule):
             torch.cuda.empty_cache()
         _log.warning(
             "Memory ran out: from now on %d tokens a forward pass (`tuning.micro_batch_tokens`). The batch of an "
-            "optimiser step stays %d sequences.",
+            "optimizer step stays %d sequences.",
             self.micro_batch_tokens,
             self.settings.batch_size,
         )
@@ -186,7 +186,7 @@ class AnswerValidation(Callback):
 
     Args:
         examples: Validation rows; none are measured if empty.
-        every_n_steps: Optimiser steps between measurements.
+        every_n_steps: Optimizer steps between measurements.
         patience: Measurements without a lower loss after which tuning stops; `None` never stops.
     """
 
@@ -249,13 +249,13 @@ class AnswerValidation(Callback):
 
 
 class StepCheckpoint(Checkpoint):
-    """Saves the whole state after every so many optimiser steps, each time over the last.
+    """Saves the whole state after every so many optimizer steps, each time over the last.
 
     Not a `ModelCheckpoint`, which under manual optimisation would save weights of before the step.
 
     Args:
         path: The file.
-        every_n_steps: Optimiser steps between saves.
+        every_n_steps: Optimizer steps between saves.
     """
 
     def __init__(self, path: Path, *, every_n_steps: int) -> None:

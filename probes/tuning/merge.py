@@ -43,9 +43,9 @@ def merge_adapters(base: FrozenBackbone, folders: Sequence[Path | str], *, coeff
         Ilharco et al. 2023, Editing models with task arithmetic, arXiv:2212.04089.
     """
     if not folders:
-        raise ValueError("Merging wants at least one adapter; got none.")
+        raise ValueError("Merging expects at least one adapter; got none.")
     if not math.isfinite(coefficient) or coefficient == 0:
-        raise ValueError(f"The coefficient of a merge wants a finite number other than 0; got {coefficient}.")
+        raise ValueError(f"The coefficient of a merge expects a finite number other than 0; got {coefficient}.")
     fingerprint = base.fingerprint()
     adapters = [_Adapter.read(Path(folder), fingerprint) for folder in folders]
     _check_modules(adapters)

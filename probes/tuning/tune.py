@@ -41,7 +41,7 @@ class FitReport:
     """What a tuning did.
 
     Attributes:
-        steps: Optimiser steps behind the weights.
+        steps: Optimizer steps behind the weights.
         tokens: Tokens read in training, pads left out.
         seconds: Time of all steps.
         validation_losses: Step → mean cross-entropy of answer tokens on the validation split, nats.
@@ -284,6 +284,6 @@ class _Job:
 def _check_dtype(backbone: FrozenBackbone) -> None:
     if backbone.dtype not in {torch.float32, torch.bfloat16}:
         raise ValueError(
-            f"Tuning wants weights in float32 or bfloat16, where gradients do not underflow; those of "
+            f"Tuning expects weights in float32 or bfloat16, where gradients do not underflow; those of "
             f"'{backbone.name}' are {backbone.dtype}. Set `backbone.dtype`."
         )

@@ -25,7 +25,7 @@ class TunedModel:
             `path=folder`) or `unchanged` (no step was asked for: the base model itself).
         folder: Where it is; `None` if unchanged.
         key: 24 hexadecimal digits over all that decided the weights.
-        steps: Optimiser steps behind the weights.
+        steps: Optimizer steps behind the weights.
         validation_losses: Step → mean cross-entropy of answer tokens on the validation split, nats.
         base: How well the base model answers.
         tuned: How well the tuned model answers.

@@ -27,8 +27,8 @@ class TuningSettings:
         schedule: How it falls after the warm-up: `cosine` or `linear` to 0, or `constant`.
         warmup_share: Share of all steps in which it rises from 0.
         max_epochs: Passes over the training rows; 0 leaves the model unchanged.
-        max_steps: Optimiser steps at most; `None` for no limit, 0 leaves the model unchanged.
-        batch_size: Sequences an optimiser step, whatever the memory.
+        max_steps: Optimizer steps at most; `None` for no limit, 0 leaves the model unchanged.
+        batch_size: Sequences an optimizer step, whatever the memory.
         micro_batch_tokens: Most tokens of one forward pass, pads included; halved when memory runs out. A longer
             sequence goes alone.
         weight_decay: Of AdamW.
@@ -39,12 +39,12 @@ class TuningSettings:
             the backbone allows.
         max_target_length: Tokens of an answer at most, its end token included; longer ones are refused.
         validate_every_n_epochs: Passes between measurements of the validation loss.
-        validate_every_n_steps: Instead, optimiser steps between them.
+        validate_every_n_steps: Instead, optimizer steps between them.
         patience: Measurements without a lower validation loss after which tuning stops and goes back to the lowest;
             `None` tunes to the end and keeps the last weights.
         generate_rows: Test rows answered greedily, before and after tuning; 0 for none.
         max_new_tokens: Tokens of such an answer at most.
-        checkpoint_every_n_steps: Optimiser steps that a killed run loses at most; `None` keeps no checkpoints.
+        checkpoint_every_n_steps: Optimizer steps that a killed run loses at most; `None` keeps no checkpoints.
 
     Raises:
         ValueError: A field is out of its range.
@@ -87,12 +87,12 @@ class TuningSettings:
         return self.max_epochs == 0 or self.max_steps == 0
 
     def total_steps(self, rows: int) -> int:
-        """Optimiser steps over this many training rows."""
+        """Optimizer steps over this many training rows."""
         steps = self.max_epochs * -(-rows // self.batch_size)
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def validation_interval(self, rows: int) -> int:
-        """Optimiser steps between two measurements of the validation loss."""
+        """Optimizer steps between two measurements of the validation loss."""
         return self.validate_every_n_steps or self.validate_every_n_epochs * -(-rows // self.batch_size)
 
     def identity(self) -> dict[str, object]:
@@ -112,7 +112,7 @@ class TuningSettings:
                     f"There is no {key} '{value}'. There are {', '.join(choices)}. Set `tuning.{key}` to one of these."
                 )
         if self.method in {"lora", "dora", "ia3"} and not self.target_modules:
-            raise ValueError(f"`{self.method}` wants modules to adapt; got none. Set `tuning.target_modules`.")
+            raise ValueError(f"`{self.method}` expects modules to adapt; got none. Set `tuning.target_modules`.")
 
     def _check_whole_numbers(self) -> None:
         least = {
@@ -126,15 +126,15 @@ class TuningSettings:
             if value is None and key in optional:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise ValueError(f"`tuning.{key}` wants a whole number of at least {low}; got {value!r}.")
+                raise ValueError(f"`tuning.{key}` expects a whole number of at least {low}; got {value!r}.")
 
     def _check_numbers(self) -> None:
         for key in ("alpha", "learning_rate", "gradient_clip_norm"):
             value = getattr(self, key)
             if not (key == "gradient_clip_norm" and value is None) and not 0 < value < float("inf"):
-                raise ValueError(f"`tuning.{key}` wants a number above 0; got {value!r}.")
+                raise ValueError(f"`tuning.{key}` expects a number above 0; got {value!r}.")
         for key in ("dropout", "warmup_share"):
             if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"`tuning.{key}` wants a share in [0, 1); got {getattr(self, key)!r}.")
+                raise ValueError(f"`tuning.{key}` expects a share in [0, 1); got {getattr(self, key)!r}.")
         if not 0 <= self.weight_decay < float("inf"):
-            raise ValueError(f"`tuning.weight_decay` wants a number of at least 0; got {self.weight_decay!r}.")
+            raise ValueError(f"`tuning.weight_decay` expects a number of at least 0; got {self.weight_decay!r}.")

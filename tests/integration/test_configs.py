@@ -13,7 +13,7 @@ from probes.run import check_arguments
 
 FILES = sorted(path for path in CONFIG_DIR.glob("*/*.yaml") if not path.stem.startswith("_"))
 GIVEN_BY_RUN = {
-    "backbone", "reference_backbone", "suite", "extraction", "probe", "trainer", "callbacks", "tracker", "seed",
+    "backbone", "reference_backbone", "suite", "extraction", "probe", "trainer", "callbacks", "logger", "seed",
     "tuning", "cache_dir", "output_dir", "config",
 }  # fmt: skip
 

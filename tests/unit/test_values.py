@@ -30,7 +30,7 @@ def test_two_results_in_one_cell_are_refused():
 
 def test_a_matrix_of_the_wrong_shape_is_refused():
     square, wide = np.zeros((1, 1)), np.zeros((1, 2))
-    with pytest.raises(ValueError, match=r"wants `ci_low` of shape \(layers, tasks\) = \(1, 1\); got \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"expects `ci_low` of shape \(layers, tasks\) = \(1, 1\); got \(1, 2\)"):
         LayerByTask("q", "", (0,), ("a",), square, wide, square, square, READING)
 
 

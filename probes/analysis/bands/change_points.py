@@ -139,16 +139,18 @@ def check_options(max_boundaries: int, level: float) -> None:
         ValueError: `max_boundaries` is neither 1 nor 2, or `level` is not in (0, 1).
     """
     if max_boundaries not in (1, 2):
-        raise ValueError(f"Change points want `max_boundaries` of 1 or 2; got {max_boundaries}.")
+        raise ValueError(f"Change points expect `max_boundaries` of 1 or 2; got {max_boundaries}.")
     if not 0 < level < 1:
-        raise ValueError(f"Change points want a `level` between 0 and 1; got {level}.")
+        raise ValueError(f"Change points expect a `level` between 0 and 1; got {level}.")
 
 
 def _checked(profile: np.ndarray) -> np.ndarray:
     profile = np.asarray(profile, dtype=np.float64)
     if profile.ndim != 1 or len(profile) < MIN_LAYERS:
-        raise ValueError(f"Change points want a profile of shape (layers,), 8 layers or more; got {profile.shape}.")
+        raise ValueError(f"Change points expect a profile of shape (layers,), 8 layers or more; got {profile.shape}.")
     if not np.isfinite(profile).all():
         bad = np.flatnonzero(~np.isfinite(profile)).tolist()
-        raise ValueError(f"Change points want finite values; those at positions {bad} are not. Leave these layers out.")
+        raise ValueError(
+            f"Change points expect finite values; those at positions {bad} are not. Leave these layers out."
+        )
     return profile

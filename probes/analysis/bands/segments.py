@@ -15,7 +15,7 @@ from probes.values import Layer
 
 MIN_TASKS = 3
 BAND_NAMES = {0: ("undivided",), 1: ("shared", "refinement"), 2: ("shared", "transition", "refinement")}
-ROUNDING = 1e-12
+SPREAD_ROUNDING = 1e-12
 """Share of a layer's largest value under which its spread over tasks is rounding."""
 
 
@@ -108,7 +108,7 @@ def find_segments(
     spread = statistic == "spread"
     kept = np.asarray(~np.isnan(values).any(1))
     if spread and values.shape[1] >= MIN_TASKS:
-        kept &= np.asarray(_spread(values) > ROUNDING * np.abs(values).max(1))
+        kept &= np.asarray(_spread(values) > SPREAD_ROUNDING * np.abs(values).max(1))
     used = values[kept]
     names = tuple(layer for layer, keep in zip(layers, kept, strict=True) if keep)
     found, note = _search(used, spread=spread, max_boundaries=max_boundaries, level=level)
@@ -188,13 +188,15 @@ def _checked(values: np.ndarray, layers: Sequence[Layer], statistic: str, resamp
     if statistic not in ("spread", "mean"):
         raise ValueError(f"Segments have no statistic '{statistic}'. There are: spread, mean.")
     if values.ndim != 2 or values.shape[0] != len(layers) or values.shape[1] == 0:
-        raise ValueError(f"Segments want values of shape (layers, tasks) for {len(layers)} layers; got {values.shape}.")
+        raise ValueError(
+            f"Segments expect values of shape (layers, tasks) for {len(layers)} layers; got {values.shape}."
+        )
     depths = [np.inf if layer == "final" else float(layer) for layer in layers]
     if any(after <= before for before, after in pairwise(depths)):
-        raise ValueError(f"Segments want layers in ascending order, 'final' last; got {list(layers)}.")
+        raise ValueError(f"Segments expect layers in ascending order, 'final' last; got {list(layers)}.")
     if np.isinf(values).any():
         bad = [layer for layer, row in zip(layers, values, strict=True) if np.isinf(row).any()]
-        raise ValueError(f"Segments want finite values or NaN; those of layers {bad} are infinite.")
+        raise ValueError(f"Segments expect finite values or NaN; those of layers {bad} are infinite.")
     if resamples < 1:
-        raise ValueError(f"Segments want 1 resample of the tasks or more; got {resamples}.")
+        raise ValueError(f"Segments expect 1 resample of the tasks or more; got {resamples}.")
     return values

@@ -150,11 +150,11 @@ def group_identity_accuracy(x: Tensor, groups: Tensor, *, seed: int, folds: int 
     require_rows(x)
     numbers = _group_numbers(x, groups)
     if not penalty > 0:
-        raise ValueError(f"`penalty` wants a positive number; got {penalty}.")
+        raise ValueError(f"`penalty` expects a positive number; got {penalty}.")
     smallest = int(numbers.bincount().min())
     if not 2 <= folds <= smallest:
         raise ValueError(
-            f"`folds` wants 2 or more, but no more than the smallest group has rows, {smallest}; got {folds}."
+            f"`folds` expects 2 or more, but no more than the smallest group has rows, {smallest}; got {folds}."
         )
     fold_of_row = _stratified_folds(numbers, folds, seed)
     return by_layer(lambda layer: _balanced_accuracy(layer, numbers, fold_of_row, penalty), x)
@@ -165,7 +165,7 @@ def _group_numbers(x: Tensor, groups: Tensor) -> Tensor:
     rows = x.shape[1]
     if groups.shape != (rows,) or groups.is_floating_point():
         raise ValueError(
-            f"`groups` wants one integer a row, shape ({rows},); got {groups.dtype}, shape {tuple(groups.shape)}."
+            f"`groups` expects one integer a row, shape ({rows},); got {groups.dtype}, shape {tuple(groups.shape)}."
         )
     names, numbers = groups.to(x.device).unique(return_inverse=True)
     if not 2 <= len(names) < rows:

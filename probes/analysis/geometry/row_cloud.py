@@ -37,7 +37,7 @@ def two_nn(x: Tensor, *, discard_share: float = 0.1) -> Tensor:
         Facco et al. 2017, Scientific Reports 7:12140.
     """
     if not 0 <= discard_share < 1:
-        raise ValueError(f"`discard_share` wants a share from 0 up to, not including, 1; got {discard_share}.")
+        raise ValueError(f"`discard_share` expects a share from 0 up to, not including, 1; got {discard_share}.")
     require_rows(x)
     return by_layer(partial(_dimension, discard_share=discard_share), x)
 

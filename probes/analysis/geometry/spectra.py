@@ -155,7 +155,7 @@ def require_order(alpha: float) -> None:
         ValueError: `alpha` is not above 0.
     """
     if not alpha > 0:
-        raise ValueError(f"`alpha`, the order of Rényi's entropy, wants a number above 0; got {alpha}.")
+        raise ValueError(f"`alpha`, the order of Rényi's entropy, expects a number above 0; got {alpha}.")
 
 
 def _second_moments(x: Tensor, *, centred: bool) -> Iterator[Tensor]:

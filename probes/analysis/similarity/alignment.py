@@ -80,7 +80,7 @@ def matched_cosine(x: Tensor, y: Tensor) -> Tensor:
     require_matched_rows(x, y)
     if x.shape[2] != y.shape[2]:
         raise ValueError(
-            f"A cosine wants one feature space; `x` has {x.shape[2]} features and `y` {y.shape[2]}. For layers of "
+            f"A cosine expects one feature space; `x` has {x.shape[2]} features and `y` {y.shape[2]}. For layers of "
             "different models use `linear_cka`."
         )
     return by_layer(_mean_cosine, x, y)

@@ -99,9 +99,9 @@ class Truncation:
 
     def __post_init__(self) -> None:
         if not 0 < self.variance <= 1:
-            raise ValueError(f"`variance` wants a share in (0, 1]; got {self.variance}.")
+            raise ValueError(f"`variance` expects a share in (0, 1]; got {self.variance}.")
         if not 0 <= self.ridge < float("inf"):
-            raise ValueError(f"`ridge` wants a share of the mean variance, 0 or more; got {self.ridge}.")
+            raise ValueError(f"`ridge` expects a share of the mean variance, 0 or more; got {self.ridge}.")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _require_more_rows(rows: int, x: Tensor, y: Tensor, truncation: Truncation) 
     x_kept, y_kept = x.shape[1], y.shape[1]
     if truncation.ridge == 0 and x_kept + y_kept >= rows:
         raise ValueError(
-            f"Canonical correlations of {x_kept} and {y_kept} components want more than {x_kept + y_kept} rows, or "
+            f"Canonical correlations of {x_kept} and {y_kept} components expect more than {x_kept + y_kept} rows, or "
             f"some are 1 whatever the data; got {rows}. Keep fewer components with a smaller `variance` "
             f"(now {truncation.variance}), or ask for a `ridge`."
         )

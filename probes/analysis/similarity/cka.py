@@ -84,10 +84,10 @@ def label_cka(x: Tensor, labels: Tensor, *, num_classes: int | None = None, debi
     Source:
         Cortes et al. 2012, JMLR 13, "Algorithms for learning kernels based on centered alignment".
     """
-    return cka_pairs(x, label_rows(labels, num_classes).to(x.dtype)[None], debiased=debiased)[:, 0]
+    return cka_pairs(x, label_features(labels, num_classes).to(x.dtype)[None], debiased=debiased)[:, 0]
 
 
-def label_rows(labels: Tensor, num_classes: int | None = None) -> Tensor:
+def label_features(labels: Tensor, num_classes: int | None = None) -> Tensor:
     """Labels as rows of features: one-hot, one real value, or the 0/1 entries of several labels.
 
     Args:
@@ -171,7 +171,7 @@ def minibatch_cka(batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         sums = hsic_sums(x, y)
         total = sums if total is None else HsicSums(*(old + new for old, new in zip(total, sums, strict=True)))
     if total is None:
-        raise ValueError("Minibatch CKA wants at least one batch (x, y); got none.")
+        raise ValueError("Minibatch CKA expects at least one batch (x, y); got none.")
     return cka_of_sums(total)
 
 
@@ -187,7 +187,7 @@ def hsic_sums(x: Tensor, y: Tensor) -> HsicSums:
     """
     if x.ndim == y.ndim == 3 and x.shape[1] == y.shape[1] < MIN_ROWS:
         raise ValueError(
-            f"Every minibatch wants at least {MIN_ROWS} rows; got one of {x.shape[1]}. Leave out a last batch that is "
+            f"Every minibatch expects at least {MIN_ROWS} rows; got one of {x.shape[1]}. Leave out a last batch that is "
             "shorter than the others (`drop_last=True`)."
         )
     sums = hsic_with_norms(x, y)

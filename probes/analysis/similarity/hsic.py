@@ -68,12 +68,12 @@ def hsic_with_norms(x: Tensor, y: Tensor, *, debiased: bool = True) -> PairHSIC:
     """
     if x.ndim != 3 or y.ndim != 3 or x.shape[1] != y.shape[1]:
         raise ValueError(
-            f"HSIC wants (layers, rows, features) twice, with equal rows; got {tuple(x.shape)}, {tuple(y.shape)}. "
+            f"HSIC expects (layers, rows, features) twice, with equal rows; got {tuple(x.shape)}, {tuple(y.shape)}. "
             "Join both on their row ids first."
         )
     rows = x.shape[1]
     if rows < MIN_ROWS:
-        raise ValueError(f"HSIC wants at least {MIN_ROWS} rows; got {rows}.")
+        raise ValueError(f"HSIC expects at least {MIN_ROWS} rows; got {rows}.")
     same = x is y
     x = centred(x)
     y = x if same else centred(y)

@@ -48,11 +48,11 @@ def cka_leave_one_out(x: Tensor, y: Tensor, *, debiased: bool = True) -> Alignme
     """
     if x.ndim != 3 or y.ndim != 3 or x.shape[1] != y.shape[1] or len(y) not in {1, len(x)}:
         raise ValueError(
-            f"CKA of matched layers wants (layers, rows, features) twice, with equal rows and layers; got "
+            f"CKA of matched layers expects (layers, rows, features) twice, with equal rows and layers; got "
             f"{tuple(x.shape)}, {tuple(y.shape)}. Join both on their row ids first."
         )
     if x.shape[1] <= MIN_ROWS:
-        raise ValueError(f"CKA without each row wants at least {MIN_ROWS + 1} rows; got {x.shape[1]}.")
+        raise ValueError(f"CKA without each row expects at least {MIN_ROWS + 1} rows; got {x.shape[1]}.")
     undefined, undefined_without = _undefined(x, y, least_odd_rows=2 if debiased else 1)
     x, y = centred(x), centred(y)
     sums = row_products(x, y)

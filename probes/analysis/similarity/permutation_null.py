@@ -61,7 +61,7 @@ def cka_null(x: Tensor, y: Tensor, *, norm: Tensor, permutations: int = 200, see
 
     Args:
         x: Shape `(layers, rows, x_features)`.
-        y: Shape `(layers, rows, y_features)`, or `(1, rows, y_features)` for all layers, such as `label_rows`.
+        y: Shape `(layers, rows, y_features)`, or `(1, rows, y_features)` for all layers, such as `label_features`.
         norm: `Alignment.norm` of x and y, shape `(layers,)`.
         permutations: How many.
         seed: Decides them; they depend on the number of rows besides.

@@ -43,7 +43,7 @@ def rbf_cka(x: Tensor, y: Tensor, *, debiased: bool = True, bandwidth: float = 1
     1.0
     """
     if not bandwidth > 0:
-        raise ValueError(f"`bandwidth` wants a positive number of median distances; got {bandwidth}.")
+        raise ValueError(f"`bandwidth` expects a positive number of median distances; got {bandwidth}.")
     require_matched_rows(x, y)
     return by_layer(partial(_cka, debiased=debiased, bandwidth=bandwidth), x, y)
 
@@ -67,9 +67,9 @@ def kernel_hsic(kernel: Tensor, other: Tensor, *, debiased: bool = True) -> Tens
         Gretton et al. 2005; unbiased: Song et al. 2012, JMLR 13, equation 5.
     """
     if kernel.shape != other.shape or kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
-        raise ValueError(f"HSIC wants two kernels (rows, rows); got {tuple(kernel.shape)}, {tuple(other.shape)}.")
+        raise ValueError(f"HSIC expects two kernels (rows, rows); got {tuple(kernel.shape)}, {tuple(other.shape)}.")
     if len(kernel) < MIN_ROWS:
-        raise ValueError(f"HSIC wants at least {MIN_ROWS} rows; got {len(kernel)}.")
+        raise ValueError(f"HSIC expects at least {MIN_ROWS} rows; got {len(kernel)}.")
     return _unbiased(kernel, other) if debiased else _biased(kernel, other)
 
 

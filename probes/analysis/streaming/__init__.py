@@ -13,8 +13,8 @@ from probes.analysis.streaming.covariance_spectra import MatrixEntropy as Matrix
 from probes.analysis.streaming.covariance_spectra import ParticipationRatio as ParticipationRatio
 from probes.analysis.streaming.directions import Anisotropy as Anisotropy
 from probes.analysis.streaming.directions import MatchedCosine as MatchedCosine
-from probes.analysis.streaming.linear_cka import LabelCKA as LabelCKA
 from probes.analysis.streaming.linear_cka import LinearCKA as LinearCKA
+from probes.analysis.streaming.linear_cka import LinearLabelCKA as LinearLabelCKA
 from probes.analysis.streaming.linear_cka import MinibatchCKA as MinibatchCKA
 from probes.analysis.streaming.row_sample import RowSample as RowSample
 from probes.analysis.streaming.row_sample import SampledMeasure as SampledMeasure

@@ -15,7 +15,7 @@ def require_batch(batch: Tensor, *, layers: int, features: int, name: str = "x")
     """
     if batch.ndim != 3 or batch.shape[0] != layers or batch.shape[2] != features:
         raise ValueError(
-            f"`{name}` wants batches of shape (layers, rows, features) = ({layers}, rows, {features}), as the metric "
+            f"`{name}` expects batches of shape (layers, rows, features) = ({layers}, rows, {features}), as the metric "
             f"was made for; got {tuple(batch.shape)}."
         )
     require_finite(batch.movedim(1, 0), name=name)
@@ -43,7 +43,7 @@ def require_same_rows(x_rows: int, y_rows: int, *, y_name: str = "y") -> None:
     """
     if x_rows != y_rows:
         raise ValueError(
-            f"A batch wants the same rows on both sides; got {x_rows} of `x` and {y_rows} of `{y_name}`. Join both on "
+            f"A batch expects the same rows on both sides; got {x_rows} of `x` and {y_rows} of `{y_name}`. Join both on "
             "their row ids first."
         )
 
@@ -55,4 +55,4 @@ def require_enough_rows(rows: int, *, metric: str) -> None:
         ValueError: There are fewer than 4.
     """
     if rows < MIN_ROWS:
-        raise ValueError(f"{metric} wants at least {MIN_ROWS} rows; {rows} came. `update` it with more batches.")
+        raise ValueError(f"{metric} expects at least {MIN_ROWS} rows; {rows} came. `update` it with more batches.")

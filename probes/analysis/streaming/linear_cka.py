@@ -74,7 +74,7 @@ def hsic_of_moments(packed: Tensor, *, debiased: bool) -> Tensor:
     return hollow / (rows * (rows - 3))
 
 
-class LabelCKA(PairMoments):
+class LinearLabelCKA(PairMoments):
     """`label_cka` over rows that come in batches: how far each layer follows the labels.
 
     Args:
@@ -89,7 +89,7 @@ class LabelCKA(PairMoments):
 
     def __init__(self, num_layers: int, features: int, num_classes: int | None, *, debiased: bool = True) -> None:
         if num_classes is not None and num_classes < 1:
-            raise ValueError(f"`num_classes` wants 1 or more, or None for real-valued labels; got {num_classes}.")
+            raise ValueError(f"`num_classes` expects 1 or more, or None for real-valued labels; got {num_classes}.")
         super().__init__(num_layers, features, 1 if num_classes is None else num_classes, y_layers=1)
         self.num_classes = num_classes
         self.debiased = debiased
@@ -122,12 +122,12 @@ class LabelCKA(PairMoments):
 
     def _targets(self, x: Tensor, labels: Tensor) -> Tensor:
         if labels.ndim != 1:
-            raise ValueError(f"`labels` want the shape (rows,); got {tuple(labels.shape)}.")
+            raise ValueError(f"`labels` expect the shape (rows,); got {tuple(labels.shape)}.")
         if x.ndim == 3:
             require_same_rows(x.shape[1], len(labels), y_name="labels")
         if labels.is_floating_point() != (self.num_classes is None):
             wanted = "real values (`num_classes` is None)" if self.num_classes is None else "class indices, int64"
-            raise ValueError(f"`labels` want {wanted}; got {labels.dtype}. Set `num_classes` to match.")
+            raise ValueError(f"`labels` expect {wanted}; got {labels.dtype}. Set `num_classes` to match.")
         if self.num_classes is None:
             require_finite(labels[:, None], name="labels")
             return labels.double()[None, :, None]
@@ -139,7 +139,7 @@ def _require_classes(labels: Tensor, num_classes: int) -> None:
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if len(outside) > 0:
         raise ValueError(
-            f"`labels` want class indices from 0 to {num_classes - 1}; got {outside[0].item()}. Set `num_classes`."
+            f"`labels` expect class indices from 0 to {num_classes - 1}; got {outside[0].item()}. Set `num_classes`."
         )
 
 
@@ -180,7 +180,7 @@ class MinibatchCKA(Metric):
         """
         if x.ndim != 3 or y.ndim != 3 or (len(x), len(y)) != (self.x_layers, self.y_layers):
             raise ValueError(
-                f"MinibatchCKA wants batches (layers, rows, features) of {self.x_layers} layers of `x` and "
+                f"MinibatchCKA expects batches (layers, rows, features) of {self.x_layers} layers of `x` and "
                 f"{self.y_layers} of `y`, as it was made for; got {tuple(x.shape)} and {tuple(y.shape)}."
             )
         require_same_rows(x.shape[1], y.shape[1])
@@ -200,5 +200,5 @@ class MinibatchCKA(Metric):
             ValueError: No batch came.
         """
         if self.num_batches == 0:
-            raise ValueError("MinibatchCKA wants at least one batch of at least 4 rows; none came.")
+            raise ValueError("MinibatchCKA expects at least one batch of at least 4 rows; none came.")
         return cka_of_sums(HsicSums(self.between, self.within_x, self.within_y))

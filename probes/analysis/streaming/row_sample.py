@@ -48,7 +48,7 @@ class RowSample(Metric):
     def __init__(self, max_rows: int, seed: int, *, num_streams: int = 2) -> None:
         if max_rows < MIN_ROWS or num_streams < 1:
             raise ValueError(
-                f"A row sample wants `max_rows` of at least {MIN_ROWS} and `num_streams` of at least 1; got {max_rows} "
+                f"A row sample expects `max_rows` of at least {MIN_ROWS} and `num_streams` of at least 1; got {max_rows} "
                 f"and {num_streams}."
             )
         super().__init__()
@@ -131,15 +131,15 @@ class RowSample(Metric):
 
     def _require_streams(self, rows: int, streams: tuple[Tensor, ...]) -> None:
         if len(streams) != self.num_streams:
-            raise ValueError(f"A batch wants {self.num_streams} streams after the row ids; got {len(streams)}.")
+            raise ValueError(f"A batch expects {self.num_streams} streams after the row ids; got {len(streams)}.")
         for index, stream in enumerate(streams):
             name = f"stream {index}"
             if stream.ndim not in {1, 3}:
-                raise ValueError(f"`{name}` wants (layers, rows, features) or (rows,); got {tuple(stream.shape)}.")
+                raise ValueError(f"`{name}` expects (layers, rows, features) or (rows,); got {tuple(stream.shape)}.")
             by_row = _rows_first(stream)
             if len(by_row) != rows:
                 raise ValueError(
-                    f"A batch wants one row id a row; got {rows} row ids and {len(by_row)} rows of {name}."
+                    f"A batch expects one row id a row; got {rows} row ids and {len(by_row)} rows of {name}."
                 )
             require_finite(by_row.reshape(rows, -1) if rows else by_row, name=name)
             self._require_same_shape(index, by_row)

@@ -67,7 +67,7 @@ class Curve:
 
     def __post_init__(self) -> None:
         for name in ("values", "ci_low", "ci_high"):
-            _check_shape(f"Curve '{self.name}' wants `{name}`", getattr(self, name), self.layers)
+            _check_shape(f"Curve '{self.name}' expects `{name}`", getattr(self, name), self.layers)
 
 
 def band_profiles(
@@ -110,9 +110,9 @@ def band_profiles(
     return figure
 
 
-def _check_shape(wants: str, values: np.ndarray, layers: tuple[Layer, ...]) -> None:
+def _check_shape(expects: str, values: np.ndarray, layers: tuple[Layer, ...]) -> None:
     if values.shape != (len(layers),):
-        raise ValueError(f"{wants} of shape (layers,) = ({len(layers)},); got {values.shape}.")
+        raise ValueError(f"{expects} of shape (layers,) = ({len(layers)},); got {values.shape}.")
 
 
 def _check_layers(curves: Sequence[Curve], layers: tuple[Layer, ...]) -> None:
@@ -130,7 +130,7 @@ def _places(curve: Curve, layers: tuple[Layer, ...]) -> list[int]:
 
 def _draw_noise(axes: Axes, noise: tuple[np.ndarray, np.ndarray], layers: tuple[Layer, ...]) -> None:
     for end, values in zip(("low", "high"), noise, strict=True):
-        _check_shape(f"The noise band wants its {end} ends", values, layers)
+        _check_shape(f"The noise band expects its {end} ends", values, layers)
     axes.fill_between(range(len(layers)), *noise, color="#bdbdbd", alpha=0.6, linewidth=0, label="noise", zorder=1)
 
 

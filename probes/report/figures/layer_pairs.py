@@ -75,12 +75,14 @@ def layer_by_layer_heatmaps(matrices: Sequence[LayerByLayer]) -> Figure:
 def _check(matrices: Sequence[LayerByLayer]) -> None:
     if not matrices or any(matrix.values.size == 0 for matrix in matrices):
         empty = [f"task '{matrix.task}'" for matrix in matrices if matrix.values.size == 0]
-        raise ValueError(f"Layer-by-layer heatmaps want matrices with cells; got none for {', '.join(empty) or 'any'}.")
+        raise ValueError(
+            f"Layer-by-layer heatmaps expect matrices with cells; got none for {', '.join(empty) or 'any'}."
+        )
     for name in ("quantity", "unit", "reading", "x_name", "y_name", "x_layers", "y_layers"):
         found = list(dict.fromkeys(str(getattr(matrix, name)) for matrix in matrices))
         if len(found) > 1:
             raise ValueError(
-                f"Panels share colours and axes, so matrices want the same `{name}`; got {' and '.join(found[:2])}. "
+                f"Panels share colours and axes, so matrices expect the same `{name}`; got {' and '.join(found[:2])}. "
                 "Draw them in figures of their own."
             )
 

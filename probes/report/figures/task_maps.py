@@ -42,7 +42,7 @@ class TaskMap:
     def __post_init__(self) -> None:
         if self.points.shape != (len(self.tasks), 2):
             raise ValueError(
-                f"The map of layer {self.layer} wants points of shape (n, 2) = {(len(self.tasks), 2)}, one task name a "
+                f"The map of layer {self.layer} expects points of shape (n, 2) = {(len(self.tasks), 2)}, one task name a "
                 f"point; got {self.points.shape}."
             )
 
@@ -62,7 +62,7 @@ def task_maps(maps: Sequence[TaskMap], *, group_of: Mapping[str, str] | None = N
         ValueError: There are no maps, or `group_of` leaves a task out.
     """
     if not maps:
-        raise ValueError("Task maps want one map a layer; got none.")
+        raise ValueError("Task maps expect one map a layer; got none.")
     tasks = _by_group(maps, group_of)
     colours = dict(zip(tasks, _colours(len(tasks)), strict=True))
     markers = {group: _MARKERS[k % len(_MARKERS)] for k, group in enumerate(dict.fromkeys(tasks.values()))}

@@ -13,7 +13,7 @@ from scipy.stats import t as student_t
 
 from probes.analysis import Column, ColumnTable, Segments, find_segments, silhouette, tsne_points
 from probes.callbacks import curve_of
-from probes.report import Curve, TaskMap, Tracker, band_profiles, save_png, task_maps
+from probes.report import Curve, RunLogger, TaskMap, band_profiles, save_png, task_maps
 from probes.studies.layer_by_layer.comparison import GAIN, Comparison
 from probes.studies.suite_activations import SuiteActivations
 from probes.tasks import Suite
@@ -46,7 +46,7 @@ def report_figures(
     table: ColumnTable,
     maps: MapSettings,
     *,
-    tracker: Tracker,
+    logger: RunLogger,
 ) -> list[Path]:
     """Draw the pictures of the primary reading.
 
@@ -66,7 +66,7 @@ def report_figures(
     paths = []
     for name, figure in figures.items():
         paths.append(save_png(figure, output_dir / "figures" / f"{name}.png"))
-        tracker.log_picture(name, paths[-1])
+        logger.log_picture(name, paths[-1])
     return paths
 
 

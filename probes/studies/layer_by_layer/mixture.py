@@ -11,7 +11,7 @@ import numpy as np
 
 from probes.backbones import FrozenBackbone
 from probes.callbacks import LiveRows
-from probes.studies.suite_activations import test_labels
+from probes.studies.suite_activations import labels_of_test_rows
 from probes.tasks import Suite, Task
 from probes.tuning import TuningExamples
 
@@ -45,7 +45,7 @@ class MixtureSettings:
         for key, least in (("rows_per_cluster", 1), ("replicate_tasks", 0), ("replicate_seeds", 0)):
             if getattr(self, key) < least:
                 raise ValueError(
-                    f"`study.mixture.{key}` wants a whole number from {least} up; got {getattr(self, key)}."
+                    f"`study.mixture.{key}` expects a whole number from {least} up; got {getattr(self, key)}."
                 )
 
 
@@ -68,17 +68,14 @@ def mark_unseen(suite: Suite, unseen: Sequence[str] | None) -> Suite:
     return Suite(suite.name, tuple(marked))
 
 
-TUNING_SPLITS = ("train", "validation", "test")
+from probes.values import SPLITS
+
 _CLASHES = 0.01
 
 
 def task_examples(task: Task) -> dict[str, TuningExamples]:
     """A task's prompts with their answers, by split."""
-    return {
-        name: TuningExamples(split.prompts, split.targets)
-        for name, split in task.splits.items()
-        if name in TUNING_SPLITS
-    }
+    return {name: TuningExamples(split.prompts, split.targets) for name, split in task.splits.items() if name in SPLITS}
 
 
 def mixture_examples(suite: Suite, *, rows_per_cluster: int, seed: int) -> dict[str, TuningExamples]:
@@ -109,7 +106,7 @@ def mixture_examples(suite: Suite, *, rows_per_cluster: int, seed: int) -> dict[
 
 
 def refuse_contradictions(suite: Suite) -> None:
-    """Refuse seen tasks that ask alike and want other answers: no model can learn both.
+    """Refuse seen tasks that ask alike and expect other answers: no model can learn both.
 
     Raises:
         ValueError: Over 1 % of a task's training prompts stand in another with another answer, as bare sentences do.
@@ -128,7 +125,7 @@ def refuse_contradictions(suite: Suite) -> None:
     for (one, other), shared in clashes.most_common():
         if shared > _CLASHES * fewest[one, other]:
             raise ValueError(
-                f"Tasks '{one}' and '{other}' share {shared} training prompts and want other answers to them. Set "
+                f"Tasks '{one}' and '{other}' share {shared} training prompts and expect other answers to them. Set "
                 "`suite.prompt=instruction`, which says what is asked, or leave one out of `suite.tasks`."
             )
 
@@ -150,21 +147,21 @@ def _joined(parts: Sequence[TuningExamples]) -> TuningExamples:
 
 
 WATCHED_ROWS = 64
-MIN_ROWS = 5  # of a test split: CKA without each row wants four
+MIN_TEST_ROWS = 5  # of a test split: CKA without each row expects four
 
 
 def with_answers(suite: Suite) -> Suite:
-    """The suite, held to what tuning wants of every task.
+    """The suite, held to what tuning expects of every task.
 
     Raises:
         ValueError: No tasks; a task without training rows, with too few test rows, or with rows without answer.
     """
     for task in suite.tasks:
-        for split, least in (("train", 1), ("test", MIN_ROWS)):
+        for split, least in (("train", 1), ("test", MIN_TEST_ROWS)):
             rows = len(task.splits[split]) if split in task.splits else 0
             if rows < least:
                 raise ValueError(
-                    f"Task '{task.name}' has {rows} {split} rows, and a layer-by-layer study wants {least} or more. "
+                    f"Task '{task.name}' has {rows} {split} rows, and a layer-by-layer study expects {least} or more. "
                     "Mend the data, set `suite.max_rows` higher, or leave the task out of `suite.tasks`."
                 )
         empty = sum(not target.strip() for split in task.splits.values() for target in split.targets)
@@ -181,5 +178,5 @@ def with_answers(suite: Suite) -> Suite:
 def watched_rows(base: FrozenBackbone, suite: Suite) -> LiveRows:
     """The first `WATCHED_ROWS` test rows of every seen task, for looks at the experimental model while it is tuned."""
     seen = [task for task in suite.tasks if not task.unseen]
-    labels = {task.name: own[:WATCHED_ROWS] for task in seen if (own := test_labels(task)) is not None}
+    labels = {task.name: own[:WATCHED_ROWS] for task in seen if (own := labels_of_test_rows(task)) is not None}
     return LiveRows(base, {task.name: task.splits["test"].prompts[:WATCHED_ROWS] for task in seen}, labels)

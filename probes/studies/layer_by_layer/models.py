@@ -42,7 +42,7 @@ MIXTURE, MERGED = "mixture", "merged"
 
 
 @dataclass(frozen=True)
-class Workshop:
+class ModelTuner:
     """Makes tuned models of one base, and reads them.
 
     Attributes:
@@ -226,35 +226,35 @@ def check_models(suite: Suite, only: Sequence[str] | None) -> None:
     refuse_contradictions(suite)
 
 
-def tune_models(shop: Workshop, settings: MixtureSettings, *, only: Sequence[str] | None = None) -> TunedModels:
+def tune_models(tuner: ModelTuner, settings: MixtureSettings, *, only: Sequence[str] | None = None) -> TunedModels:
     """Tune every model of a study, or those named; one that is on disk already is taken from there.
 
     Args:
-        shop: Makes them.
+        tuner: Makes them.
         settings: The experimental model, and which controls are repeated.
         only: Names of tasks, or `mixture`; `None` is all.
 
     Raises:
         ValueError: As in `check_models`, or the controls cannot be merged.
     """
-    check_models(shop.suite, only)
-    tasks = shop.suite.tasks
+    check_models(tuner.suite, only)
+    tasks = tuner.suite.tasks
     controls: dict[str, list[TunedModel]] = {}
     for number, task in enumerate(tasks):
         if only is None or task.name in only:
             repeats = settings.replicate_seeds if number < settings.replicate_tasks else 0
-            controls[task.name] = [shop.control(task, replicate=replicate) for replicate in range(1 + repeats)]
+            controls[task.name] = [tuner.control(task, replicate=replicate) for replicate in range(1 + repeats)]
     experimental = None
     if only is None or MIXTURE in only:
         if settings.experimental == "merged":
             seen = [
-                controls[task.name][0] if task.name in controls else shop.control(task)
+                controls[task.name][0] if task.name in controls else tuner.control(task)
                 for task in tasks
                 if not task.unseen
             ]
-            experimental = shop.merged(seen, settings.merge_coefficient)
+            experimental = tuner.merged(seen, settings.merge_coefficient)
         else:
-            experimental = shop.mixture(settings.rows_per_cluster)
+            experimental = tuner.mixture(settings.rows_per_cluster)
     return TunedModels(controls, experimental)
 
 
@@ -279,20 +279,20 @@ class ReadModels:
         return TaskModels.joined(base, experimental, controls)
 
 
-def read_models(shop: Workshop, models: TunedModels, *, splits: Sequence[str]) -> ReadModels:
+def read_models(tuner: ModelTuner, models: TunedModels, *, splits: Sequence[str]) -> ReadModels:
     """Read the suite with base and experimental model, and each task's test rows with its controls.
 
     Args:
-        shop: Reads tuned models.
+        tuner: Reads tuned models.
         models: All of a study's; the experimental model is among them.
         splits: What base and experimental model read.
     """
-    tasks = shop.suite.tasks
-    base = read_suite(shop.suite, shop.base, shop.extraction, shop.cache_dir, splits=splits)
+    tasks = tuner.suite.tasks
+    base = read_suite(tuner.suite, tuner.base, tuner.extraction, tuner.cache_dir, splits=splits)
     assert models.experimental is not None  # only `only_models` leaves it out
-    experimental = shop.read(models.experimental, tasks, splits=splits)
+    experimental = tuner.read(models.experimental, tasks, splits=splits)
     controls = {
-        task.name: [shop.read(model, [task], splits=("test",)) for model in models.controls[task.name]]
+        task.name: [tuner.read(model, [task], splits=("test",)) for model in models.controls[task.name]]
         for task in tasks
     }
     return ReadModels(base, experimental, controls)

@@ -13,18 +13,18 @@ import numpy as np
 from probes.activations import ExtractionSettings
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
-from probes.report import Tracker, layer_table, learning_table, print_screen, write_results
+from probes.report import RunLogger, layer_table, learning_table, print_screen, write_results
 from probes.studies.layer_by_layer.comparison import GAIN, Comparison, SimilarityMeasure
 from probes.studies.layer_by_layer.figures import MapSettings, report_figures
 from probes.studies.layer_by_layer.mixture import MixtureSettings, mark_unseen, watched_rows, with_answers
-from probes.studies.layer_by_layer.models import ReadModels, Workshop, check_models, read_models, tune_models
+from probes.studies.layer_by_layer.models import ModelTuner, ReadModels, check_models, read_models, tune_models
 from probes.studies.layer_by_layer.probes import RoleProbes, learning_results, probe_roles, score_matrices
 from probes.studies.run_context import Provenance
-from probes.studies.suite_activations import described, facts_of, test_labels
-from probes.tasks import SPLITS, Suite
+from probes.studies.suite_activations import described, facts_of, labels_of_test_rows
+from probes.tasks import Suite
 from probes.training import ProbeSettings, TrainerFactory
 from probes.tuning import TuningSettings
-from probes.values import Result
+from probes.values import SPLITS, Result
 
 BASE, EXPERIMENTAL = "base", "experimental"
 STAGES = ("tune", "read")
@@ -39,7 +39,7 @@ def layer_by_layer_study(
     tuning: TuningSettings,
     trainer: TrainerFactory,
     callbacks: Callable[..., MatrixAnalysis],
-    tracker: Tracker,
+    logger: RunLogger,
     seed: int,
     cache_dir: Path,
     output_dir: Path,
@@ -67,7 +67,7 @@ def layer_by_layer_study(
         tuning: How models are tuned.
         trainer: Makes Lightning trainers, of tuned models and of probes.
         callbacks: Makes the analysis of base and experimental model, which also reports everything.
-        tracker: Where numbers are logged besides files.
+        logger: Where numbers are logged besides files.
         seed: Decides tuning and probes; never the data.
         cache_dir: Weights and activations are kept under it.
         output_dir: Everything the run leaves.
@@ -95,13 +95,13 @@ def layer_by_layer_study(
     with provenance.stage("tasks"):
         loaded = mark_unseen(with_answers(suite()), mixture.unseen)
         check_models(loaded, only_models)
-    with tracker.run(config, output_dir):
+    with logger.run(config, output_dir):
         with provenance.stage("backbone"):
             base = backbone()
         analysis = callbacks(live=watched_rows(base, loaded))
-        shop = Workshop(base, loaded, tuning, trainer, extraction, seed, cache_dir, watchers=[analysis])
+        tuner = ModelTuner(base, loaded, tuning, trainer, extraction, seed, cache_dir, watchers=[analysis])
         with provenance.stage("tune"):
-            models = tune_models(shop, mixture, only=only_models)
+            models = tune_models(tuner, mixture, only=only_models)
         common = Result(study=name, backbone=base.name, suite=loaded.name)
         describe = partial(described, common=common, suite=loaded)
         results = [describe(result) for result in learning_results(models, seed=seed)]
@@ -111,7 +111,7 @@ def layer_by_layer_study(
         if only_models is not None or stop_after == "tune":
             return math.nan
         with provenance.stage("read"):
-            read = read_models(shop, models, splits=SPLITS if with_probes else ("test",))
+            read = read_models(tuner, models, splits=SPLITS if with_probes else ("test",))
             provenance.record(facts_of(loaded, read.base) | read.passes())
         if stop_after == "read":
             return math.nan
@@ -131,9 +131,9 @@ def layer_by_layer_study(
                 _add_probes(analysis, found)
         with provenance.stage("report"):
             matrices = score_matrices(results)
-            report = analysis.finish(output_dir, tracker=tracker, results=results, matrices=matrices, describe=describe)
+            report = analysis.finish(output_dir, logger=logger, results=results, matrices=matrices, describe=describe)
             pictures = report_figures(
-                output_dir, comparisons[0], sides, analysis.table, maps or MapSettings(), tracker=tracker
+                output_dir, comparisons[0], sides, analysis.table, maps or MapSettings(), logger=logger
             )
     print_screen(layer_table(report.results, GAIN), f"picture: {pictures[0]}", f"everything: {output_dir}")
     return _mean_gain(report.results, loaded)
@@ -150,7 +150,7 @@ def _compare(comparison: Comparison, read: ReadModels, analysis: MatrixAnalysis)
     for task in comparison.suite.tasks:
         models = read.task(task, comparison.reading)
         comparison.add(task.name, models)
-        labels = test_labels(task)
+        labels = labels_of_test_rows(task)
         for role, rows in ((BASE, models.base), (EXPERIMENTAL, models.experimental)):
             same = rows.row_ids == read.base.rows(task, "test", comparison.reading).row_ids
             analysis.add_rows(task.name, rows, labels if same else None, role=role)

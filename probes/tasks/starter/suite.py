@@ -14,7 +14,8 @@ from probes.tasks.starter.clauses import LENGTHS, Sentence, Traits, clauses
 from probes.tasks.starter.inferences import ANSWERS, INFERENCE_GROUPS, inferences
 from probes.tasks.starter.opinions import OPINION_GROUPS, SENTIMENTS, TOPIC_NAMES, opinions
 from probes.tasks.starter.vocabulary import WORD_CONTENT
-from probes.tasks.task import SPLITS, Row, Suite, Task, TaskRows
+from probes.tasks.task import RawTask, Row, Suite, Task
+from probes.values import SPLITS
 
 CLAUSE_GROUPS = ("people", "animals", "verbs", "adjectives", "adverbs", "places")
 _ACCEPTABILITY = ("unacceptable", "acceptable")
@@ -24,7 +25,7 @@ Examples = Callable[[int, str], list[tuple[str, int]]]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class StarterTask:
     """How a task is made.
 
     Attributes:
@@ -67,71 +68,71 @@ def _acceptability(name: str, broken: Callable[[Sentence, random.Random], Senten
     return examples
 
 
-RECIPES: dict[str, Recipe] = {
-    "subject_number": Recipe(
+STARTER_TASKS: dict[str, StarterTask] = {
+    "subject_number": StarterTask(
         "syntax",
         ("singular", "plural"),
         "Is the subject of the main clause singular or plural?",
         _trait(lambda traits: traits.subject_plural),
     ),
-    "object_number": Recipe(
+    "object_number": StarterTask(
         "syntax",
         ("singular", "plural"),
         "Is the object of the main clause singular or plural?",
         _trait(lambda traits: traits.object_plural),
     ),
-    "negation_scope": Recipe(
+    "negation_scope": StarterTask(
         "syntax",
         ("subordinate", "main"),
         "Which clause is negated, main or subordinate?",
         _trait(lambda traits: traits.main_negated),
     ),
-    "word_order": Recipe(
+    "word_order": StarterTask(
         "syntax",
         _ACCEPTABILITY,
         "Is the order of the words acceptable or unacceptable?",
         _acceptability("word_order", lambda sentence, rng: sentence.with_wrong_order(rng)),
     ),
-    "agreement": Recipe(
+    "agreement": StarterTask(
         "morphology",
         _ACCEPTABILITY,
         "Is the agreement of the verbs with their subjects acceptable or unacceptable?",
         _acceptability("agreement", lambda sentence, _: sentence.with_wrong_agreement()),
     ),
-    "tense": Recipe(
+    "tense": StarterTask(
         "morphology",
         ("present", "past"),
         "Is the main clause in the present or past tense?",
         _trait(lambda traits: traits.main_past),
     ),
-    "sentiment": Recipe(
+    "sentiment": StarterTask(
         "semantics",
         SENTIMENTS,
         "Is this opinion positive or negative?",
         lambda seed, split: [(opinion.text, opinion.sentiment) for opinion in opinions(seed, split)],
         OPINION_GROUPS,
     ),
-    "topic": Recipe(
+    "topic": StarterTask(
         "semantics",
         TOPIC_NAMES,
         f"Is this about {', '.join(TOPIC_NAMES[:-1])} or {TOPIC_NAMES[-1]}?",
         lambda seed, split: [(opinion.text, opinion.topic) for opinion in opinions(seed, split)],
         OPINION_GROUPS,
     ),
-    "entailment": Recipe(
+    "entailment": StarterTask(
         "semantics",
         ANSWERS,
         "Does the second sentence follow from the first, yes or no?",
         lambda seed, split: [(pair.text, pair.follows) for pair in inferences(seed, split)],
         INFERENCE_GROUPS,
     ),
-    "sentence_length": Recipe(
+    "sentence_length": StarterTask(
         "surface",
         tuple(f"{fewest}-{most}" for fewest, most in LENGTHS),
         "How many words has the sentence: " + ", ".join(f"{fewest}-{most}" for fewest, most in LENGTHS) + "?",
         _trait(lambda traits: traits.length),
     ),
-    "word_content": Recipe(
+    "word_content": StarterTask(
         "surface",
         WORD_CONTENT,
         f"Which of these does the sentence mention: {', '.join(WORD_CONTENT)}?",
@@ -175,9 +176,9 @@ def starter_suite(
         (('present', 'past'), 8)
     """
     built: list[Task] = []
-    for task in choose_tasks(tasks, tuple(RECIPES)):
-        recipe = RECIPES[task]
-        table = TaskRows(
+    for task in choose_tasks(tasks, tuple(STARTER_TASKS)):
+        recipe = STARTER_TASKS[task]
+        table = RawTask(
             name=task,
             rows={split: recipe.rows(seed, split) for split in SPLITS},
             kind="classification",

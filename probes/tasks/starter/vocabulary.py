@@ -291,7 +291,7 @@ def venues(topic: str) -> tuple[str, ...]:
 
 
 HELD_OUT_SHARE = 1 / 3
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _WORDS: dict[str, tuple[Any, ...]] = {
     "people": PEOPLE,

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import AdamW, Optimizer
 
-from probes.metrics import Kind
+from probes.metrics import TargetKind
 from probes.training.bank.probe_bank import ProbeBank, RowLoss
 from probes.training.bank.probe_module import ProbeModule, Standardiser
 from probes.training.data_module import RowBatch
 from probes.training.probe_settings import ProbeSettings
 
 
-def default_row_loss(kind: Kind, logits: Tensor, targets: Tensor) -> Tensor:
+def default_row_loss(kind: TargetKind, logits: Tensor, targets: Tensor) -> Tensor:
     """Loss of each row in nats, or squared units.
 
     Args:
@@ -34,7 +34,7 @@ def default_row_loss(kind: Kind, logits: Tensor, targets: Tensor) -> Tensor:
     return (logits[..., 0] - targets).square()
 
 
-def row_loss_of(kind: Kind) -> RowLoss:
+def row_loss_of(kind: TargetKind) -> RowLoss:
     """Return a function that asks the probe for its own loss where it brings one, and else uses the default."""
 
     def row_loss(probe: nn.Module, logits: Tensor, targets: Tensor) -> Tensor:
@@ -104,7 +104,9 @@ class MinibatchProbeModule(ProbeModule):
     penalties: Tensor
     control_of: Tensor
 
-    def __init__(self, bank: ProbeBank, standardiser: Standardiser, *, kind: Kind, settings: ProbeSettings) -> None:
+    def __init__(
+        self, bank: ProbeBank, standardiser: Standardiser, *, kind: TargetKind, settings: ProbeSettings
+    ) -> None:
         super().__init__(bank, standardiser)
         self.settings = settings
         self.row_loss = row_loss_of(kind)

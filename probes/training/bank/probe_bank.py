@@ -80,7 +80,7 @@ def own_randomness(seed: int, device: torch.device, *, on: bool) -> Iterator[Non
         yield
 
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 _said: set[type] = set()
 
 
@@ -221,7 +221,7 @@ class ProbeBank(nn.Module):
         if type(self.probe) in _said:
             return
         _said.add(type(self.probe))
-        logger.warning(
+        _log.warning(
             "Probe architecture %s can't be vectorised over layers; its probes run one after the other. (%s)",
             type(self.probe).__name__,
             str(error).strip().partition("\n")[0],

@@ -43,7 +43,7 @@ class RowSpan(NamedTuple):
         return torch.ormqr(self.reflectors, self.scales, functional.pad(coordinates, (0, beyond)).mT).mT
 
 
-class Turn(NamedTuple):
+class BasisChange(NamedTuple):
     """Turns weights onto the axes of rows that are fewer than their features; else leaves them as they are.
 
     Attributes:
@@ -54,7 +54,7 @@ class Turn(NamedTuple):
     onto: tuple[RowSpan, Tensor] | None = None
 
     def enter(self, weights: Tensor, biases: Tensor) -> Tensor:
-        """Turn weights `(layers, ..., features)` and put biases after them: `(layers, ..., rank + 1)`."""
+        """BasisChange weights `(layers, ..., features)` and put biases after them: `(layers, ..., rank + 1)`."""
         if self.onto is not None:
             span, axes = self.onto
             weights = (span.enter(weights.flatten(1, -2)) @ axes).view(*weights.shape[:-1], -1)
@@ -88,16 +88,16 @@ class Eigenbasis:
     axes: Tensor | None
 
     @classmethod
-    def of(cls, x: Tensor) -> tuple[Eigenbasis, Turn]:
+    def of(cls, x: Tensor) -> tuple[Eigenbasis, BasisChange]:
         """Find the axes of rows `x`, shape `(layers, rows, features)`, and how weights are turned as these rows are.
 
         The rank is the smaller of rows and features.
         """
         if x.shape[1] >= x.shape[2]:
-            return cls(x, *_axes_of(x)), Turn()
+            return cls(x, *_axes_of(x)), BasisChange()
         span, coordinates = RowSpan.of(x)
         eigenvalues, axes = _axes_of(coordinates)
-        return cls(coordinates @ axes, eigenvalues, None), Turn((span, axes))
+        return cls(coordinates @ axes, eigenvalues, None), BasisChange((span, axes))
 
     def keep(self, layers: Tensor) -> Eigenbasis:
         """The basis of these layers alone."""

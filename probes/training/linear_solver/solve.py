@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from probes.metrics import Kind
+from probes.metrics import TargetKind
 from probes.threads import cores, map_on_cores
 from probes.training.linear_solver.eigenbasis import Eigenbasis
 from probes.training.linear_solver.losses import LinearLoss, SigmoidLoss, SoftmaxLoss, SquaredLoss
@@ -63,7 +63,7 @@ def _polish(loss: LinearLoss, without_bias: Tensor, biases: Tensor, steps: int =
     return biases
 
 
-Answer = TypeVar("Answer")
+_Answer = TypeVar("_Answer")
 
 MOST_LAYERS = 8
 """Layers that a core solves together at most, so that few of them leave a core without work."""
@@ -71,7 +71,7 @@ CACHE_BYTES = 20_000_000
 """Rows that a core solves together, so that they stay in its cache; many layers outweigh Python's share."""
 
 
-def map_layers(solve: Callable[[Tensor], Answer], x: Tensor) -> list[Answer]:
+def map_layers(solve: Callable[[Tensor], _Answer], x: Tensor) -> list[_Answer]:
     """Call `solve` with neighbouring layers' indices, on a CPU some at a time on each core, else all in one call.
 
     Args:
@@ -117,7 +117,7 @@ class LinearSolution:
 
 
 def solve_linear(
-    kind: Kind,
+    kind: TargetKind,
     x: Tensor,
     targets: Tensor,
     penalties: Tensor,
@@ -187,7 +187,7 @@ class _Problems:
 
     def _solve(self, x: Tensor, layers: Tensor, penalties: list[int], tolerance: float, max_iterations: int) -> None:
         """Solve these layers at these penalties, from where they are and in the precision of their rows `x`."""
-        basis, turn = Eigenbasis.of(x)
+        basis, basis_change = Eigenbasis.of(x)
         loss = self.loss.to(x)
         slices, outputs, _ = loss.targets.shape
         at_once = penalties_at_once(slices * outputs)
@@ -197,13 +197,13 @@ class _Problems:
             parameters, iterations = minimise(
                 loss.keep(torch.arange(slices).repeat(len(group))),
                 basis,
-                turn.enter(self.weights[cells].to(x), self.biases[cells].to(x)).flatten(1, 2),
+                basis_change.enter(self.weights[cells].to(x), self.biases[cells].to(x)).flatten(1, 2),
                 penalties=self.penalties[group].repeat_interleave(slices),
                 tolerance=tolerance,
                 max_iterations=max_iterations,
             )
             self.iterations += iterations
-            weights, biases = turn.leave(parameters.unflatten(1, (len(group), slices)))
+            weights, biases = basis_change.leave(parameters.unflatten(1, (len(group), slices)))
             self.weights[cells] = weights.to(self.weights)
             self.biases[cells] = biases.double()
         self._certify(layers, penalties)
@@ -218,12 +218,12 @@ class _Problems:
             self.gaps[layer, order] = torch.where(gaps > 0, gaps / objectives, 0.0)
 
 
-def _own_penalties(kind: Kind, penalties: Tensor, classes: int) -> Tensor:
+def _own_penalties(kind: TargetKind, penalties: Tensor, classes: int) -> Tensor:
     """Halve λ for a binary task: logits ∓w·x/2 have ‖W‖² = ‖w‖²/2."""
     return penalties / 2 if kind == "classification" and classes == 2 else penalties
 
 
-def _loss(kind: Kind, targets: Tensor, classes: int, row_weights: Tensor | None) -> LinearLoss:
+def _loss(kind: TargetKind, targets: Tensor, classes: int, row_weights: Tensor | None) -> LinearLoss:
     weights = None if row_weights is None else row_weights[:, None]
     if kind == "regression":
         return SquaredLoss(targets[:, None].float(), weights)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from probes.metrics import Kind
+from probes.metrics import TargetKind
 from probes.training.bank.probe_bank import ProbeBank
 from probes.training.bank.probe_module import ProbeModule, Standardiser
 from probes.training.data_module import LayerBatch
@@ -40,10 +40,12 @@ class ExactProbeModule(ProbeModule):
 
     gaps: Tensor
 
-    def __init__(self, bank: ProbeBank, standardiser: Standardiser, *, kind: Kind, settings: ProbeSettings) -> None:
+    def __init__(
+        self, bank: ProbeBank, standardiser: Standardiser, *, kind: TargetKind, settings: ProbeSettings
+    ) -> None:
         super().__init__(bank, standardiser)
         self.automatic_optimization = False
-        self.kind: Kind = kind
+        self.kind: TargetKind = kind
         self.settings = settings
         self.iterations = 0
         self.register_buffer("gaps", torch.full(bank.shape, torch.inf, dtype=torch.float64), persistent=False)

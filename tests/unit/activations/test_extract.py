@@ -196,11 +196,11 @@ def test_the_store_reads_back_what_was_written_and_names_what_it_lacks(tmp_path)
 
 @pytest.mark.parametrize("key", ["max_length", "tokens_per_batch", "texts_per_shard"])
 def test_settings_below_one_are_refused(key: str):
-    with pytest.raises(ValueError, match=rf"`extraction\.{key}` wants at least 1; got 0"):
+    with pytest.raises(ValueError, match=rf"`extraction\.{key}` expects at least 1; got 0"):
         ExtractionSettings(**{key: 0})
 
 
 @pytest.mark.parametrize("value", ["many", 10.5, True, "1024"])
 def test_a_budget_that_is_no_number_is_refused(value):
-    with pytest.raises(TypeError, match=r"`extraction\.tokens_per_batch` wants `auto` or a whole number; got"):
+    with pytest.raises(TypeError, match=r"`extraction\.tokens_per_batch` expects `auto` or a whole number; got"):
         ExtractionSettings(tokens_per_batch=value)

@@ -161,9 +161,9 @@ def test_one_row_that_differs_makes_a_layer_vary():
 
 def test_rows_that_no_measure_can_use_are_refused():
     x = draw(2, 9, 3, seed=0)
-    with pytest.raises(ValueError, match=r"`y` wants the shape \(layers, rows, features\); got \(9, 3\)"):
+    with pytest.raises(ValueError, match=r"`y` expects the shape \(layers, rows, features\); got \(9, 3\)"):
         require_matched_rows(x, x[0])
-    with pytest.raises(ValueError, match=r"`x` wants at least 4 rows; got 3"):
+    with pytest.raises(ValueError, match=r"`x` expects at least 4 rows; got 3"):
         require_rows(x[:, :3])
     with pytest.raises(ValueError, match=r"same layers and rows; got \(2, 9, 3\) and \(2, 8, 3\).*row ids"):
         require_matched_rows(x, x[:, 1:])

@@ -299,7 +299,7 @@ def test_a_constant_layer_is_nan():
 
 
 def test_one_task_alone_is_refused():
-    with pytest.raises(ValueError, match="'silhouette' lies between tasks and wants at least 2; got 1"):
+    with pytest.raises(ValueError, match="'silhouette' lies between tasks and expects at least 2; got 1"):
         SILHOUETTE(tasks()[:1])
 
 

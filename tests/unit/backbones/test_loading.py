@@ -96,11 +96,11 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path):
         FrozenBackbone.load(path=str(tmp_path / "model.gguf"))
 
 
-def test_quantisation_wants_a_gpu_and_a_known_name(llama_folder, monkeypatch):
-    with pytest.raises(ValueError, match="Unknown quantisation '3bit'"):
+def test_quantization_wants_a_gpu_and_a_known_name(llama_folder, monkeypatch):
+    with pytest.raises(ValueError, match="Unknown quantization '3bit'"):
         FrozenBackbone.load(path=str(llama_folder), quantization="3bit")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="quantization=4bit` wants a CUDA GPU"):
+    with pytest.raises(ValueError, match="quantization=4bit` expects a CUDA GPU"):
         FrozenBackbone.load(path=str(llama_folder), quantization="4bit", device="cpu")
 
 

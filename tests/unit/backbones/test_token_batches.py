@@ -95,7 +95,7 @@ def test_a_tokenizer_without_a_pad_token_is_handled():
         np.testing.assert_allclose(together[reading][:, 0], alone[reading][:, 0], rtol=1e-4, atol=1e-5)
 
 
-def test_many_texts_are_tokenised_as_each_alone():
+def test_many_texts_are_tokenized_as_each_alone():
     tokenizer = Tokenizer(byte_tokenizer(), max_length=6)
     texts = [f"text {i}" for i in range(2100)]
     together = tokenizer(texts)

@@ -99,7 +99,7 @@ def test_a_module_without_language_model_and_an_impossible_interval_are_refused(
     trainer = type("Trainer", (), {"global_step": 0, "is_global_zero": True})()
     with pytest.raises(ValueError, match=r"got Plain\."):
         analysis.on_train_start(trainer, module)
-    with pytest.raises(ValueError, match=r"`callbacks\.every_n_steps` wants at least 1"):
+    with pytest.raises(ValueError, match=r"`callbacks\.every_n_steps` expects at least 1"):
         MatrixAnalysis({}, every_n_steps=0)
     other_rank = type("Trainer", (), {"global_step": 0, "is_global_zero": False})()
     analysis.on_train_start(other_rank, module)
@@ -340,19 +340,19 @@ def test_every_quantity_goes_to_each_place_exactly_once(tmp_path):
         for seed, name in enumerate(("sst2", "trec")):
             shared.add_task(data_of(name, seed, reading=reading))
     own = Result(task="sst2", layer=1, split="test", metric="accuracy", value=0.5, pooling="last")
-    tracker = Remembering()
+    logger = Remembering()
     found = shared.finish(
-        tmp_path, tracker=tracker, results=[own], describe=lambda r: Result(**{**vars(r), "study": "mine"})
+        tmp_path, logger=logger, results=[own], describe=lambda r: Result(**{**vars(r), "study": "mine"})
     )
     names = ["label_cka", "task_separability/silhouette", "specificity/label_cka"]
-    assert tracker.matrices == names + [f"{name}@{MEAN}" for name in names]
+    assert logger.matrices == names + [f"{name}@{MEAN}" for name in names]
     stems = [name.replace("/", "_") for name in names]
     stems += [f"{stem}@{MEAN}" for stem in stems]
     assert sorted(p.stem for p in (tmp_path / "layer_by_task").iterdir()) == sorted(stems)
     bands = ["bands_label_cka", f"bands_label_cka@{MEAN}"]
     profiles = [f"{stem}_profiles" for stem in stems[:2]]  # of specificity no curves are drawn
     assert sorted(p.stem for p in (tmp_path / "figures").iterdir()) == sorted([*stems, *profiles, *bands])
-    assert tracker.pictures == [name.replace("_", "/", 1) for name in bands]
+    assert logger.pictures == [name.replace("_", "/", 1) for name in bands]
     assert [path.stem for path in found.heatmaps] == stems
     written = read_results(tmp_path / "results.csv")
     assert written[0] == own

@@ -42,7 +42,7 @@ class TestResults:
 
     def test_of_other_columns_are_refused(self, tmp_path):
         (tmp_path / "other.csv").write_text("task,value\n")
-        with pytest.raises(ValueError, match=r"other\.csv wants the columns study, role.*got task, value"):
+        with pytest.raises(ValueError, match=r"other\.csv expects the columns study, role.*got task, value"):
             read_results(tmp_path / "other.csv")
 
     def test_with_a_word_for_a_number_name_the_line(self, tmp_path):

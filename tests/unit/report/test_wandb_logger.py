@@ -18,7 +18,7 @@ from report_samples import MEAN, a_matrix, results_of
 from similarity_samples import a_layer_by_layer
 from wandb_log import offline_run_dirs, read_offline_run
 
-from probes.report import FilesOnly, WandbTracker, read_results, report_run, save_png
+from probes.report import FilesOnly, WandbRunLogger, read_results, report_run, save_png
 from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
 from probes.values import Layer
 
@@ -37,16 +37,16 @@ def two_matrices():
 def reported(tmp_path_factory):
     """An output folder that a whole report went to, with the offline run read back."""
     folder = tmp_path_factory.mktemp("out")
-    tracker = WandbTracker(mode="offline", group="sweep", name="a run", tags=["x", "y"], notes="why", job_type="probe")
+    logger = WandbRunLogger(mode="offline", group="sweep", name="a run", tags=["x", "y"], notes="why", job_type="probe")
     (folder / "probes").mkdir()
     matrices = two_matrices()
-    with tracker.run({"seed": 0, "suite": {"tasks": ["sst2"], "name": "starter"}}, folder):
+    with logger.run({"seed": 0, "suite": {"tasks": ["sst2"], "name": "starter"}}, folder):
         heatmaps = report_run(
-            folder, results=results_of(matrices[0]), matrices=matrices, best_layers=BEST, tracker=tracker
+            folder, results=results_of(matrices[0]), matrices=matrices, best_layers=BEST, logger=logger
         )
     (run_dir,) = offline_run_dirs(folder)
     return SimpleNamespace(
-        folder=folder, heatmaps=heatmaps, matrices=matrices, logged=read_offline_run(run_dir), tracker=tracker
+        folder=folder, heatmaps=heatmaps, matrices=matrices, logged=read_offline_run(run_dir), logger=logger
     )
 
 
@@ -67,7 +67,7 @@ class TestReport:
     def test_refuses_two_quantities_that_would_be_one_file(self, tmp_path):
         clash = [a_matrix("cka/base"), a_matrix("cka_base")]
         with pytest.raises(ValueError, match=r"'cka/base' and 'cka_base' .* would both be cka_base\.csv"):
-            report_run(tmp_path, results=[], matrices=clash, best_layers={}, tracker=FilesOnly())
+            report_run(tmp_path, results=[], matrices=clash, best_layers={}, logger=FilesOnly())
         assert not list(tmp_path.iterdir())
 
 
@@ -81,7 +81,7 @@ class TestOfflineRun:
 
     def test_keeps_its_id_for_resuming(self, reported):
         assert (reported.folder / "wandb_run_id.txt").read_text().strip() == reported.logged["run_id"]
-        assert reported.tracker.run_id == reported.logged["run_id"]
+        assert reported.logger.run_id == reported.logged["run_id"]
 
     def test_holds_one_table_a_quantity_with_the_same_numbers(self, reported):
         names = ["probe/accuracy", "probe/accuracy@decoder.residual.last", "label_cka"]
@@ -118,12 +118,12 @@ class TestOfflineRun:
         (tmp_path / "probes").mkdir()
         for name in ("results.csv", "probes/sst2.safetensors"):
             (tmp_path / name).write_text("1")
-        tracker = WandbTracker(mode="offline", upload_artifacts=True)
-        with tracker.run({}, tmp_path):
-            tracker.log_artifacts([tmp_path / "results.csv", tmp_path / "probes"])
+        logger = WandbRunLogger(mode="offline", upload_artifacts=True)
+        with logger.run({}, tmp_path):
+            logger.log_artifacts([tmp_path / "results.csv", tmp_path / "probes"])
         (run_dir,) = offline_run_dirs(tmp_path)
         ((name, files),) = ours(read_offline_run(run_dir)).items()
-        assert name == f"probes-{tracker.run_id}"
+        assert name == f"probes-{logger.run_id}"
         assert set(files) == {"results.csv", "probes/sst2.safetensors"}
 
 
@@ -132,10 +132,10 @@ def test_layer_by_layer_is_one_table_of_all_tasks_and_one_picture(tmp_path):
     layers: dict[str, Any] = {"x_layers": (0, "final"), "y_layers": (0, 1, "final")}
     matrices = [a_layer_by_layer(task, values=values + shift, **layers) for shift, task in enumerate(("sst2", "trec"))]
     picture = save_png(layer_by_layer_heatmaps(matrices), tmp_path / "picture.png")
-    tracker = WandbTracker(mode="offline")
-    with tracker.run({}, tmp_path):
-        tracker.log_layer_by_layer("cka", matrices, picture)
-        tracker.log_picture("bands/cka", picture)
+    logger = WandbRunLogger(mode="offline")
+    with logger.run({}, tmp_path):
+        logger.log_layer_by_layer("cka", matrices, picture)
+        logger.log_picture("bands/cka", picture)
     (run_dir,) = offline_run_dirs(tmp_path)
     logged = read_offline_run(run_dir)
     assert {*logged["tables"]} == {"layer_by_layer/cka"}
@@ -155,7 +155,7 @@ def test_layer_by_layer_is_one_table_of_all_tasks_and_one_picture(tmp_path):
 class TestEnd:
     def test_two_jobs_in_one_process_are_two_finished_runs_in_one_group(self, tmp_path):
         for seed in (0, 1):
-            with WandbTracker(mode="offline", group="sweep").run({"seed": seed}, tmp_path / str(seed)):
+            with WandbRunLogger(mode="offline", group="sweep").run({"seed": seed}, tmp_path / str(seed)):
                 pass
         runs = [read_offline_run(path) for path in offline_run_dirs(tmp_path)]
         assert [run["config"]["seed"] for run in runs] == [0, 1]
@@ -165,39 +165,39 @@ class TestEnd:
 
     def test_a_run_that_someone_else_has_open_stays_theirs(self, tmp_path):
         theirs = wandb.init(mode="offline", dir=str(tmp_path), settings=wandb.Settings(silent=True, console="off"))
-        tracker = WandbTracker(mode="offline")
-        with tracker.run({"seed": 0}, tmp_path / "ours"):
-            assert tracker.run_id != theirs.id
+        logger = WandbRunLogger(mode="offline")
+        with logger.run({"seed": 0}, tmp_path / "ours"):
+            assert logger.run_id != theirs.id
         theirs.log({"still": "open"})
         theirs.finish()
 
     def test_an_exception_passes_through_and_marks_the_run_failed(self, tmp_path):
-        with pytest.raises(KeyError, match="lost"), WandbTracker(mode="offline").run({}, tmp_path):
+        with pytest.raises(KeyError, match="lost"), WandbRunLogger(mode="offline").run({}, tmp_path):
             raise KeyError("lost")
         (run_dir,) = offline_run_dirs(tmp_path)
         assert read_offline_run(run_dir)["exit_code"] == 1
 
     def test_an_id_handed_over_is_the_run_that_goes_on(self, tmp_path):
-        with WandbTracker(mode="offline", run_id="abc12345").run({}, tmp_path):
+        with WandbRunLogger(mode="offline", run_id="abc12345").run({}, tmp_path):
             pass
         (run_dir,) = offline_run_dirs(tmp_path)
         assert read_offline_run(run_dir)["run_id"] == "abc12345"
 
     @pytest.mark.parametrize("off", [{"enabled": False, "mode": "offline"}, {"mode": "disabled"}])
     def test_nothing_is_written_where_nothing_is_tracked(self, tmp_path, off):
-        tracker = WandbTracker(**off)
-        with tracker.run({}, tmp_path):
-            tracker.log_matrix(a_matrix(), tmp_path / "no.png", primary=True)
-            tracker.log_layer_by_layer("cka", [a_layer_by_layer()], tmp_path / "no.png")
-            tracker.log_picture("bands/cka", tmp_path / "no.png")
-            tracker.summarize({"mean/accuracy": 1.0})
-            tracker.log_artifacts([tmp_path])
-        assert tracker.run_id is None
+        logger = WandbRunLogger(**off)
+        with logger.run({}, tmp_path):
+            logger.log_matrix(a_matrix(), tmp_path / "no.png", primary=True)
+            logger.log_layer_by_layer("cka", [a_layer_by_layer()], tmp_path / "no.png")
+            logger.log_picture("bands/cka", tmp_path / "no.png")
+            logger.summarize({"mean/accuracy": 1.0})
+            logger.log_artifacts([tmp_path])
+        assert logger.run_id is None
         assert not list(tmp_path.iterdir())
 
     def test_an_unknown_mode_is_refused(self):
         with pytest.raises(ValueError, match=r"Unknown W&B mode 'onlin'. Set `logger.mode` to one of auto, online"):
-            WandbTracker(mode="onlin")  # pyright: ignore[reportArgumentType]
+            WandbRunLogger(mode="onlin")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_csv_logger_never_imports_wandb_nor_pyplot(tmp_path):
@@ -205,9 +205,9 @@ def test_the_csv_logger_never_imports_wandb_nor_pyplot(tmp_path):
         "import json, pathlib, sys\n"
         "from probes.report import FilesOnly, report_run\n"
         "before = [name for name in ('wandb', 'matplotlib.pyplot') if name in sys.modules]\n"
-        "tracker = FilesOnly()\n"
-        "with tracker.run({}, pathlib.Path('out')):\n"
-        "    report_run(pathlib.Path('out'), results=[], matrices=[], best_layers={}, tracker=tracker)\n"
+        "logger = FilesOnly()\n"
+        "with logger.run({}, pathlib.Path('out')):\n"
+        "    report_run(pathlib.Path('out'), results=[], matrices=[], best_layers={}, logger=logger)\n"
         "print(json.dumps(before + [name for name in ('wandb', 'matplotlib.pyplot') if name in sys.modules]))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -215,7 +215,7 @@ def test_the_csv_logger_never_imports_wandb_nor_pyplot(tmp_path):
     assert (tmp_path / "out/results.csv").exists()
 
 
-@pytest.mark.parametrize(("file", "target"), [("wandb", WandbTracker), ("csv", FilesOnly)])
+@pytest.mark.parametrize(("file", "target"), [("wandb", WandbRunLogger), ("csv", FilesOnly)])
 def test_the_config_names_every_argument_with_its_default(file, target):
     config = yaml.safe_load((ROOT / f"conf/logger/{file}.yaml").read_text())
     assert config.pop("_target_") == f"probes.report.{target.__name__}"
@@ -226,6 +226,6 @@ def test_the_config_names_every_argument_with_its_default(file, target):
 
 
 def test_the_message_is_logged_once(tmp_path, caplog):
-    with caplog.at_level(logging.INFO), WandbTracker(mode="offline").run({}, tmp_path):
+    with caplog.at_level(logging.INFO), WandbRunLogger(mode="offline").run({}, tmp_path):
         pass
     assert [record.name for record in caplog.records if "W&B" in record.message] == ["probes.report.wandb_logger"]

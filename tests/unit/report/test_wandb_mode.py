@@ -76,7 +76,7 @@ class TestChooseMode:
 
     def test_a_mode_unknown_to_wandb_is_refused(self, machine, monkeypatch):
         monkeypatch.setenv("WANDB_MODE", "off")
-        with pytest.raises(ValueError, match="WANDB_MODE wants one of online, offline, disabled; got 'off'"):
+        with pytest.raises(ValueError, match="WANDB_MODE expects one of online, offline, disabled; got 'off'"):
             choose_mode("auto")
 
 
@@ -124,10 +124,10 @@ class TestAnswers:
 
 TRACK = """
 import logging, pathlib
-from probes.report import WandbTracker
+from probes.report import WandbRunLogger
 logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
 for job in "01":
-    with WandbTracker(group="g").run({}, pathlib.Path(job)):
+    with WandbRunLogger(group="g").run({}, pathlib.Path(job)):
         pass
 """
 

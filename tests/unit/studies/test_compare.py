@@ -46,7 +46,7 @@ def compare(tmp_path: Path, reference: Any, *, suite: Suite = SUITE, measures: A
         "suite": lambda: suite,
         "extraction": ExtractionSettings(),
         "callbacks": partial(MatrixAnalysis, MEASURES if measures is None else measures),
-        "tracker": FilesOnly(),
+        "logger": FilesOnly(),
         "cache_dir": tmp_path / "cache",
         "output_dir": tmp_path / "out",
         "config": {},
@@ -152,6 +152,6 @@ def test_without_a_reference_backbone_the_error_names_the_key_and_nothing_is_loa
     def never() -> Suite:
         raise AssertionError
 
-    with pytest.raises(ValueError, match=r"`study=compare` wants a second model: set `reference_backbone`"):
+    with pytest.raises(ValueError, match=r"`study=compare` expects a second model: set `reference_backbone`"):
         compare(tmp_path, None, suite=never)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()

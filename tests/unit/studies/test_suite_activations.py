@@ -13,9 +13,9 @@ from probes.activations import ExtractionSettings, extract
 from probes.analysis import join_rows
 from probes.backbones import FrozenBackbone, tiny_backbone
 from probes.studies.probe import with_labels
+from probes.studies.suite_activations import labels_of_test_rows as find_test_labels
+from probes.studies.suite_activations import matching_test_rows as find_test_rows
 from probes.studies.suite_activations import read_suite
-from probes.studies.suite_activations import test_labels as find_test_labels
-from probes.studies.suite_activations import test_rows_of as find_test_rows
 from probes.tasks import Split, Suite, Task
 
 

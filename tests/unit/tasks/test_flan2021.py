@@ -249,13 +249,13 @@ def test_a_name_that_is_no_folder_is_one_on_the_hub() -> None:
     [
         ({"unseen": ["cola", "sentimet"]}, r"no task or cluster 'sentimet'. Did you mean 'sentiment'\? Set `suite.uns"),
         ({"tasks": ["sst3"]}, r"No task 'sst3'. Did you mean 'sst2'\? There are rte, sst2, trec. Set `suite.tasks`"),
-        ({"max_rows": 0}, r"`suite.max_rows` wants a whole number from 1 up"),
+        ({"max_rows": 0}, r"`suite.max_rows` expects a whole number from 1 up"),
         ({"max_rows": {"tset": 1}}, r"`suite.max_rows` knows the splits train, validation, test; got tset"),
         (
             {"train_rows_per_cluster": 0},
-            r"`suite.train_rows_per_cluster` wants a whole number from 1 up, or null; got 0",
+            r"`suite.train_rows_per_cluster` expects a whole number from 1 up, or null; got 0",
         ),
-        ({"shuffle_buffer": -1}, r"`suite.shuffle_buffer` wants a whole number from 0 up; got -1"),
+        ({"shuffle_buffer": -1}, r"`suite.shuffle_buffer` expects a whole number from 0 up; got -1"),
         ({"prompt": "raw"}, r"Task 'rte' has no bare text .* Set `suite.prompt=instruction`"),
     ],
 )
@@ -266,7 +266,7 @@ def test_bad_settings_are_refused_with_the_key_to_set(copy: Path, settings: dict
 
 def test_settings_are_checked_before_anything_is_read() -> None:
     for settings in ({"max_rows": {"test": 0}}, {"shuffle_buffer": -1}, {"unseen": ["tree"]}):
-        with pytest.raises(ValueError, match=r"Set `suite.unseen`|wants a whole number"):
+        with pytest.raises(ValueError, match=r"Set `suite.unseen`|expects a whole number"):
             load(Path("nowhere"), **settings)
 
 

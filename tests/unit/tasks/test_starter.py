@@ -18,7 +18,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from probes.tasks import Suite, Task, starter_suite
-from probes.tasks.starter import RECIPES, held_out_words
+from probes.tasks.starter import STARTER_TASKS, held_out_words
 from probes.tasks.starter.clauses import LENGTHS, clauses
 from probes.tasks.starter.vocabulary import (
     ANIMALS,
@@ -72,7 +72,7 @@ def test_a_bag_of_words_carries_over_to_test_where_its_words_do() -> None:
     assert on_held_out_words("word_content") >= 0.95
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("name", list(STARTER_TASKS))
 def test_every_class_comes_equally_often(name: str) -> None:
     sizes = {split: len(rows) for split, rows in task(name).splits.items()}
     assert sizes == {"train": 800, "validation": 200, "test": 400}
@@ -106,9 +106,9 @@ def test_no_text_stands_in_two_splits() -> None:
     assert sum(map(len, by_split)) == len(set().union(*by_split))
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("name", list(STARTER_TASKS))
 def test_held_out_words_stand_in_test_rows_only(name: str) -> None:
-    held_out = {word.lower() for word in held_out_words(RECIPES[name].held_out)}
+    held_out = {word.lower() for word in held_out_words(STARTER_TASKS[name].held_out)}
 
     def words(*splits: str) -> set[str]:
         texts = " ".join(prompt for split in splits for prompt in task(name).splits[split].prompts)

@@ -49,7 +49,7 @@ def test_finite_activations_whose_sum_overflows_are_no_error():
         ({"test": (activations(4), torch.tensor([0, 1, 2, 1]))}, r"target 2 of test row 'row-2'.*0 \(no\), 1 \(yes\)"),
         ({"train": (activations(4), torch.tensor([0, -1, 0, 1]))}, r"target -1 of train row 'row-1'"),
         ({"train": (activations(4), torch.tensor([0, 0, 0, 0]))}, r"of 'yes'; its labels are 'no', 'yes'"),
-        ({"test": (activations(3), torch.tensor([0, 1, 0, 1]))}, r"test wants targets of shape \(3,\); got \(4,\)"),
+        ({"test": (activations(3), torch.tensor([0, 1, 0, 1]))}, r"test expects targets of shape \(3,\); got \(4,\)"),
         ({"test": (activations(0), torch.zeros(0).long())}, "has no test rows"),
         ({"test": (activations(4, layers=(0, 1)), torch.tensor([0, 1, 0, 1]))}, "reading and width of test differ"),
         ({"test": (activations(4, features=5), torch.tensor([0, 1, 0, 1]))}, "reading and width of test differ"),
@@ -62,7 +62,7 @@ def test_splits_that_do_not_fit_are_an_error(splits, message):
 
 def test_a_task_with_one_class_is_an_error():
     pairs = {split: (activations(4), torch.zeros(4).long()) for split in ("train", "validation", "test")}
-    with pytest.raises(ValueError, match="has 1 class; a probe wants at least 2"):
+    with pytest.raises(ValueError, match="has 1 class; a probe expects at least 2"):
         task(labels=("only",), **pairs)
 
 

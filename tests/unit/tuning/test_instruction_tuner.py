@@ -125,7 +125,7 @@ def test_when_memory_runs_out_micro_batches_are_halved_and_the_step_is_made_anew
     assert sizes[0] > 3 * 90
     assert module.micro_batch_tokens <= 90
     assert "Memory ran out: from now on" in caplog.text
-    assert "optimiser step stays 16 sequences" in caplog.text
+    assert "optimizer step stays 16 sequences" in caplog.text
     assert module.settings.batch_size == 16
 
 

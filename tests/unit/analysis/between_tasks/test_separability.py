@@ -210,19 +210,19 @@ def test_a_constant_layer_is_nan_and_unusable_groups_are_refused(measure):
         measure(x, torch.arange(19))
     with pytest.raises(ValueError, match=r"one integer a row, shape \(20,\); got torch.float32, shape \(20,\)"):
         measure(x, torch.zeros(20))
-    with pytest.raises(ValueError, match="`x` wants at least 4 rows; got 3"):
+    with pytest.raises(ValueError, match="`x` expects at least 4 rows; got 3"):
         measure(x[:, :3], torch.arange(3) % 2)
 
 
 def test_folds_and_penalties_out_of_range_are_refused():
     x, groups = draw(1, 20, 3), torch.tensor([0] * 17 + [1] * 3)
     with pytest.raises(
-        ValueError, match="`folds` wants 2 or more, but no more than the smallest group has rows, 3; got 5"
+        ValueError, match="`folds` expects 2 or more, but no more than the smallest group has rows, 3; got 5"
     ):
         group_identity_accuracy(x, groups, seed=0)
-    with pytest.raises(ValueError, match=r"`folds` wants 2 or more.*; got 1"):
+    with pytest.raises(ValueError, match=r"`folds` expects 2 or more.*; got 1"):
         group_identity_accuracy(x, groups, seed=0, folds=1)
-    with pytest.raises(ValueError, match="`penalty` wants a positive number; got 0"):
+    with pytest.raises(ValueError, match="`penalty` expects a positive number; got 0"):
         group_identity_accuracy(x, groups, seed=0, folds=3, penalty=0)
     assert group_identity_accuracy(x, groups, seed=0, folds=3).isfinite().all()
 

@@ -88,10 +88,10 @@ def test_it_is_nan_for_a_constant_layer_fewer_than_4_distinct_rows_and_a_lattice
 
 
 def test_what_cannot_be_measured_is_refused():
-    with pytest.raises(ValueError, match="`x` wants at least 4 rows; got 3"):
+    with pytest.raises(ValueError, match="`x` expects at least 4 rows; got 3"):
         two_nn(draw(1, 3, 2))
-    with pytest.raises(ValueError, match="`x` wants at least 4 rows; got 3"):
+    with pytest.raises(ValueError, match="`x` expects at least 4 rows; got 3"):
         distinct_rows(draw(1, 3, 2))
     for share in (1.0, -0.1):
-        with pytest.raises(ValueError, match=f"`discard_share` wants a share from 0 up to.*1; got {share}"):
+        with pytest.raises(ValueError, match=f"`discard_share` expects a share from 0 up to.*1; got {share}"):
             two_nn(draw(1, 9, 2), discard_share=share)

@@ -175,7 +175,7 @@ def test_the_share_of_no_bits_is_nan():
 
 @pytest.mark.parametrize("alpha", [0, -1.0, math.nan])
 def test_an_order_that_is_not_positive_is_refused(alpha: float):
-    with pytest.raises(ValueError, match="`alpha`, the order of Rényi's entropy, wants a number above 0; got"):
+    with pytest.raises(ValueError, match="`alpha`, the order of Rényi's entropy, expects a number above 0; got"):
         matrix_entropy(draw(1, 50, 4), alpha=alpha)
 
 

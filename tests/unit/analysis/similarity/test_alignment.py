@@ -67,7 +67,7 @@ def test_a_constant_layer_is_nan_and_broken_input_refused():
     assert procrustes_similarity(draw(2, 9, 3, seed=1), x).isnan().tolist() == [True, False]
     with pytest.raises(ValueError, match=r"same layers and rows; got \(2, 9, 3\) and \(2, 8, 3\)"):
         procrustes_similarity(x, x[:, 1:])
-    with pytest.raises(ValueError, match="`x` wants at least 4 rows; got 3"):
+    with pytest.raises(ValueError, match="`x` expects at least 4 rows; got 3"):
         procrustes_similarity(x[:, :3], x[:, :3])
 
 

@@ -151,7 +151,7 @@ def test_unrelated_noise_is_as_far_above_0_as_the_docstring_says(rows: int, mean
 def test_too_few_rows_for_the_components_are_refused_unless_a_ridge_is_asked_for(measure):
     x, y = draw(2, 16, 8), draw(2, 16, 8, seed=1)
     with pytest.raises(
-        ValueError, match=r"8 and 8 components want more than 16 rows.*got 16.*smaller `variance` .*ridge"
+        ValueError, match=r"8 and 8 components expect more than 16 rows.*got 16.*smaller `variance` .*ridge"
     ):
         measure(x, y, variance=1)
     assert measure(x, y, variance=0.5).isfinite().all()
@@ -187,10 +187,10 @@ def test_a_constant_layer_is_nan_beside_one_that_is_not(measure):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variance": 0.0}, r"`variance` wants a share in \(0, 1\]; got 0.0"),
-        ({"variance": 1.1}, r"`variance` wants a share in \(0, 1\]; got 1.1"),
-        ({"ridge": -1.0}, "`ridge` wants a share of the mean variance, 0 or more; got -1.0"),
-        ({"ridge": float("nan")}, "`ridge` wants .* got nan"),
+        ({"variance": 0.0}, r"`variance` expects a share in \(0, 1\]; got 0.0"),
+        ({"variance": 1.1}, r"`variance` expects a share in \(0, 1\]; got 1.1"),
+        ({"ridge": -1.0}, "`ridge` expects a share of the mean variance, 0 or more; got -1.0"),
+        ({"ridge": float("nan")}, "`ridge` expects .* got nan"),
     ],
 )
 def test_options_out_of_range_are_refused(measure, options: dict, message: str):

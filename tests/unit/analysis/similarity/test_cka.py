@@ -243,7 +243,7 @@ def test_no_spread_is_nan_even_where_rounding_left_some_covariance():
 
 def test_batches_that_cannot_be_used_are_refused():
     x, y = related(42)
-    with pytest.raises(ValueError, match=r"Every minibatch wants at least 4 rows; got one of 2.*`drop_last=True`"):
+    with pytest.raises(ValueError, match=r"Every minibatch expects at least 4 rows; got one of 2.*`drop_last=True`"):
         minibatch_cka(batches(x, y, 10))
     with pytest.raises(ValueError, match="at least one batch"):
         minibatch_cka([])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from probes.analysis import cka_leave_one_out, cka_pairs, hsic_pairs, label_rows, linear_cka
+from probes.analysis import cka_leave_one_out, cka_pairs, hsic_pairs, label_features, linear_cka
 from probes.analysis.similarity import leave_one_out as module
 
 
@@ -50,7 +50,7 @@ def test_float32_rows_far_from_zero_are_within_1e_5_of_float64(debiased: bool):
 
 
 def test_one_layer_of_labels_serves_all_layers():
-    x, labels = draw(3, 25, 6), label_rows(torch.arange(25) % 3)[None].double()
+    x, labels = draw(3, 25, 6), label_features(torch.arange(25) % 3)[None].double()
     alone = cka_leave_one_out(x, labels)
     torch.testing.assert_close(alone.without, cka_leave_one_out(x, labels.expand(3, -1, -1)).without)
     torch.testing.assert_close(alone.without, recomputed(x, labels, debiased=True), rtol=1e-9, atol=1e-11)

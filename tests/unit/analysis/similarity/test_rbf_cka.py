@@ -113,7 +113,7 @@ def test_what_cannot_be_measured_is_refused():
     x = draw(2, 9, 3)
     with pytest.raises(ValueError, match=r"same layers and rows; got \(2, 9, 3\) and \(2, 8, 3\)"):
         rbf_cka(x, x[:, 1:])
-    with pytest.raises(ValueError, match=r"`bandwidth` wants a positive number of median distances; got 0"):
+    with pytest.raises(ValueError, match=r"`bandwidth` expects a positive number of median distances; got 0"):
         rbf_cka(x, x, bandwidth=0)
     with pytest.raises(ValueError, match=r"two kernels \(rows, rows\); got \(9, 9\), \(9, 3\)"):
         kernel_hsic(torch.eye(9), x[0])

@@ -62,12 +62,12 @@ CASES = {
     "biased_cka": Case(
         partial(streaming.LinearCKA, *PAIR, debiased=False), partial(linear_cka_by_layer, debiased=False), "xy"
     ),
-    "label_cka": Case(partial(streaming.LabelCKA, *SIZES, 3), label_cka, "classes"),
-    "label_cka_of_unseen_class": Case(partial(streaming.LabelCKA, *SIZES, 5), label_cka, "classes"),
+    "label_cka": Case(partial(streaming.LinearLabelCKA, *SIZES, 3), label_cka, "classes"),
+    "label_cka_of_unseen_class": Case(partial(streaming.LinearLabelCKA, *SIZES, 5), label_cka, "classes"),
     "biased_label_cka": Case(
-        partial(streaming.LabelCKA, *SIZES, 3, debiased=False), partial(label_cka, debiased=False), "classes"
+        partial(streaming.LinearLabelCKA, *SIZES, 3, debiased=False), partial(label_cka, debiased=False), "classes"
     ),
-    "label_cka_of_reals": Case(partial(streaming.LabelCKA, *SIZES, None), label_cka, "reals"),
+    "label_cka_of_reals": Case(partial(streaming.LinearLabelCKA, *SIZES, None), label_cka, "reals"),
     "svcca": Case(partial(streaming.SVCCA, *PAIR, variance=0.9), partial(svcca, variance=0.9), "xy"),
     "svcca_by_default": Case(partial(streaming.SVCCA, *PAIR), svcca, "xy"),
     "pwcca": Case(partial(streaming.PWCCA, *PAIR, ridge=0.1), partial(pwcca, ridge=0.1), "xy"),
@@ -224,7 +224,9 @@ def test_too_few_rows_are_refused_with_their_number(case: Case):
 def test_other_sizes_than_the_metric_was_made_for_are_refused(case: Case):
     x, *rest = case.inputs()
     metric = case.metric()
-    with pytest.raises(ValueError, match=r"`x` wants .* \(3, rows, 5\), as the metric was made for; got \(3, 47, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"`x` expects .* \(3, rows, 5\), as the metric was made for; got \(3, 47, 4\)"
+    ):
         metric.update(x[..., :4], *rest)
     with pytest.raises(ValueError, match=r"\(3, rows, 5\), .* got \(2, 47, 5\)"):
         metric.update(x[:2], *rest)
@@ -286,7 +288,7 @@ def test_minibatches_that_cannot_be_used_are_refused():
         metric.update(y, x)
     with pytest.raises(ValueError, match="same rows on both sides; got 12 of `x` and 11 of `y`"):
         metric.update(x, y[:, 1:])
-    with pytest.raises(ValueError, match="Every minibatch wants at least 4 rows; got one of 3"):
+    with pytest.raises(ValueError, match="Every minibatch expects at least 4 rows; got one of 3"):
         metric.update(x[:, :3], y[:, :3])
     metric.reset()
     metric._update_count = 1

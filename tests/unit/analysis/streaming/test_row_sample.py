@@ -136,7 +136,7 @@ def test_a_measure_of_all_rows_is_the_measure_of_the_stream():
 @pytest.mark.parametrize("sample", [RowSample(20, 0), SampledMeasure(rbf_cka, 20, 0)])
 def test_too_few_rows_are_refused_with_their_number(sample: RowSample):
     sample.update(["a", "b", "c", "a"], draw(1, 4, 2), draw(1, 4, 2))
-    with pytest.raises(ValueError, match=f"{type(sample).__name__} wants at least 4 rows; 3 came"):
+    with pytest.raises(ValueError, match=f"{type(sample).__name__} expects at least 4 rows; 3 came"):
         sample.compute()
 
 
@@ -151,11 +151,11 @@ def test_batches_that_do_not_fit_are_refused():
     x, labels = draw(2, 6, 3), torch.arange(6)
     sample = RowSample(20, 0)
     sample.update(IDS[:6], x, labels)
-    with pytest.raises(ValueError, match="wants 2 streams after the row ids; got 1"):
+    with pytest.raises(ValueError, match="expects 2 streams after the row ids; got 1"):
         sample.update(IDS[:6], x)
     with pytest.raises(ValueError, match="one row id a row; got 6 row ids and 5 rows of stream 1"):
         sample.update(IDS[:6], x, labels[1:])
-    with pytest.raises(ValueError, match=r"`stream 1` wants \(layers, rows, features\) or \(rows,\); got \(6, 1\)"):
+    with pytest.raises(ValueError, match=r"`stream 1` expects \(layers, rows, features\) or \(rows,\); got \(6, 1\)"):
         sample.update(IDS[:6], x, labels[:, None])
     with pytest.raises(
         ValueError, match=r"`stream 0` came with \(layers, features\) = \(2, 3\) before; now with \(2, 2\)"

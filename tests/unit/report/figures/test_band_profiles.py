@@ -190,8 +190,8 @@ def test_nothing_to_draw_is_refused(curves):
         ({"bands": [Band("late", 2, 7)]}, "Band 'late' ends at layer 7, which is not drawn; there are 0, 1, 2, 3"),
         ({"bands": [Band("back", 2, 1)]}, "Band 'back' from layer 2 to 1 runs backwards or overlaps"),
         ({"bands": [Band("a", 0, 2), Band("b", 2, 3)]}, "Band 'b' from layer 2 to 3 runs backwards or overlaps"),
-        ({"noise": (np.zeros(3), np.ones(4))}, r"wants its low ends of shape \(layers,\) = \(4,\); got \(3,\)"),
-        ({"noise": (np.zeros(4), np.ones(5))}, r"wants its high ends of shape \(layers,\) = \(4,\); got \(5,\)"),
+        ({"noise": (np.zeros(3), np.ones(4))}, r"expects its low ends of shape \(layers,\) = \(4,\); got \(3,\)"),
+        ({"noise": (np.zeros(4), np.ones(5))}, r"expects its high ends of shape \(layers,\) = \(4,\); got \(5,\)"),
     ],
 )
 def test_bands_and_noise_that_do_not_fit_the_layers_are_refused(settings, why: str):
@@ -204,5 +204,7 @@ def test_curves_that_do_not_fit_are_refused():
         band_profiles([a_curve(), a_curve("odd", layers=(0, 9))])
     for name in ("values", "ci_low", "ci_high"):
         arrays = {key: np.zeros(3 if key == name else 2) for key in ("values", "ci_low", "ci_high")}
-        with pytest.raises(ValueError, match=rf"Curve 'odd' wants `{name}` of shape \(layers,\) = \(2,\); got \(3,\)"):
+        with pytest.raises(
+            ValueError, match=rf"Curve 'odd' expects `{name}` of shape \(layers,\) = \(2,\); got \(3,\)"
+        ):
             Curve("odd", (0, 1), **arrays)

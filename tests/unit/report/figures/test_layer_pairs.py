@@ -127,7 +127,7 @@ def test_nothing_is_clipped_or_on_top_of_each_other(count: int, y_layers):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"quantity": "rsa"}, "want the same `quantity`; got cka and rsa. Draw them in figures of their own"),
+        ({"quantity": "rsa"}, "expect the same `quantity`; got cka and rsa. Draw them in figures of their own"),
         ({"unit": "bits"}, "the same `unit`"),
         ({"x_name": "base"}, "the same `x_name`; got control and base"),
         ({"y_name": "base"}, "the same `y_name`"),
@@ -142,7 +142,7 @@ def test_matrices_that_cannot_share_a_scale_or_axes_are_refused(change, why: str
 
 
 def test_a_figure_without_cells_is_refused():
-    with pytest.raises(ValueError, match="want matrices with cells; got none for any"):
+    with pytest.raises(ValueError, match="expect matrices with cells; got none for any"):
         layer_by_layer_heatmaps([])
     with pytest.raises(ValueError, match="got none for task 'sst2'"):
         layer_by_layer_heatmap(a_layer_by_layer(x_layers=(), values=np.empty((0, 0))))

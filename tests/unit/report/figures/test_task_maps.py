@@ -144,9 +144,9 @@ def test_the_legend_is_outside_and_nothing_is_clipped(layers: int, grouped: bool
 
 
 def test_no_maps_and_tasks_without_group_are_refused():
-    with pytest.raises(ValueError, match="want one map a layer; got none"):
+    with pytest.raises(ValueError, match="expect one map a layer; got none"):
         task_maps([])
     with pytest.raises(ValueError, match="`group_of` has no group for trec; it has sst2"):
         task_maps([a_map()], group_of={"sst2": "seen"})
-    with pytest.raises(ValueError, match=r"map of layer 2 wants points of shape \(n, 2\) = \(1, 2\).*got \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"map of layer 2 expects points of shape \(n, 2\) = \(1, 2\).*got \(3, 2\)"):
         TaskMap(2, np.zeros((3, 2)), ("sst2",), 0.0)

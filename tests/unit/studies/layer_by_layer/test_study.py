@@ -63,7 +63,7 @@ class Study:
             "tuning": TUNING,
             "trainer": default_trainer,
             "callbacks": partial(MatrixAnalysis, MEASURES),
-            "tracker": FilesOnly(),
+            "logger": FilesOnly(),
             "seed": 0,
             "cache_dir": cache or folder / "cache",
             "output_dir": self.out,
@@ -161,10 +161,10 @@ class TestLimits:
         assert study.facts["texts_computed"] == study.facts["texts"]  # tuned models read nothing of their own
 
     def test_a_control_that_is_the_experimental_model_has_all_of_its_likeness(self, whole, tmp_path, monkeypatch):
-        def control_of_a(shop: tuned_models.Workshop, rows_per_cluster: int):
-            return shop.control(shop.suite.tasks[0])
+        def control_of_a(tuner: tuned_models.ModelTuner, rows_per_cluster: int):
+            return tuner.control(tuner.suite.tasks[0])
 
-        monkeypatch.setattr(tuned_models.Workshop, "mixture", control_of_a)
+        monkeypatch.setattr(tuned_models.ModelTuner, "mixture", control_of_a)
         study = Study(tmp_path, cache=cache_of(whole))
         ones = {
             layer: r.value for (task, layer), r in study.cells("cka/control_vs_experimental").items() if task == "a"
@@ -175,12 +175,12 @@ class TestLimits:
         assert study.cells("tuning_gain")["a", 3].value == pytest.approx(1 - base, abs=1e-6)
 
     def test_an_experimental_model_that_is_the_base_has_no_gain_and_no_doubt(self, whole, tmp_path, monkeypatch):
-        original = tuned_models.Workshop.mixture
+        original = tuned_models.ModelTuner.mixture
 
-        def unchanged(shop: tuned_models.Workshop, rows_per_cluster: int):
-            return replace(original(shop, rows_per_cluster), folder=None, kind="unchanged")
+        def unchanged(tuner: tuned_models.ModelTuner, rows_per_cluster: int):
+            return replace(original(tuner, rows_per_cluster), folder=None, kind="unchanged")
 
-        monkeypatch.setattr(tuned_models.Workshop, "mixture", unchanged)
+        monkeypatch.setattr(tuned_models.ModelTuner, "mixture", unchanged)
         study = Study(tmp_path, cache=cache_of(whole))
         for metric in ("tuning_gain", "tuning_gain_biased"):
             assert {(r.value, r.ci_low, r.ci_high) for r in study.cells(metric).values()} == {(0, 0, 0)}
@@ -316,7 +316,7 @@ class TestAnswers:
     @pytest.mark.parametrize(("split", "rows", "least"), [("train", 0, 1), ("test", 4, 5)])
     def test_too_few_rows_are_refused(self, split: str, rows: int, least: int):
         sizes = {"train": 8, "validation": 0, "test": 8} | {split: rows}
-        message = rf"'a' has {rows} {split} rows.*wants {least} or more.*`suite\.tasks`"
+        message = rf"'a' has {rows} {split} rows.*expects {least} or more.*`suite\.tasks`"
         self.refused(toy_task("a", sizes=sizes), message)
         del sizes[split]
         self.refused(toy_task("a", sizes=sizes), rf"'a' has 0 {split} rows")

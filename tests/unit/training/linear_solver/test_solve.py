@@ -163,24 +163,24 @@ def test_what_rounding_stops_in_float32_is_finished_in_float64(monkeypatch):
     assert float(solution.gaps.max()) <= 1e-6
 
 
-def axes_among_features(basis, turn):
+def axes_among_features(basis, basis_change):
     """Orthonormal columns `(layers, features, rank)`."""
     if basis.axes is not None:
         return basis.axes
     layers, _, rank = basis.rows.shape
     along_each = torch.eye(rank, rank + 1, dtype=basis.rows.dtype).expand(layers, -1, -1)
-    return turn.leave(along_each)[0].mT
+    return basis_change.leave(along_each)[0].mT
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_few_rows_are_turned_onto_orthonormal_axes_from_which_their_weights_come_back(dtype):
     x = torch.randn(2, 20, 40, generator=torch.Generator().manual_seed(0), dtype=dtype)
-    (basis, turn), within = Eigenbasis.of(x), x[:, :3] - x[:, 3:6]
-    axes = axes_among_features(basis, turn)
+    (basis, basis_change), within = Eigenbasis.of(x), x[:, :3] - x[:, 3:6]
+    axes = axes_among_features(basis, basis_change)
     torch.testing.assert_close(axes.mT @ axes, torch.eye(20, dtype=dtype).expand(2, -1, -1))
     torch.testing.assert_close(basis.rows @ axes.mT, x)
-    parameters = turn.enter(within, torch.ones(2, 3, dtype=dtype))
-    weights, biases = turn.leave(parameters)
+    parameters = basis_change.enter(within, torch.ones(2, 3, dtype=dtype))
+    weights, biases = basis_change.leave(parameters)
     torch.testing.assert_close(weights, within)
     assert (biases == 1).all()
     torch.testing.assert_close(basis.rows @ parameters[..., :-1].mT, x @ within.mT, atol=1e-4, rtol=1e-5)
@@ -191,8 +191,8 @@ def test_weighted_moments_are_the_diagonal_of_the_weighted_second_moments_along_
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, rows, 40, generator=generator, dtype=torch.float64)
     weights = torch.rand(2, 3, 4, rows, generator=generator, dtype=torch.float64)
-    basis, turn = Eigenbasis.of(x)
-    moments, axes = basis.weighted_moments(weights), axes_among_features(basis, turn)
+    basis, basis_change = Eigenbasis.of(x)
+    moments, axes = basis.weighted_moments(weights), axes_among_features(basis, basis_change)
     for layer, control, output in ((0, 0, 0), (1, 2, 3)):
         rows_by_weight = x[layer] * (weights[layer, control, output] / weights[layer, control, output].sum())[:, None]
         expected = (axes[layer].T @ (rows_by_weight.T @ x[layer]) @ axes[layer]).diagonal()
