@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from probes.files import whole_file
+from probes.files import replaced_file
 from probes.values import RESULT_COLUMNS, Layer, LayerByLayer, LayerByTask, Result
 
 
@@ -81,7 +81,7 @@ def file_stem(matrix: LayerByTask, *, primary: bool = True) -> str:
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with replaced_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch, Rectangle
 
-from probes.files import whole_file
+from probes.files import replaced_file
 from probes.values import Layer, LayerByLayer, LayerByTask
 
 _SIGNED_WORDS = ("selectivity", "specificity", "gain", "difference")
@@ -124,6 +124,6 @@ def save_png(figure: Figure, path: Path) -> Path:
     if (layout := figure.get_layout_engine()) is not None:
         layout.execute(figure)
         figure.set_layout_engine("none")
-    with whole_file(path) as temporary:
+    with replaced_file(path) as temporary:
         FigureCanvasAgg(figure).print_png(temporary, pil_kwargs=_COMPRESSION)
     return path

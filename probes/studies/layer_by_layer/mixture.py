@@ -14,6 +14,7 @@ from probes.callbacks import LiveRows
 from probes.studies.suite_activations import labels_of_test_rows
 from probes.tasks import Suite, Task
 from probes.tuning import TuningExamples
+from probes.values import SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,6 @@ def mark_unseen(suite: Suite, unseen: Sequence[str] | None) -> Suite:
     marked = [replace(task, unseen=task.name in unseen or task.cluster in unseen) for task in suite.tasks]
     return Suite(suite.name, tuple(marked))
 
-
-from probes.values import SPLITS
 
 _CLASHES = 0.01
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from report_samples import MEAN, a_matrix
 
-from probes.files import whole_file
+from probes.files import replaced_file
 from probes.report import read_results, write_layer_by_task, write_results
 from probes.values import RESULT_COLUMNS, Result
 
@@ -92,13 +92,13 @@ class TestWholeFile:
 
     def test_the_file_is_not_there_before_it_is_whole(self, tmp_path):
         path = tmp_path / "new" / "file.txt"
-        with whole_file(path) as temporary:
+        with replaced_file(path) as temporary:
             temporary.write_text("half")
             assert not path.exists()
         assert path.read_text() == "half"
 
     def test_others_may_read_it_as_any_file(self, tmp_path):
         (tmp_path / "plain.txt").touch()
-        with whole_file(tmp_path / "whole.txt"):
+        with replaced_file(tmp_path / "whole.txt"):
             pass
         assert (tmp_path / "whole.txt").stat().st_mode == (tmp_path / "plain.txt").stat().st_mode

@@ -56,7 +56,7 @@ def make_tuner(folder: Path, suite: Suite | None = None, *, seed: int = 0, **tun
 
 class TestOrders:
     def test_every_task_has_a_control_the_first_ones_repeats_and_the_mixture_comes_last(self, tmp_path, orders):
-        found = tune_models(tuner(tmp_path, seed=7), MixtureSettings(replicate_tasks=2, replicate_seeds=2))
+        found = tune_models(make_tuner(tmp_path, seed=7), MixtureSettings(replicate_tasks=2, replicate_seeds=2))
         tuned = [("a", 7), ("a", 8), ("a", 9), ("b", 7), ("b", 8), ("b", 9), ("c", 7), ("mixture", 7)]
         assert orders.names == tuned
         assert {task: len(own) for task, own in found.controls.items()} == {"a": 3, "b": 3, "c": 1}
@@ -67,7 +67,7 @@ class TestOrders:
         }  # fmt: skip
 
     def test_a_control_sees_its_own_task_and_the_mixture_the_seen_ones(self, tmp_path, orders):
-        tune_models(tuner(tmp_path), MixtureSettings(replicate_tasks=0))
+        tune_models(make_tuner(tmp_path), MixtureSettings(replicate_tasks=0))
         letters = {
             name: {split: {prompt[0] for prompt in own.prompts} for split, own in examples.items()}
             for name, _, examples in orders
@@ -77,16 +77,16 @@ class TestOrders:
         assert letters["mixture"] == {"train": {"a", "b"}, "validation": {"a", "b"}, "test": {"a", "b"}}
 
     def test_the_share_of_a_cluster_is_the_settings(self, tmp_path, orders):
-        tune_models(tuner(tmp_path), MixtureSettings(rows_per_cluster=10), only=["mixture"])
+        tune_models(make_tuner(tmp_path), MixtureSettings(rows_per_cluster=10), only=["mixture"])
         ((name, _, examples),) = orders
         assert (name, len(examples["train"])) == ("mixture", 10)
 
     def test_only_the_models_asked_for_are_tuned(self, tmp_path, orders):
-        found = tune_models(tuner(tmp_path), MixtureSettings(), only=["b"])
+        found = tune_models(make_tuner(tmp_path), MixtureSettings(), only=["b"])
         assert orders.names == [("b", 0), ("b", 1)]
         assert (list(found.controls), found.experimental) == (["b"], None)
         orders.clear()
-        found = tune_models(tuner(tmp_path), MixtureSettings(), only=["mixture", "c"])
+        found = tune_models(make_tuner(tmp_path), MixtureSettings(), only=["mixture", "c"])
         assert orders.names == [("c", 0), ("mixture", 0)]
         assert found.experimental is not None
 
@@ -99,14 +99,14 @@ class TestOrders:
 
         monkeypatch.setattr(module, "merge_adapters", merge)
         settings = MixtureSettings(experimental="merged", merge_coefficient=0.7)
-        found = tune_models(tuner(tmp_path), settings)
+        found = tune_models(make_tuner(tmp_path), settings)
         expected = ([Path("a-0"), Path("b-0")], 0.7, tmp_path / "adapters")
         assert asked == [expected]
         assert orders.names == [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0)]
         assert found.experimental is not None
         assert (found.experimental.folder, found.experimental.tuned.n_test) == (Path("merged"), 0)
         orders.clear()
-        tune_models(tuner(tmp_path), settings, only=["mixture"])
+        tune_models(make_tuner(tmp_path), settings, only=["mixture"])
         assert orders.names == [("a", 0), ("b", 0)]
         assert asked[1] == expected
 
@@ -128,7 +128,7 @@ class TestRefusals:
 
     def test_tuning_is_refused_too_before_anything_is_tuned(self, tmp_path, orders):
         with pytest.raises(ValueError, match="No model is called sst2"):
-            tune_models(tuner(tmp_path), MixtureSettings(), only=["a", "sst2"])
+            tune_models(make_tuner(tmp_path), MixtureSettings(), only=["a", "sst2"])
         assert orders == []
 
     def test_an_unknown_kind_of_experimental_model_names_the_key(self):
@@ -217,7 +217,7 @@ class TestReading:
         weights = {name: torch.zeros_like(w) if "lora_B" in name else w for name, w in weights.items()}
         save_file(weights, emptied.folder / "adapter_model.safetensors", metadata={"format": "pt"})
         with pytest.raises(ValueError, match=r"tuned on 'a' changes nothing.*emptied.*Delete that folder"):
-            self.read(tuner(tmp_path), emptied)
+            self.read(make_tuner(tmp_path), emptied)
 
     def test_a_model_of_no_steps_reads_what_the_base_reads(self, tmp_path):
         tuner = make_tuner(tmp_path, max_steps=0)
