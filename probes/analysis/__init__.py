@@ -25,6 +25,7 @@ from probes.analysis.intervals import jackknife_errors as jackknife_errors
 from probes.analysis.join import at_layers as at_layers
 from probes.analysis.join import join_rows as join_rows
 from probes.analysis.join import match_layers as match_layers
+from probes.analysis.layer_analysis import LayerAnalysis as LayerAnalysis
 from probes.analysis.measures import BetweenTasks as BetweenTasks
 from probes.analysis.measures import LabelCKA as LabelCKA
 from probes.analysis.measures import ReferenceCKA as ReferenceCKA
@@ -50,11 +51,10 @@ from probes.analysis.similarity.permutation_null import family_wise_p as family_
 from probes.analysis.similarity.permutation_null import moment_matched_tail as moment_matched_tail
 from probes.analysis.similarity.rbf_cka import rbf_cka as rbf_cka
 from probes.analysis.similarity.rsa import rsa as rsa
-from probes.analysis.table import ALL_TASKS as ALL_TASKS
-from probes.analysis.table import Column as Column
-from probes.analysis.table import ColumnTable as ColumnTable
 from probes.analysis.table import Findings as Findings
-from probes.analysis.table import column_results as column_results
-from probes.analysis.table import column_segments as column_segments
+from probes.analysis.table import LayerTable as LayerTable
+from probes.analysis.table import SegmentedQuantity as SegmentedQuantity
 from probes.analysis.table import group_means as group_means
-from probes.analysis.table import specificity_results as specificity_results
+from probes.analysis.table import interval_of as interval_of
+from probes.analysis.table import layer_by_task as layer_by_task
+from probes.analysis.table import result_rows as result_rows

@@ -18,19 +18,20 @@ if TYPE_CHECKING:
     from probes.report.figures.profiles import profiles
     from probes.report.figures.task_maps import TaskMap, task_maps
     from probes.report.run_logger import FilesOnly, RunLogger
-    from probes.report.run_report import BandedProfiles, report_bands, report_layer_by_layer, report_run
+    from probes.report.run_report import RunReport, curve_of, report_findings, report_layer_by_layer, report_run
     from probes.report.tables import best_layer_table, layer_table, learning_table, print_best_layers, print_screen
     from probes.report.wandb_logger import WandbRunLogger
 
 __all__ = [
-    "BandedProfiles",
     "Curve",
     "FilesOnly",
     "RunLogger",
+    "RunReport",
     "TaskMap",
     "WandbRunLogger",
     "band_profiles",
     "best_layer_table",
+    "curve_of",
     "file_stem",
     "heatmap",
     "layer_table",
@@ -39,7 +40,7 @@ __all__ = [
     "print_screen",
     "profiles",
     "read_results",
-    "report_bands",
+    "report_findings",
     "report_layer_by_layer",
     "report_run",
     "save_png",
@@ -57,7 +58,7 @@ __getattr__ = lazy_names(
         "figures.profiles": ("profiles",),
         "figures.task_maps": ("TaskMap", "task_maps"),
         "figures.axes": ("save_png",),
-        "run_report": ("BandedProfiles", "report_bands", "report_layer_by_layer", "report_run"),
+        "run_report": ("RunReport", "curve_of", "report_findings", "report_layer_by_layer", "report_run"),
         "tables": ("best_layer_table", "layer_table", "learning_table", "print_best_layers", "print_screen"),
         "run_logger": ("FilesOnly", "RunLogger"),
         "wandb_logger": ("WandbRunLogger",),

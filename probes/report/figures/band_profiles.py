@@ -1,4 +1,4 @@
-"""Values over layers as curves with intervals, over a noise band and tinted bands of layers; computes only a mean."""
+"""Values over layers as curves with intervals, over a noise band and tinted bands of layers."""
 
 from __future__ import annotations
 
@@ -73,17 +73,18 @@ class Curve:
 def band_profiles(
     curves: Sequence[Curve],
     *,
+    mean: Curve | None = None,
     quantity: str = "value",
     bands: Sequence[Band] | None = None,
     noise: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Figure:
-    """Draw curves over layers; up to `NAMED_UP_TO` with their intervals and names, more in grey with their mean.
+    """Draw curves over layers; up to `NAMED_UP_TO` with their intervals and names, more of them in grey.
 
-    Layers stand at equal steps in the order of the longest curve; a gap is a layer without a value. The mean of many
-    curves has a gap wherever one of them has, so that its course is never that of a changing set of curves.
+    Layers stand at equal steps in the order of the longest curve; a gap is a layer without a value.
 
     Args:
         curves: What to draw; curves without any value are left out of the picture.
+        mean: Drawn over the curves where they are too many to be named.
         quantity: Their quantity and unit, for title and axis; of a signed one (`is_signed`) the zero is drawn.
         bands: Tinted and named at the top.
         noise: Lower and upper ends of what chance alone gives, each `(layers,)` of the longest curve.
@@ -103,8 +104,10 @@ def band_profiles(
         _draw_noise(axes, noise, layers)
     if is_signed(quantity):
         axes.axhline(0, color="#bbbbbb", linewidth=0.8, zorder=0)
-    draw = _draw_named if len(shown) <= NAMED_UP_TO else _draw_many
-    draw(axes, shown, layers)
+    if len(shown) <= NAMED_UP_TO:
+        _draw_named(axes, shown, layers)
+    else:
+        _draw_many(axes, shown, mean, layers)
     _label(figure, axes, quantity, layers)
     _tint(axes, bands or (), layers)
     return figure
@@ -157,13 +160,13 @@ def _name_ends(axes: Axes, curves: Sequence[Curve], layers: tuple[Layer, ...]) -
         axes.text(right, height, f" {name}", color=colour, fontsize=8, va="center", ha="left", gid="name")
 
 
-def _draw_many(axes: Axes, curves: Sequence[Curve], layers: tuple[Layer, ...]) -> None:
-    table = np.full((len(curves), len(layers)), np.nan)
-    for row, curve in zip(table, curves, strict=True):
-        row[_places(curve, layers)] = curve.values
-    lines = axes.plot(table.T, color="#8c8c8c", linewidth=0.6, alpha=0.7, gid="one of many")
-    lines[0].set_label(f"{len(curves)} curves")
-    axes.plot(table.mean(axis=0), color=_COLOURS[0], linewidth=2.6, label="their mean")
+def _draw_many(axes: Axes, curves: Sequence[Curve], mean: Curve | None, layers: tuple[Layer, ...]) -> None:
+    for number, curve in enumerate(curves):
+        label = f"{len(curves)} curves" if number == 0 else None
+        places = _places(curve, layers)
+        axes.plot(places, curve.values, color="#8c8c8c", linewidth=0.6, alpha=0.7, label=label, gid="one of many")
+    if mean is not None:
+        axes.plot(_places(mean, layers), mean.values, color=_COLOURS[0], linewidth=2.6, label="their mean")
 
 
 def _label(figure: Figure, axes: Axes, quantity: str, layers: tuple[Layer, ...]) -> None:
