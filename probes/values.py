@@ -71,13 +71,14 @@ class Estimates:
     Attributes:
         values: Shape `(layers,)`.
         n: Rows (examples) they rest on.
-        errors: Shape `(errors, layers)`, scaled so that `errors.T @ errors` is the covariance of `values` between layers;
-            differences of estimates on the same rows have the differences of their errors. `None` without.
+        errors: Shape `(errors, layers)`, scaled so that `errors.T @ errors` is the covariance of `values` between
+            layers; differences of estimates on the same rows have the differences of their errors. `None` without.
         null: Values by chance, such as under permutations, shape `(draws, layers)`; one draw where only their mean is
             known; `None` where chance has no meaning.
         note: Why a layer has no value; it is reported for the layers where `values` is NaN.
         interval: Ends of 95 % intervals, shape `(2, layers)`; `None`: Student's t from `errors`, if there are any.
-        p: p of each value under its null, corrected for looking at several cells, shape `(layers,)`; `None` if untested.
+        p: p of each value under its null, corrected for looking at several cells, shape `(layers,)`; `None` if not
+            tested.
         remarks: What else must be reported for each layer, one string a layer; `()` for nothing.
     """
 

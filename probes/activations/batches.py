@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from probes.backbones import FrozenBackbone
+from probes.backbones import ReadableBackbone
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ _LEAST, _MOST = 1024, 65536
 _SHARE = 0.5  # of the free memory; the rest is for pooled vectors, kernels' workspaces and fragments
 
 
-def token_budget(backbone: FrozenBackbone, tokens_per_batch: int | Literal["auto"], *, longest: int) -> int:
+def token_budget(backbone: ReadableBackbone, tokens_per_batch: int | Literal["auto"], *, longest: int) -> int:
     """Most tokens of one forward pass.
 
     Args:
@@ -83,7 +83,7 @@ def token_budget(backbone: FrozenBackbone, tokens_per_batch: int | Literal["auto
     return budget
 
 
-def bytes_per_token(backbone: FrozenBackbone, *, longest: int) -> int:
+def bytes_per_token(backbone: ReadableBackbone, *, longest: int) -> int:
     """What a token takes inside one block: the stream and attention's vectors, the MLP's, and a row of scores a head.
 
     Args:

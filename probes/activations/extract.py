@@ -20,7 +20,7 @@ from torch import Tensor
 from probes.activations.batches import token_budget
 from probes.activations.passes import ForwardPasses
 from probes.activations.store import ActivationStore
-from probes.backbones import FrozenBackbone, LayerSpec, TokenizedTexts
+from probes.backbones import LayerSpec, ReadableBackbone, TokenizedTexts
 from probes.values import Activations, Layer, Reading
 
 
@@ -94,7 +94,7 @@ class PassReport:
     seconds: float
 
 
-def open_stores(backbone: FrozenBackbone, settings: ExtractionSettings, root: Path) -> dict[Reading, ActivationStore]:
+def open_stores(backbone: ReadableBackbone, settings: ExtractionSettings, root: Path) -> dict[Reading, ActivationStore]:
     """The stores that hold what these settings read off a backbone, the primary reading first."""
     fingerprint = backbone.fingerprint()
     readings = backbone.readings(settings.pooling, settings.site)
@@ -105,7 +105,7 @@ def open_stores(backbone: FrozenBackbone, settings: ExtractionSettings, root: Pa
 
 
 def fill_stores(
-    backbone: FrozenBackbone,
+    backbone: ReadableBackbone,
     texts: TokenizedTexts,
     stores: Stores,
     settings: ExtractionSettings,
@@ -148,7 +148,7 @@ def fill_stores(
 
 
 def extract(
-    backbone: FrozenBackbone,
+    backbone: ReadableBackbone,
     texts: Sequence[str],
     *,
     layers: LayerSpec | None = None,
@@ -182,7 +182,7 @@ def extract(
     return Activations(values, names, row_ids("", "", tokenized.text_ids, tokenized.text_ids), reading)
 
 
-def _check_disk(backbone: FrozenBackbone, vectors: Mapping[Reading, int], folder: Path) -> None:
+def _check_disk(backbone: ReadableBackbone, vectors: Mapping[Reading, int], folder: Path) -> None:
     size = {r: torch.float32.itemsize if r.pooling == "mean" else backbone.dtype.itemsize for r in vectors}
     needed = sum(count * backbone.hidden_size * size[reading] for reading, count in vectors.items())
     free = shutil.disk_usage(folder).free

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor
 
 from probes.activations.batches import plan_batches
-from probes.backbones import FrozenBackbone, LayerSpec, pad_right
+from probes.backbones import LayerSpec, ReadableBackbone, pad_right
 from probes.values import Reading
 
 _log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class ForwardPasses:
         done: Passes that were run.
     """
 
-    backbone: FrozenBackbone
+    backbone: ReadableBackbone
     readings: Sequence[Reading]
     layers: LayerSpec | None
     tokens_per_batch: int

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from probes.activations import ActivationStore, ExtractionSettings, PassReport, fill_stores, open_stores, row_ids
-from probes.backbones import FrozenBackbone, TokenizedTexts
+from probes.backbones import ReadableBackbone, TokenizedTexts
 from probes.tasks import Suite, Task
 from probes.training import LabelledActivations, TaskData
 from probes.values import SPLITS, Activations, Layer, Reading, RunNames
@@ -50,7 +50,7 @@ class SuiteActivations:
 
 def read_suite(
     suite: Suite,
-    backbone: FrozenBackbone,
+    backbone: ReadableBackbone,
     settings: ExtractionSettings,
     cache_dir: Path,
     *,

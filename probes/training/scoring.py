@@ -113,12 +113,12 @@ class TaskScorer:
         remarks = dict(zip(self.probed_layers, joined, strict=True))
         profiles = []
         for metric, values in _main_metric_first(scores.values, self.data.kind):
-            interval, draws = scores.interval(metric), scores.draws.get(metric)
-            has_errors = draws is not None and outputs.split == "test" and not control
+            interval = scores.interval(metric)
+            has_errors = metric in scores.draws and outputs.split == "test" and not control
             estimates = Estimates(
                 self._over(layers, values),
                 outputs.targets.shape[1],
-                errors=self._over(layers, _errors_of_draws(draws)) if has_errors else None,
+                errors=self._over(layers, _errors_of_draws(scores.draws[metric])) if has_errors else None,
                 null=None if null is None else self._over(layers, null.values[metric])[None],
                 note=NO_PROBE,
                 interval=None if interval is None else np.stack([self._over(layers, end) for end in interval]),

@@ -112,8 +112,8 @@ def _answers(
     empty = sum(not target.strip() for target in examples.targets)
     if empty:
         raise ValueError(
-            f"{empty} of {len(examples)} targets of task '{where}' are empty; tuning expects an answer for every prompt. "
-            "Mend the data or leave the task out of the suite."
+            f"{empty} of {len(examples)} targets of task '{where}' are empty; tuning expects an answer for every "
+            "prompt. Mend the data or leave the task out of the suite."
         )
     tokenizer, end = transformers_tokenizer(backbone), end_token(backbone)
     spaced = not backbone.tokenizer.chat_template and not tokenizer.tokenize("a")[0].startswith("▁")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
 
+import torch
+import transformers
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from probes.backbones import FrozenBackbone
+from probes.backbones import FrozenBackbone, LayerSpec, TokenizedTexts, pad_right
+from probes.files import write_text
 from probes.tuning.adapters import quiet_tuning
 from probes.tuning.answer_scores import AnswerScores
 from probes.tuning.examples import transformers_tokenizer
+from probes.values import Layer, Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,105 @@ class TunedModel:
     base: AnswerScores
     tuned: AnswerScores
     reused: bool
+
+
+class TunedBackbone:
+    """A tuned model as extraction reads it, whose weights are loaded only when they are needed.
+
+    Tokens, layers and readings are the base's. The tuned model's fingerprint is kept on disk, so that activations that
+    are in the store already are found without loading the model.
+
+    Args:
+        base: The backbone the model was tuned from.
+        tuned: The tuned model.
+        cache_dir: Fingerprints are kept in its folder `adapters/fingerprints`.
+
+    Raises:
+        ValueError: On loading: the tuned model does not fit the base, or it changes nothing.
+    """
+
+    def __init__(self, base: FrozenBackbone, tuned: TunedModel, cache_dir: Path) -> None:
+        self.base, self.tuned = base, tuned
+        self.name = base.name if tuned.folder is None else f"{base.name}+{tuned.name}"
+        self.tokenizer, self.pad_id, self.decoder_input = base.tokenizer, base.pad_id, base.decoder_input
+        file = f"{tuned.key}-transformers-{transformers.__version__}"
+        self._fingerprint_file = cache_dir / "adapters" / "fingerprints" / file
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        return self.base.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What hidden states are computed in."""
+        return self.base.dtype
+
+    @property
+    def hidden_size(self) -> int:
+        """Features of one layer."""
+        return self.base.hidden_size
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The tuned transformers model without its head."""
+        return self.loaded.model
+
+    @cached_property
+    def loaded(self) -> FrozenBackbone:
+        """The tuned model, loaded and frozen; the base itself if it is unchanged."""
+        model = tuned_backbone(self.base, self.tuned)
+        if self.tuned.folder is not None:
+            _refuse_unchanged(self.base, model, self.tuned)
+        return model
+
+    def fingerprint(self) -> str:
+        """Identity by content of the tuned weights."""
+        if self.tuned.folder is None:
+            return self.base.fingerprint()
+        if not self._fingerprint_file.exists():
+            write_text(self._fingerprint_file, self.loaded.fingerprint())
+        return self._fingerprint_file.read_text(encoding="utf-8")
+
+    def layers(self, stack: str, *, site: str = "residual", spec: LayerSpec | None = None) -> tuple[Layer, ...]:
+        """As the base's."""
+        return self.base.layers(stack, site=site, spec=spec)
+
+    def readings(
+        self, poolings: str | Sequence[str] | None = None, sites: str | Sequence[str] = "residual"
+    ) -> tuple[Reading, ...]:
+        """As the base's."""
+        return self.base.readings(poolings, sites)
+
+    def tokenize(self, texts: Sequence[str], *, max_length: int | None = None) -> TokenizedTexts:
+        """As the base's."""
+        return self.base.tokenize(texts, max_length=max_length)
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        readings: Sequence[Reading],
+        layers: LayerSpec | None = None,
+    ) -> dict[Reading, Tensor]:
+        """One pass of the tuned model over a right-padded batch; see `FrozenBackbone.forward`."""
+        return self.loaded(input_ids, attention_mask, readings=readings, layers=layers)
+
+
+def _refuse_unchanged(base: FrozenBackbone, model: FrozenBackbone, tuned: TunedModel) -> None:
+    before, after = (_few_activations(backbone) for backbone in (base, model))
+    if all(torch.equal(before[reading], after[reading].to(before[reading].device)) for reading in before):
+        raise ValueError(
+            f"The model tuned on '{tuned.name}' changes nothing: hidden states with and without '{tuned.folder}' are "
+            "equal. Delete that folder to have it tuned again."
+        )
+
+
+def _few_activations(backbone: FrozenBackbone) -> dict[Reading, Tensor]:
+    (ids,) = backbone.tokenize(["Does it change anything?"]).ids
+    inputs = pad_right([ids], length=len(ids), pad_id=backbone.pad_id)
+    return backbone(*inputs, readings=backbone.readings("mean"), layers="all")
 
 
 def tuned_backbone(base: FrozenBackbone, tuned: TunedModel) -> FrozenBackbone:

@@ -187,8 +187,8 @@ def hsic_sums(x: Tensor, y: Tensor) -> HsicSums:
     """
     if x.ndim == y.ndim == 3 and x.shape[1] == y.shape[1] < MIN_ROWS:
         raise ValueError(
-            f"Every minibatch expects at least {MIN_ROWS} rows; got one of {x.shape[1]}. Leave out a last batch that is "
-            "shorter than the others (`drop_last=True`)."
+            f"Every minibatch expects at least {MIN_ROWS} rows; got one of {x.shape[1]}. Leave out a last batch that "
+            "is shorter than the others (`drop_last=True`)."
         )
     sums = hsic_with_norms(x, y)
     if not sums.between.isfinite().all():

@@ -43,8 +43,8 @@ def require_same_rows(x_rows: int, y_rows: int, *, y_name: str = "y") -> None:
     """
     if x_rows != y_rows:
         raise ValueError(
-            f"A batch expects the same rows on both sides; got {x_rows} of `x` and {y_rows} of `{y_name}`. Join both on "
-            "their row ids first."
+            f"A batch expects the same rows on both sides; got {x_rows} of `x` and {y_rows} of `{y_name}`. Join both "
+            "on their row ids first."
         )
 
 

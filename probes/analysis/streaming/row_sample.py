@@ -48,8 +48,8 @@ class RowSample(Metric):
     def __init__(self, max_rows: int, seed: int, *, num_streams: int = 2) -> None:
         if max_rows < MIN_ROWS or num_streams < 1:
             raise ValueError(
-                f"A row sample expects `max_rows` of at least {MIN_ROWS} and `num_streams` of at least 1; got {max_rows} "
-                f"and {num_streams}."
+                f"A row sample expects `max_rows` of at least {MIN_ROWS} and `num_streams` of at least 1; got "
+                f"{max_rows} and {num_streams}."
             )
         super().__init__()
         self.max_rows, self.seed, self.num_streams = max_rows, seed, num_streams

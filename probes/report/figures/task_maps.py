@@ -42,8 +42,8 @@ class TaskMap:
     def __post_init__(self) -> None:
         if self.points.shape != (len(self.tasks), 2):
             raise ValueError(
-                f"The map of layer {self.layer} expects points of shape (n, 2) = {(len(self.tasks), 2)}, one task name a "
-                f"point; got {self.points.shape}."
+                f"The map of layer {self.layer} expects points of shape (n, 2) = {(len(self.tasks), 2)}, one task name "
+                f"a point; got {self.points.shape}."
             )
 
 

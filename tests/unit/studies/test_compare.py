@@ -13,12 +13,11 @@ import pytest
 from tiny_models import tiny_model
 
 from probes.activations import ExtractionSettings, extract
-from probes.analysis import LabelCKA, ReferenceCKA, cka_pairs
+from probes.analysis import LabelCKA, LayerAnalysis, ReferenceCKA, cka_pairs
 from probes.backbones import FrozenBackbone, tiny_backbone
 from probes.backbones.tiny import byte_tokenizer
-from probes.callbacks import MatrixAnalysis
 from probes.report import FilesOnly, read_results
-from probes.studies import compare_study
+from probes.studies import CompareStudy, RunContext
 from probes.tasks import Split, Suite, Task
 from probes.values import Layer, Result
 
@@ -39,19 +38,18 @@ def family(name: str) -> FrozenBackbone:
     return FrozenBackbone(tiny_model(name), byte_tokenizer(), name=name)
 
 
-def compare(tmp_path: Path, reference: Any, *, suite: Suite = SUITE, measures: Any = None, **options: Any) -> float:
+def compare(
+    tmp_path: Path, reference: Any, *, suite: Suite = SUITE, measures: Any = None, name: str = "compare", **options: Any
+) -> float:
     parts: dict[str, Any] = {
         "backbone": tiny_backbone,
         "reference_backbone": reference,
         "suite": lambda: suite,
         "extraction": ExtractionSettings(),
-        "callbacks": partial(MatrixAnalysis, MEASURES if measures is None else measures),
-        "logger": FilesOnly(),
-        "cache_dir": tmp_path / "cache",
-        "output_dir": tmp_path / "out",
-        "config": {},
+        "analysis": LayerAnalysis(MEASURES if measures is None else measures),
     }
-    return compare_study(**{**parts, **options})
+    context = RunContext.of(logger=FilesOnly(), seed=0, cache_dir=tmp_path / "cache", output_dir=tmp_path / "out")
+    return CompareStudy(name=name).run(context, **{**parts, **options})
 
 
 def matrix_of(folder: Path, task: str, name: str = "cka") -> np.ndarray:
@@ -152,6 +150,6 @@ def test_without_a_reference_backbone_the_error_names_the_key_and_nothing_is_loa
     def never() -> Suite:
         raise AssertionError
 
-    with pytest.raises(ValueError, match=r"`study=compare` expects a second model: set `reference_backbone`"):
+    with pytest.raises(ValueError, match=r"`study=compare` needs a second model: set `reference_backbone`"):
         compare(tmp_path, None, suite=never)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()

@@ -197,7 +197,7 @@ class TestReading:
         tuner = make_tuner(folder)
         first = self.read(tuner, model)
         loaded = []
-        monkeypatch.setattr(module, "tuned_backbone", lambda *args: loaded.append(args))
+        monkeypatch.setattr("probes.tuning.tuned_backbone.tuned_backbone", lambda *args: loaded.append(args))
         again = self.read(tuner, model)
         assert (loaded, again.report.forward_passes) == ([], 0)
         task = tuner.suite.tasks[0]

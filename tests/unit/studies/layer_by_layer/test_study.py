@@ -6,7 +6,6 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ from study_samples import TUNING, toy_suite, toy_task
 
 from probes.activations import ExtractionSettings
 from probes.activations.store import ActivationStore
-from probes.analysis import LabelCKA, procrustes_similarity
+from probes.analysis import LabelCKA, LayerAnalysis, procrustes_similarity
 from probes.backbones import tiny_backbone
 from probes.callbacks import MatrixAnalysis
 from probes.report import FilesOnly, read_results
-from probes.studies import MapSettings, MixtureSettings, layer_by_layer_study
+from probes.studies import LayerByLayerStudy, MapSettings, MixtureSettings, RunContext
 from probes.studies.layer_by_layer import models as tuned_models
 from probes.studies.layer_by_layer.mixture import with_answers
 from probes.tasks import Suite, Task
@@ -62,17 +61,23 @@ class Study:
             "probe": ProbeSettings(penalties=(0.1,), bootstrap_samples=20),
             "tuning": TUNING,
             "trainer": default_trainer,
-            "callbacks": partial(MatrixAnalysis, MEASURES),
-            "logger": FilesOnly(),
-            "seed": 0,
-            "cache_dir": cache or folder / "cache",
-            "output_dir": self.out,
-            "config": {},
+            "analysis": LayerAnalysis(MEASURES),
+            "callbacks": MatrixAnalysis,
+        }
+        settings: dict[str, Any] = {
             "mixture": MixtureSettings(replicate_tasks=1),
             "maps": MapSettings(layers=0),
             "with_probes": False,
         }
-        self.objective = layer_by_layer_study(**{**parts, **options})
+        settings |= {name: value for name, value in options.items() if name not in {*parts, "seed"}}
+        parts |= {name: value for name, value in options.items() if name in parts}
+        context = RunContext.of(
+            logger=FilesOnly(),
+            seed=options.get("seed", 0),
+            cache_dir=cache or folder / "cache",
+            output_dir=self.out,
+        )
+        self.objective = LayerByLayerStudy(**settings).run(context, **parts)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -202,7 +207,7 @@ class TestResuming:
             raise AssertionError("was done before")
 
         monkeypatch.setattr(FIT, "fit_model", refuse)
-        monkeypatch.setattr(tuned_models, "tuned_backbone", refuse)
+        monkeypatch.setattr("probes.tuning.tuned_backbone.tuned_backbone", refuse)
         study = Study(tmp_path, cache=cache_of(whole))
         assert (study.facts["forward_passes"], study.facts["texts_computed"]) == (0, 0)
         assert whole.facts["forward_passes"] > 0
