@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +14,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from probes.files import replaced_file, write_text
 from probes.values import Layer, Reading
 
 _FORMAT = 1
 
 
 class ActivationStore:
-    """Shards of `(texts, layers, features)`, content-addressed and only ever added to.
+    """Shards of `(texts, layers, features)`, addressed by content; shards are only ever added.
 
-    A shard is written whole or not at all, so a run that was killed goes on where it stopped, and runs that share the
+    A shard is written as a whole or not at all, so a killed run resumes where it stopped, and runs that share the
     folder see each other's shards.
 
     Args:
@@ -47,14 +46,15 @@ class ActivationStore:
         self.fingerprint, self.reading = fingerprint, reading
         self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:24]
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "identity.json").write_text(text)
+        if not (self.folder / "identity.json").exists():
+            write_text(self.folder / "identity.json", text)
         self._shards: dict[str, tuple[Layer, ...]] = {}
         self._places: dict[str, list[tuple[str, int]]] = defaultdict(list)
         self.refresh()
 
     def refresh(self) -> None:
         """See the shards that were added since the last look, by this process or another."""
-        for path in sorted(self.folder.glob("*.safetensors")):
+        for path in sorted(self.folder.glob("[!.]*.safetensors")):
             if path.name not in self._shards:
                 with safe_open(path, framework="pt") as shard:
                     about = shard.metadata()
@@ -75,13 +75,8 @@ class ActivationStore:
         content = json.dumps([list(text_ids), list(layers)])
         name = f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.safetensors"
         about = {"text_ids": json.dumps(list(text_ids)), "layers": json.dumps(list(layers))}
-        handle, partial = tempfile.mkstemp(suffix=".partial", dir=self.folder)
-        os.close(handle)
-        try:
-            save_file({"activations": values.contiguous()}, partial, metadata=about)
-            Path(partial).replace(self.folder / name)
-        finally:
-            Path(partial).unlink(missing_ok=True)
+        with replaced_file(self.folder / name) as temporary:
+            save_file({"activations": values.contiguous()}, temporary, metadata=about)
         if name not in self._shards:
             self._index(name, text_ids, layers)
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import io
 import logging
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +24,8 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from probes.files import digest_of_file, new_folder
+
 _log = logging.getLogger(__name__)
 
 
@@ -43,21 +42,12 @@ def convert_gguf(file: Path, cache_dir: Path) -> Path:
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise ValueError(f"'{file}' is no GGUF file. Set `backbone.path` to one, or to a folder with config.json.")
-        stream.seek(0)
-        content = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    content = digest_of_file(file, digits=16)
     folder = cache_dir / "converted" / f"{file.stem}-{content}-transformers-{transformers.__version__}"
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-        _log.info("Converting '%s', once; later runs load the result.", file.name)
-        try:
-            _write_converted(file, partial)
-            partial.rename(folder)
-        except OSError:
-            if not folder.exists():  # else another process was faster
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        _log.info("Converting '%s' once; later runs load the result.", file.name)
+        with new_folder(folder) as temporary:
+            _write_converted(file, temporary)
     return folder
 
 

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from probes.files import replaced_file
 from probes.metrics import TargetKind
 from probes.training.bank.probe_bank import Architecture, ProbeBank
 from probes.training.bank.probe_module import Standardiser, row_batched_logits
@@ -132,8 +133,8 @@ class LayerProbes:
             state = {} if module is None else module.state_dict()
             tensors |= {f"{part}.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, path, metadata={"probes": json.dumps(description)})
+        with replaced_file(path) as temporary:
+            save_file(tensors, temporary, metadata={"probes": json.dumps(description)})
         return path
 
     @classmethod

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from probes.backbones import FrozenBackbone
-from probes.tuning.model_store import digest, write_json
+from probes.files import digest_of_json, new_folder, write_json
 
 
 def merge_adapters(base: FrozenBackbone, folders: Sequence[Path | str], *, coefficient: float, out: Path) -> Path:
@@ -50,7 +48,7 @@ def merge_adapters(base: FrozenBackbone, folders: Sequence[Path | str], *, coeff
     adapters = [_Adapter.read(Path(folder), fingerprint) for folder in folders]
     _check_modules(adapters)
     contents = [adapter.content for adapter in adapters]
-    key = digest({"base": fingerprint, "adapters": contents, "coefficient": coefficient})
+    key = digest_of_json({"base": fingerprint, "adapters": contents, "coefficient": coefficient})
     target = Path(out) / f"merged-{key}"
     if not target.exists():
         about = {"base_fingerprint": fingerprint, "coefficient": coefficient, "merged": [str(f) for f in folders]}
@@ -98,21 +96,13 @@ def _check_modules(adapters: Sequence[_Adapter]) -> None:
 
 
 def _write(adapters: Sequence[_Adapter], coefficient: float, target: Path, about: Mapping[str, object]) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
     rank = sum(adapter.config.r for adapter in adapters)
     config = LoraConfig(**{**adapters[0].config.to_dict(), "r": rank, "lora_alpha": rank, "use_rslora": False})
-    try:
-        config.save_pretrained(str(partial))
+    with new_folder(target) as temporary:
+        config.save_pretrained(str(temporary))
         weights = {name: _side_by_side(name, adapters, coefficient) for name in adapters[0].weights}
-        save_file(weights, partial / "adapter_model.safetensors", metadata={"format": "pt"})
-        write_json(partial / "merge.json", about)
-        partial.rename(target)
-    except OSError:
-        if not target.exists():  # else another process was faster
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        save_file(weights, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_json(temporary / "merge.json", about)
 
 
 def _side_by_side(name: str, adapters: Sequence[_Adapter], coefficient: float) -> Tensor:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import peft
 import torch
 import transformers
 
+from probes.files import digest_of_json, write_json
 from probes.tuning.answer_scores import AnswerSample, AnswerScores
 from probes.tuning.examples import Encoded, Example
 from probes.tuning.tuning_settings import TuningSettings
@@ -29,7 +28,7 @@ _FORMAT = 1
 def weights_key(fingerprint: str, data: Encoded, settings: TuningSettings, seed: int) -> str:
     """24 hexadecimal digits over all that decides the tuned weights; validation rows do if they stop the tuning."""
     deciding = ("train", "validation") if settings.patience is not None else ("train",)
-    return digest(
+    return digest_of_json(
         {
             "format": _FORMAT,
             "fingerprint": fingerprint,
@@ -45,14 +44,9 @@ def scores_key(data: Encoded, sample: AnswerSample, *, precision: str) -> str:
     """24 hexadecimal digits over all that decides a model's scores, but for the model."""
     asked = [sample.rows, sample.max_new_tokens, sample.end_id, sample.longest]
     splits = [examples_digest(data[split]) for split in ("validation", "test")]
-    return digest(
+    return digest_of_json(
         {"format": _FORMAT, "splits": splits, "sample": asked, "precision": precision, "torch": torch.__version__}
     )
-
-
-def digest(identity: Mapping[str, Any]) -> str:
-    """24 hexadecimal digits of what JSON can hold."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 def examples_digest(examples: Sequence[Example]) -> str:
@@ -128,20 +122,3 @@ def read_scores(path: Path) -> AnswerScores | None:
 def write_scores(path: Path, scores: AnswerScores) -> None:
     """Keep scores in a file."""
     write_json(path, asdict(scores))
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write whole or not at all; NaN becomes null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(suffix=".partial", dir=path.parent)
-    with os.fdopen(handle, "w") as file:
-        file.write(json.dumps(_without_nan(content), indent=1))
-    Path(partial).replace(path)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
