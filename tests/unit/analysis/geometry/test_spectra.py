@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from probes.analysis.geometry import spectra
-from probes.analysis.geometry.row_cloud import anisotropy
+from probes.analysis.geometry.point_cloud import anisotropy
 from probes.analysis.geometry.spectra import (
     effective_rank,
     effective_rank_of_shares,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from probes.analysis.between_tasks.separability import silhouette
-from probes.analysis.geometry.row_cloud import two_nn
+from probes.analysis.geometry.point_cloud import two_nn
 from probes.analysis.similarity.neighbours import neighbour_overlap
 from probes.analysis.similarity.rbf_cka import rbf_cka
 from probes.analysis.streaming import RowSample, SampledMeasure

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from probes.analysis.geometry.row_cloud import distinct_rows, two_nn
+from probes.analysis.geometry.point_cloud import distinct_rows, two_nn
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
