@@ -1,4 +1,4 @@
-"""Where examples come from: generated, JSON lines in a folder, datasets on the Hub; prompts, splits and checks."""
+"""Where examples come from: generated sentences, JSON lines, datasets on the Hub; their prompts, splits and checks."""
 
 from probes.tasks.flan2021 import load_flan2021_suite as load_flan2021_suite
 from probes.tasks.hub import load_hub_suite as load_hub_suite
