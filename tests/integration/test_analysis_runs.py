@@ -194,5 +194,5 @@ def test_probe_and_compare_measure_the_same_rows_alike(probed, compared):
 def test_compare_without_a_reference_backbone_names_the_key(tmp_path):
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train", overrides=["experiment=quick", "study=compare", f"paths.output_dir={tmp_path}"])
-    with pytest.raises(ValueError, match=r"`study=compare` expects a second model: set `reference_backbone`"):
+    with pytest.raises(ValueError, match=r"`study=compare` needs a second model: set `reference_backbone`"):
         run(cfg)

@@ -30,7 +30,8 @@ from probes.training import ProbeSettings
 from probes.tuning import InstructionTuner
 from probes.values import Result
 
-FIT = importlib.import_module("probes.tuning.tune")  # the package calls the function so
+FIT = importlib.import_module("probes.tuning.tune")  # the package binds the function to this name
+TUNED_BACKBONE = importlib.import_module("probes.tuning.tuned_backbone")
 LAYERS = (0, 1, 2, 3)
 MEASURES: Any = {"label_cka": LabelCKA(permutations=5)}
 
@@ -207,7 +208,7 @@ class TestResuming:
             raise AssertionError("was done before")
 
         monkeypatch.setattr(FIT, "fit_model", refuse)
-        monkeypatch.setattr("probes.tuning.tuned_backbone.tuned_backbone", refuse)
+        monkeypatch.setattr(TUNED_BACKBONE, "tuned_backbone", refuse)
         study = Study(tmp_path, cache=cache_of(whole))
         assert (study.facts["forward_passes"], study.facts["texts_computed"]) == (0, 0)
         assert whole.facts["forward_passes"] > 0
@@ -321,7 +322,7 @@ class TestAnswers:
     @pytest.mark.parametrize(("split", "rows", "least"), [("train", 0, 1), ("test", 4, 5)])
     def test_too_few_rows_are_refused(self, split: str, rows: int, least: int):
         sizes = {"train": 8, "validation": 0, "test": 8} | {split: rows}
-        message = rf"'a' has {rows} {split} rows.*expects {least} or more.*`suite\.tasks`"
+        message = rf"'a' has {rows} {split} rows.*needs {least} or more.*`suite\.tasks`"
         self.refused(toy_task("a", sizes=sizes), message)
         del sizes[split]
         self.refused(toy_task("a", sizes=sizes), rf"'a' has 0 {split} rows")
