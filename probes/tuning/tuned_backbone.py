@@ -94,7 +94,7 @@ class TunedBackbone:
     @cached_property
     def loaded(self) -> FrozenBackbone:
         """The tuned model, loaded and frozen; the base itself if it is unchanged."""
-        model = tuned_backbone(self.base, self.tuned)
+        model = load_tuned_backbone(self.base, self.tuned)
         if self.tuned.folder is not None:
             _refuse_unchanged(self.base, model, self.tuned)
         return model
@@ -148,7 +148,7 @@ def _few_activations(backbone: FrozenBackbone) -> dict[Reading, Tensor]:
     return backbone(*inputs, readings=backbone.readings("mean"), layers="all")
 
 
-def tuned_backbone(base: FrozenBackbone, tuned: TunedModel) -> FrozenBackbone:
+def load_tuned_backbone(base: FrozenBackbone, tuned: TunedModel) -> FrozenBackbone:
     """The tuned model frozen, with the stack and layers of the base; the base itself if unchanged.
 
     Works for every backbone that can be tuned, also one that `FrozenBackbone.load` does not know.

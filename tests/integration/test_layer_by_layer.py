@@ -207,7 +207,7 @@ class TestWhatItLeaves:
 
 def test_a_second_run_reads_and_tunes_nothing_and_says_the_same(finished, tmp_path, no_pictures, monkeypatch, capsys):
     monkeypatch.setattr(
-        "probes.studies.layer_by_layer.models.tuned_backbone", lambda *_: pytest.fail("weights were loaded")
+        "probes.tuning.tuned_backbone.load_tuned_backbone", lambda *_: pytest.fail("weights were loaded")
     )
     again = Finished(tmp_path, run(configured(tmp_path, *SMALL, cache=finished.folder / "cache")))
     assert (again.facts["forward_passes"], again.facts["texts_computed"]) == (0, 0)

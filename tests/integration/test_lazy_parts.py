@@ -18,10 +18,11 @@ ROOT = Path(__file__).parents[2]
 def test_the_quick_experiment_imports_neither_tuning_nor_peft_nor_wandb(tmp_path):
     code = (
         "import sys\n"
-        f"sys.argv = ['train.py', 'experiment=quick', 'hydra.run.dir={tmp_path}/out', 'paths.cache_dir={tmp_path}/cache']\n"
+        f"sys.argv = ['train.py', 'experiment=quick', 'hydra.run.dir={tmp_path}/out',\n"
+        f"            'paths.cache_dir={tmp_path}/cache']\n"
         "from probes.cli import main\n"
         "main()\n"
-        "loaded = [name for name in ('peft', 'probes.tuning', 'wandb') if name in sys.modules]\n"
+        "loaded = [name for name in ('peft', 'probes.tuning.tuning_job', 'wandb') if name in sys.modules]\n"
         "print('LOADED', loaded, 'probes.training' in sys.modules)\n"
     )
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,12 @@ def umask(request):
     os.umask(before)
 
 
+def _fail_in(context: AbstractContextManager[Path]) -> None:
+    with context as temporary:
+        (temporary / "part" if temporary.is_dir() else temporary).write_text("half")
+        raise RuntimeError
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
@@ -36,12 +43,10 @@ def test_a_file_appears_when_the_block_ends_and_readers_see_the_old_content_unti
 
 def test_a_block_that_raises_leaves_the_old_content_and_no_litter(tmp_path):
     path = write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(RuntimeError), replaced_file(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "folder") as folder:
-        (folder / "part").write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        _fail_in(replaced_file(path))
+    with pytest.raises(RuntimeError):
+        _fail_in(new_folder(tmp_path / "folder"))
     assert (path.read_text(), list(tmp_path.iterdir())) == ("old", [path])
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +20,6 @@ from probes.tuning import AnswerScores, TunedModel, TuningExamples, tune
 from probes.values import Reading
 
 LAST = Reading("decoder", "residual", "last")
-TUNED_BACKBONE = importlib.import_module("probes.tuning.tuned_backbone")
 SCORES = AnswerScores(
     validation_loss=1, test_loss=1, exact_match=0, rouge_l=0, chrf=0, n_validation=1, n_test=1, n_answered=1
 )
@@ -199,7 +197,7 @@ class TestReading:
         tuner = make_tuner(folder)
         first = self.read(tuner, model)
         loaded = []
-        monkeypatch.setattr(TUNED_BACKBONE, "tuned_backbone", lambda *args: loaded.append(args))
+        monkeypatch.setattr("probes.tuning.tuned_backbone.load_tuned_backbone", lambda *args: loaded.append(args))
         again = self.read(tuner, model)
         assert (loaded, again.report.forward_passes) == ([], 0)
         task = tuner.suite.tasks[0]

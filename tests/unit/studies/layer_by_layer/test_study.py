@@ -30,8 +30,7 @@ from probes.training import ProbeSettings
 from probes.tuning import InstructionTuner
 from probes.values import Result
 
-FIT = importlib.import_module("probes.tuning.tune")  # the package binds the function to this name
-TUNED_BACKBONE = importlib.import_module("probes.tuning.tuned_backbone")
+FIT = importlib.import_module("probes.tuning.tuning_job")  # the package binds the function to this name
 LAYERS = (0, 1, 2, 3)
 MEASURES: Any = {"label_cka": LabelCKA(permutations=5)}
 
@@ -208,7 +207,7 @@ class TestResuming:
             raise AssertionError("was done before")
 
         monkeypatch.setattr(FIT, "fit_model", refuse)
-        monkeypatch.setattr(TUNED_BACKBONE, "tuned_backbone", refuse)
+        monkeypatch.setattr("probes.tuning.tuned_backbone.load_tuned_backbone", refuse)
         study = Study(tmp_path, cache=cache_of(whole))
         assert (study.facts["forward_passes"], study.facts["texts_computed"]) == (0, 0)
         assert whole.facts["forward_passes"] > 0

@@ -13,11 +13,11 @@ from tuning_samples import toy_splits
 from probes.backbones import FrozenBackbone, pad_right, tiny_backbone
 from probes.backbones.tiny import byte_tokenizer
 from probes.trainers import default_trainer
-from probes.tuning import InstructionTuner, TuningExamples, TuningSettings, tune, tuned_backbone
-from probes.tuning.tune import fit_model
+from probes.tuning import InstructionTuner, TuningExamples, TuningSettings, load_tuned_backbone, tune
+from probes.tuning.tuning_job import fit_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
-MODULE = importlib.import_module("probes.tuning.tune")  # the package calls the function so
+MODULE = importlib.import_module("probes.tuning.tuning_job")  # the package calls the function so
 SETTINGS = TuningSettings(learning_rate=1e-2, max_steps=7, batch_size=8, rank=4, generate_rows=4, max_new_tokens=4)
 DATA = toy_splits()
 
@@ -104,7 +104,7 @@ def test_what_is_saved_reads_as_the_live_tuned_model(tmp_path, base_folder, monk
         loaded = FrozenBackbone.load(path=str(model.folder), dtype="float32")
     else:
         loaded = FrozenBackbone.load(path=base_folder, dtype="float32", adapter=str(model.folder))
-    for backbone in (loaded, tuned_backbone(base, model)):
+    for backbone in (loaded, load_tuned_backbone(base, model)):
         reading = backbone.readings("last")
         final = backbone(ids, torch.ones_like(ids), readings=reading, layers="final")[reading[0]][0, 0]
         torch.testing.assert_close(final, expected, rtol=1e-5, atol=1e-5)
@@ -244,7 +244,7 @@ def test_no_steps_leave_the_base_as_it_is(tmp_path):
     assert model.tuned == model.base
     assert model.base.test_loss > 5
     backbone = tiny_backbone()
-    assert tuned_backbone(backbone, model) is backbone
+    assert load_tuned_backbone(backbone, model) is backbone
 
 
 def test_a_tuning_that_changes_nothing_is_refused(tmp_path, monkeypatch):
@@ -304,4 +304,4 @@ def test_float16_is_refused(tmp_path):
 def test_an_adapter_of_another_model_is_refused(tmp_path):
     model = tuned(tmp_path, replace(SETTINGS, generate_rows=0))
     with pytest.raises((ValueError, RuntimeError)):
-        tuned_backbone(tiny_backbone(num_layers=2), model)
+        load_tuned_backbone(tiny_backbone(num_layers=2), model)
