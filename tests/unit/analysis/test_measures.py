@@ -2,16 +2,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from probes.analysis import (
     BetweenTasks,
     LabelCKA,
+    LayerAnalysis,
     ReferenceCKA,
     RowMeasure,
     SpectralMeasure,
@@ -45,9 +48,13 @@ def task_rows(kind: str = "classification", rows: int = 60) -> TaskRows:
     return TaskRows(values, labels[kind], reference)
 
 
-def configured(analysis: str):
+def configured(name: str) -> dict[str, Any]:
+    """The node `analysis` of the config, its measures built and the analysis itself not."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return instantiate(compose("train", overrides=[f"analysis={analysis}"]).analysis, _convert_="all")
+        node = compose("train", overrides=[f"analysis={name}"]).analysis
+    node = OmegaConf.to_container(node, resolve=True)
+    del node["_target_"]
+    return instantiate(node, _convert_="all")
 
 
 class TestLabelCKA:
@@ -221,9 +228,11 @@ class TestConfigs:
 
     def test_the_seed_of_the_analysis_reaches_every_measure(self):
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            cfg = compose("train", overrides=["analysis=full", "analysis.seed=7"]).analysis
-        built = instantiate(cfg, _convert_="all")
-        seeded = [m for name in ("measures", "between") for m in built[name].values() if hasattr(m, "seed")]
+            cfg = compose("train", overrides=["analysis=full", "analysis.seed=7"])
+        analysis = instantiate(cfg.analysis)
+        assert isinstance(analysis, LayerAnalysis)
+        assert analysis.seed == 7
+        seeded = [m for m in (*analysis.measures, *analysis.between) if hasattr(m, "seed")]
         assert len(seeded) > 10
         assert {m.seed for m in seeded if getattr(m, "debiased", True)} == {7}
 
