@@ -22,9 +22,9 @@ from probes.analysis.geometry.spectra import participation_ratio as participatio
 from probes.analysis.intervals import confidence_interval as confidence_interval
 from probes.analysis.intervals import half_sample_errors as half_sample_errors
 from probes.analysis.intervals import jackknife_errors as jackknife_errors
-from probes.analysis.join import at_layers as at_layers
 from probes.analysis.join import join_rows as join_rows
 from probes.analysis.join import match_layers as match_layers
+from probes.analysis.join import values_at_layers as values_at_layers
 from probes.analysis.layer_analysis import LayerAnalysis as LayerAnalysis
 from probes.analysis.measures import BetweenTasks as BetweenTasks
 from probes.analysis.measures import LabelCKA as LabelCKA

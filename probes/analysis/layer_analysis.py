@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.analysis.join import at_layers, join_rows, match_layers
+from probes.analysis.join import join_rows, match_layers, values_at_layers
 from probes.analysis.measures import BetweenTasks, TaskMeasure, TaskRows
 from probes.analysis.similarity.permutation_null import Tail
 from probes.analysis.table import Findings, LayerTable
@@ -128,7 +128,7 @@ def matched_rows(activations: Activations, labels: Tensor | None = None, other: 
         kept = set(joined.x.row_ids)
         labels = labels[[row in kept for row in activations.row_ids]]
     matched = match_layers(activations.layers, joined.y.layers)
-    return TaskRows(joined.x.values, labels, at_layers(joined.y, matched))
+    return TaskRows(joined.x.values, labels, values_at_layers(joined.y, matched))
 
 
 def sample_rows(values: Tensor, most: int, *, seed: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from probes.analysis.geometry.spectra import effective_rank_of_shares, spectral_jackknife
 from probes.analysis.intervals import errors_of_halves, half_sample_errors, halves_of, jackknife_errors
 from probes.analysis.similarity.cka import biased_cka_floor, label_features
-from probes.analysis.similarity.leave_one_out import cka_leave_one_out, odd_rows
+from probes.analysis.similarity.leave_one_out import cka_leave_one_out, deviating_rows
 from probes.analysis.similarity.permutation_null import cka_null
 from probes.values import Estimates
 
@@ -82,7 +82,7 @@ class LabelCKA:
         assert rows.labels is not None
         labels = label_features(rows.labels)[None].to(rows.values.dtype)
         estimates = _cka(rows.values, labels, permutations=self.permutations, seed=self.seed)
-        odd = int(odd_rows(labels).sum())
+        odd = int(deviating_rows(labels).sum())
         if odd > 1:
             return estimates
         return replace(estimates, note="all rows but one have one label" if odd else "all rows have one label")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from probes.analysis.invariances import by_layer, invariant_to, require_rows
-from probes.analysis.similarity.hsic import centred, is_constant
+from probes.analysis.similarity.hsic import centre_rows, is_constant
 from probes.analysis.similarity.neighbours import distance_matrix
 
 
@@ -257,7 +257,7 @@ def tsne_points(rows: Tensor, *, perplexity: float = 30.0, seed: int = 0) -> np.
 
     if is_constant(rows[None]).item():
         return np.full((len(rows), 2), np.nan)
-    left, scale, _ = torch.linalg.svd(centred(rows[None])[0].double(), full_matrices=False)
+    left, scale, _ = torch.linalg.svd(centre_rows(rows[None])[0].double(), full_matrices=False)
     reduced = (left * scale)[:, :_COMPONENTS].numpy(force=True)
     method = TSNE(perplexity=min(perplexity, (len(rows) - 1) / 3), init="pca", random_state=seed)
     return method.fit_transform(reduced).astype(np.float64)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from probes.analysis.invariances import invariant_to, require_rows
 from probes.analysis.moments import exact_mean
-from probes.analysis.similarity.hsic import centred, is_constant
+from probes.analysis.similarity.hsic import centre_rows, is_constant
 from probes.threads import map_on_cores
 
 EMPTY = 1e-12
@@ -189,7 +189,7 @@ def spectral_jackknife(x: Tensor, of_shares: Callable[[Tensor], Tensor]) -> tupl
     Source:
         Efron 1982, "The jackknife, the bootstrap and other resampling plans", chapter 6.
     """
-    parts = map_on_cores(lambda layer: _of_layer(layer, of_shares), centred(x), x.device)
+    parts = map_on_cores(lambda layer: _of_layer(layer, of_shares), centre_rows(x), x.device)
     values, errors = torch.stack([value for value, _ in parts]), torch.stack([own for _, own in parts], dim=1)
     constant = is_constant(x)
     return values.masked_fill(constant, torch.nan), errors.masked_fill(constant, torch.nan)

@@ -2,12 +2,9 @@ import itertools
 
 import pytest
 import torch
+from gaussian_rows import draw
 
 from probes.analysis.moments import Moments, cross_moments, exact_mean, merge_moments, row_count, scatter, unpack_layers
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def sides(rows: int = 30) -> tuple[torch.Tensor, torch.Tensor]:

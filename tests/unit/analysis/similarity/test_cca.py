@@ -4,14 +4,18 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from gaussian_rows import draw
 from sklearn.cross_decomposition import CCA
 
 from probes.analysis.moments import Moments
-from probes.analysis.similarity.cca import Components, Truncation, mean_correlation, pwcca, svcca, weighted_correlation
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from probes.analysis.similarity.cca import (
+    Truncation,
+    WhitenedComponents,
+    mean_correlation,
+    pwcca,
+    svcca,
+    weighted_correlation,
+)
 
 
 def related(rows: int = 150, x_features: int = 8, y_features: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,7 +79,7 @@ def test_fewer_rows_than_features_are_compared_by_the_same_definition(widths: tu
     weights = np.abs((x_scores @ left).T @ centred(x[0])).sum(1)
     assert svcca(x, y, variance=0.5).item() == pytest.approx(correlations.mean(), abs=1e-10)
     assert pwcca(x, y, variance=0.5).item() == pytest.approx(np.average(correlations, weights=weights), abs=1e-10)
-    moments = Components.of_moments(Moments.of(x[0], y[0]), Truncation(variance=0.5, ridge=0.2))
+    moments = WhitenedComponents.of_moments(Moments.of(x[0], y[0]), Truncation(variance=0.5, ridge=0.2))
     assert svcca(x, y, variance=0.5, ridge=0.2).item() == pytest.approx(mean_correlation(moments).item(), abs=1e-10)
     assert pwcca(x, y, variance=0.5, ridge=0.2).item() == pytest.approx(weighted_correlation(moments).item(), abs=1e-10)
 

@@ -82,7 +82,7 @@ class TestProfiles:
                 (task, LAYERS, READING, "CKA") for task in "ab"
             ]
         own = models(1)
-        expected = [linear_cka(x, y).item() for x, y in zip(own.controls[0].values, own.base.values, strict=True)]
+        expected = linear_cka(own.controls[0].values, own.base.values).numpy()
         np.testing.assert_allclose(of_quantity(comparison, "cka/control_vs_base")[1].estimates.values, expected)
         assert (of_quantity(comparison, GAIN)[0].estimates.values > 0.01).all()
 
@@ -108,8 +108,7 @@ class TestProfiles:
         assert "cka/control_vs_control" not in quantities(compared("a"))
         (column,) = of_quantity(compared("a", controls=2), "cka/control_vs_control")
         first, second = (control.values for control in models(0, controls=2).controls)
-        expected = [linear_cka(x, y).item() for x, y in zip(first, second, strict=True)]
-        np.testing.assert_allclose(column.estimates.values, expected)
+        np.testing.assert_allclose(column.estimates.values, linear_cka(first, second).numpy())
 
 
 class TestGroups:
@@ -154,9 +153,9 @@ class TestNoise:
         gains = []
         for seed in range(2):
             own = models(seed, controls=3)
-            sides = [[linear_cka(x, y) for x, y in zip(control.values, side.values, strict=True)]
-                     for control in own.controls for side in (own.experimental, own.base)]  # fmt: skip
-            gains.append(np.array(sides)[::2] - np.array(sides)[1::2])
+            pairs = [(control.values, side.values) for control in own.controls for side in (own.experimental, own.base)]
+            cka = np.stack([linear_cka(control, side).numpy() for control, side in pairs])
+            gains.append(cka[::2] - cka[1::2])
         deviation, freedom = comparison.noise()
         assert freedom == 4
         np.testing.assert_allclose(deviation, np.sqrt(np.mean([np.var(g, axis=0, ddof=1) for g in gains], axis=0)))
