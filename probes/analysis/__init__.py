@@ -14,8 +14,8 @@ from probes.analysis.between_tasks.tuning_gain import control_cka as control_cka
 from probes.analysis.between_tasks.tuning_gain import rank_agreement as rank_agreement
 from probes.analysis.between_tasks.tuning_gain import replicate_noise as replicate_noise
 from probes.analysis.between_tasks.tuning_gain import tuning_gain as tuning_gain
-from probes.analysis.geometry.row_cloud import anisotropy as anisotropy
-from probes.analysis.geometry.row_cloud import two_nn as two_nn
+from probes.analysis.geometry.point_cloud import anisotropy as anisotropy
+from probes.analysis.geometry.point_cloud import two_nn as two_nn
 from probes.analysis.geometry.spectra import effective_rank as effective_rank
 from probes.analysis.geometry.spectra import matrix_entropy as matrix_entropy
 from probes.analysis.geometry.spectra import participation_ratio as participation_ratio

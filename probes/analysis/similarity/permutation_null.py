@@ -22,7 +22,7 @@ import torch
 from scipy.stats import pearson3, skew
 from torch import Tensor
 
-from probes.analysis.geometry.spectra import EMPTY
+from probes.analysis.geometry.spectra import NEGLIGIBLE_EIGENVALUE
 from probes.analysis.similarity.hsic import centre_rows, kernel_diagonal, linear_unbiased_hsic
 
 Tail = Literal["counted", "moments"]
@@ -157,7 +157,7 @@ def _fewest_columns(rows: Tensor) -> Tensor:
     """Rows with as many columns as their rank and the same kernel: centred one-hot rows have one column too many."""
     wide = rows.double()
     eigenvalues, axes = torch.linalg.eigh(wide.T @ wide)
-    kept = eigenvalues > EMPTY * eigenvalues[-1]
+    kept = eigenvalues > NEGLIGIBLE_EIGENVALUE * eigenvalues[-1]
     return (wide @ axes[:, kept]).to(rows) if kept.any() else rows
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from probes.analysis.geometry.row_cloud import mean_cosine_of_sums, sum_of_directions
+from probes.analysis.geometry.point_cloud import mean_cosine_of_sums, sum_of_directions
 from probes.analysis.streaming.running_sums import require_batch, require_enough_rows, require_same_rows
 
 

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from probes.analysis.geometry.spectra import (
     effective_rank_of_shares,
-    entropy_of_shares,
+    normalised_entropy,
     participation_of_moments,
-    require_order,
-    share_of_most_bits,
+    renyi_entropy_bits,
+    require_renyi_order,
     shares_of_moments,
 )
 from probes.analysis.moments import x_means
@@ -50,7 +50,7 @@ class MatrixEntropy(LayerMoments):
     def __init__(
         self, num_layers: int, features: int, *, alpha: float = 1.0, normalise: bool = True, centred: bool = True
     ) -> None:
-        require_order(alpha)
+        require_renyi_order(alpha)
         super().__init__(num_layers, features)
         self.alpha, self.normalise, self.centred = alpha, normalise, centred
 
@@ -61,5 +61,5 @@ class MatrixEntropy(LayerMoments):
         if not self.centred:  # Σ x xᵀ = Σ u uᵀ + n m mᵀ about the mean m
             means = x_means(self.moments)
             matrices = matrices + self.num_rows_seen * means[:, :, None] * means[:, None, :]
-        bits = entropy_of_shares(shares_of_moments(matrices), self.alpha).masked_fill(constant, torch.nan)
-        return share_of_most_bits(bits, self.num_rows_seen, self.features) if self.normalise else bits
+        bits = renyi_entropy_bits(shares_of_moments(matrices), self.alpha).masked_fill(constant, torch.nan)
+        return normalised_entropy(bits, self.num_rows_seen, self.features) if self.normalise else bits

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from probes.analysis import control_cka, group_means, join_rows, rank_agreement, replicate_noise, tuning_gain
-from probes.analysis.between_tasks.tuning_gain import difference
+from probes.analysis.between_tasks.tuning_gain import paired_difference
 from probes.tasks import Suite
 from probes.values import ALL_TASKS, Activations, Estimates, Layer, LayerProfile, Reading
 
@@ -76,7 +76,7 @@ class Comparison:
         for name, measure in self.measures.items():
             self._keep(task, f"{GAIN}_by/{name}", name, self._gain_by(measure, first, experimental, base))
         if others:
-            repeated = [difference(control_cka(c, experimental), control_cka(c, base)) for c in others]
+            repeated = [paired_difference(control_cka(c, experimental), control_cka(c, base)) for c in others]
             self._replicates[task] = [estimates.values for estimates in (gains[GAIN], *repeated)]
             self._keep(task, "cka/control_vs_control", "CKA", control_cka(first, others[0]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from probes.analysis.between_tasks.tuning_gain import difference
+from probes.analysis.between_tasks.tuning_gain import paired_difference
 from probes.metrics import MAIN_METRIC
 from probes.studies.suite_activations import SuiteActivations, task_data
 from probes.tasks import Suite
@@ -44,7 +44,7 @@ def probe_roles(
             scores.append(fit.profile(MAIN_METRIC[data.kind]))
         before, after = scores
         if before.estimates.errors is not None:
-            gain = difference(after.estimates, before.estimates)
+            gain = paired_difference(after.estimates, before.estimates)
             quantity = f"probe_gain/{before.metric}"
             yield LayerProfile(
                 quantity=quantity,

@@ -8,7 +8,7 @@ from gaussian_rows import draw
 from torchmetrics import Metric, MetricCollection
 
 from probes.analysis import streaming
-from probes.analysis.geometry.row_cloud import anisotropy
+from probes.analysis.geometry.point_cloud import anisotropy
 from probes.analysis.geometry.spectra import effective_rank, matrix_entropy, participation_ratio
 from probes.analysis.similarity.alignment import matched_cosine
 from probes.analysis.similarity.cca import pwcca, svcca

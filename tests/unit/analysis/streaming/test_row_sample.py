@@ -6,7 +6,7 @@ import torch
 from gaussian_rows import draw_float32
 
 from probes.analysis.between_tasks.separability import silhouette
-from probes.analysis.geometry.row_cloud import two_nn
+from probes.analysis.geometry.point_cloud import two_nn
 from probes.analysis.similarity.neighbours import neighbour_overlap
 from probes.analysis.similarity.rbf_cka import rbf_cka
 from probes.analysis.streaming import RowSample, SampledMeasure
