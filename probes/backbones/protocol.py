@@ -1,4 +1,4 @@
-"""What extraction needs of a backbone: the interface between `probes.backbones` and `probes.activations`."""
+"""The interface between backbones and extraction: what `probes.activations` needs of a model, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from probes.values import Layer, Reading
 
 
 class ReadableBackbone(Protocol):
-    """A model whose layers can be read in batches; `FrozenBackbone` is one, a tuned model on disk is another.
+    """A model whose layers can be read batch by batch. `FrozenBackbone` documents each member.
 
-    Each member has the meaning documented at `FrozenBackbone`.
+    The members are read-only, so that an implementation may compute them on demand, such as a model that is loaded only
+    when a text is not in the store.
     """
 
-    name: str
-    tokenizer: Tokenizer
-    pad_id: int
-    decoder_input: str
+    @property
+    def name(self) -> str:
+        """The name in errors and results."""
+        ...
 
     @property
     def device(self) -> torch.device:
@@ -32,35 +33,50 @@ class ReadableBackbone(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What hidden states are computed in."""
+        """The dtype in which hidden states are computed."""
         ...
 
     @property
     def hidden_size(self) -> int:
-        """Features of one layer."""
+        """Number of features of a layer."""
+        ...
+
+    @property
+    def pad_id(self) -> int:
+        """The token id on padded positions."""
+        ...
+
+    @property
+    def decoder_input(self) -> str:
+        """What the decoder of an encoder–decoder model reads: its `start` token, or the `text`."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; its `max_length` is the length of the longest input, in tokens."""
         ...
 
     @property
     def model(self) -> PreTrainedModel:
-        """The transformers model: its devices and sizes decide how many tokens one pass can take."""
+        """The transformers model, whose devices and sizes decide how many tokens fit into one pass."""
         ...
 
     def fingerprint(self) -> str:
-        """Identity by content of weights and configuration, which names the stored activations."""
+        """A digest of weights and configuration, under which activations are stored."""
         ...
 
     def layers(self, stack: str, *, site: str = "residual", spec: LayerSpec | None = None) -> tuple[Layer, ...]:
-        """Names of the layers that `spec` means at a site of a stack."""
+        """Names of the layers that `spec` selects at a site of a stack."""
         ...
 
     def readings(
         self, poolings: str | Sequence[str] | None = None, sites: str | Sequence[str] = "residual"
     ) -> tuple[Reading, ...]:
-        """Every combination of the backbone's stacks with sites and poolings."""
+        """Every combination of the chosen stacks with sites and poolings."""
         ...
 
     def tokenize(self, texts: Sequence[str], *, max_length: int | None = None) -> TokenizedTexts:
-        """Token ids of texts."""
+        """Token ids of texts, truncated on the left."""
         ...
 
     def __call__(
@@ -71,5 +87,5 @@ class ReadableBackbone(Protocol):
         readings: Sequence[Reading],
         layers: LayerSpec | None = None,
     ) -> dict[Reading, Tensor]:
-        """One pass over a right-padded batch; for each reading a tensor of shape `(layers, batch, features)`."""
+        """One pass over a right-padded batch: for each reading a tensor of shape `(layers, batch, features)`."""
         ...
