@@ -15,7 +15,7 @@ from probes.training.bank.minibatch_module import MinibatchProbeModule
 from probes.training.bank.probe_bank import ProbeBank
 from probes.training.bank.probe_module import Standardiser, row_batched_logits
 from probes.training.data_module import ActivationDataModule, Rows
-from probes.training.linear_solver.solve import penalties_at_once
+from probes.training.linear_solver.solve import penalties_per_batch
 from probes.training.linear_solver.solver_module import ExactProbeModule
 from probes.training.probe_settings import ProbeSettings
 from probes.training.task_data import TaskData
@@ -183,7 +183,7 @@ def _layers_per_solve(train: Rows, spec: BankSpec) -> int:
     """Layers whose rows (standardised, one copy), second moments and curvature pairs fit in memory together."""
     _, rows, features = train.values.shape
     outputs = len(train.targets) * spec.num_classes
-    outputs *= min(penalties_at_once(outputs), len(spec.settings.penalties))
+    outputs *= min(penalties_per_batch(outputs), len(spec.settings.penalties))
     size = 4 * (3 * rows * features + 3 * features**2 + outputs * (24 * features + 8 * rows))
     return max(1, spec.settings.max_bank_bytes // size)
 
