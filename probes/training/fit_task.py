@@ -21,6 +21,7 @@ from probes.training.bank.probe_module import Standardiser, row_batched_logits
 from probes.training.data_module import Rows
 from probes.training.layer_probes import LayerProbes
 from probes.training.probe_settings import ProbeSettings
+from probes.training.saved_probes import save_probes
 from probes.training.scoring import SplitLogits, TaskScorer
 from probes.training.selection import Selection, fold_of_rows, select, with_shuffled_controls
 from probes.training.task_data import LabelledActivations, TaskData
@@ -74,8 +75,8 @@ class TaskProbes:
         raise KeyError(f"Task '{self.probes.task}' has no {split} score '{metric}' {control}. There are {there}.")
 
     def save(self, path: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
-        """Write the probes, see `LayerProbes.save`."""
-        return self.probes.save(path, metadata)
+        """Write the probes to one file, see `save_probes`."""
+        return save_probes(self.probes, path, metadata)
 
     def _validation_scores(self) -> dict[Layer, float]:
         """Scores by layer, higher is better; layers without a probe are left out."""

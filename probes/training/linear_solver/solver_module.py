@@ -56,7 +56,7 @@ class ExactProbeModule(ProbeModule):
 
     @torch.no_grad()
     def _solve(self, batch: LayerBatch) -> None:
-        layers = slice(batch.first, batch.first + len(batch.values))
+        layers = slice(batch.first_layer, batch.first_layer + len(batch.values))
         weight, bias = self.bank.get_parameter("linear/weight"), self.bank.get_parameter("linear/bias")
         with torch.autocast(self.device.type, enabled=False):
             solution = solve_linear(
