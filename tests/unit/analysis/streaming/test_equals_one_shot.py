@@ -254,5 +254,5 @@ def test_options_of_canonical_correlations_are_checked_before_the_first_batch(me
 
 
 def test_the_order_of_an_entropy_is_checked_before_the_first_batch():
-    with pytest.raises(ValueError, match="`alpha`, the order of Rényi's entropy, expects a number above 0; got 0"):
+    with pytest.raises(ValueError, match="`alpha`, the order of the Rényi entropy, must be above 0; got 0"):
         streaming.MatrixEntropy(1, 4, alpha=0)
