@@ -1,7 +1,7 @@
-"""Files, figures, tables and W&B: the only room that draws or logs. It arranges numbers; others compute them.
+"""Files, figures, tables and W&B: the only package that draws or logs. Other packages compute the numbers.
 
-Names are loaded when first asked for, so that a run without W&B never imports it,
-and naming a logger does not import matplotlib.
+Names are loaded when they are first used, so that a run without W&B does not import it, and naming a logger does not
+import matplotlib.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def two_matrices():
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory):
-    """An output folder that a whole report went to, with the offline run read back."""
+    """The output folder of a complete report, and the offline W&B run read back from it."""
     folder = tmp_path_factory.mktemp("out")
     logger = WandbRunLogger(mode="offline", group="sweep", name="a run", tags=["x", "y"], notes="why", job_type="probe")
     (folder / "probes").mkdir()
@@ -51,7 +51,7 @@ def reported(tmp_path_factory):
 
 
 class TestReport:
-    def test_leaves_every_file_and_gives_the_pictures_primary_reading_first(self, reported):
+    def test_every_file_is_written_and_the_heatmaps_of_the_primary_reading_come_first(self, reported):
         made = {str(path.relative_to(reported.folder)) for path in reported.folder.rglob("*.*") if path.is_file()}
         other = "accuracy@decoder.residual.last"
         assert made >= {"results.csv", "wandb_run_id.txt"}
@@ -64,7 +64,7 @@ class TestReport:
         assert {name for name in made if name.startswith("figures")} == {f"figures/{p}" for p in pictures} | profiles
         assert read_results(reported.folder / "results.csv") == results_of(reported.matrices[0])
 
-    def test_refuses_two_quantities_that_would_be_one_file(self, tmp_path):
+    def test_two_quantities_with_the_same_file_name_are_refused(self, tmp_path):
         clash = [a_matrix("cka/base"), a_matrix("cka_base")]
         with pytest.raises(ValueError, match=r"'cka/base' and 'cka_base' .* would both be cka_base\.csv"):
             report_run(tmp_path, results=[], matrices=clash, best_layers={}, logger=FilesOnly())
@@ -72,18 +72,18 @@ class TestReport:
 
 
 class TestOfflineRun:
-    def test_holds_config_and_what_the_run_is_called(self, reported):
+    def test_it_has_the_config_and_the_names_of_the_run(self, reported):
         run = reported.logged
         assert run["config"]["seed"] == 0
         assert run["config"]["suite"] == {"tasks": ["sst2"], "name": "starter"}
         assert (run["project"], run["group"], run["name"], run["notes"]) == ("probes", "sweep", "a run", "why")
         assert (run["tags"], run["job_type"], run["exit_code"]) == (("x", "y"), "probe", 0)
 
-    def test_keeps_its_id_for_resuming(self, reported):
+    def test_its_id_is_kept_for_resuming(self, reported):
         assert (reported.folder / "wandb_run_id.txt").read_text().strip() == reported.logged["run_id"]
         assert reported.logger.run_id == reported.logged["run_id"]
 
-    def test_holds_one_table_a_quantity_with_the_same_numbers(self, reported):
+    def test_it_has_one_table_per_quantity_with_the_same_numbers(self, reported):
         names = ["probe/accuracy", "probe/accuracy@decoder.residual.last", "label_cka"]
         assert set(reported.logged["tables"]) == {f"layer_by_task/{name}" for name in names}
         for name, matrix in zip(names, reported.matrices, strict=True):
@@ -91,30 +91,30 @@ class TestOfflineRun:
             assert table["columns"] == ["layer", "task", "value", "ci_low", "ci_high", "null_mean", "p", "note"]
             assert len(table["data"]) == matrix.values.size
             for layer, task, value, low, high, null, p, note in table["data"]:
-                cell = [str(known) for known in matrix.layers].index(layer), matrix.tasks.index(task)
+                cell = [str(name) for name in matrix.layers].index(layer), matrix.tasks.index(task)
                 numbers = {"values": value, "ci_low": low, "ci_high": high, "null_mean": null, "p": p}
                 for array, number in numbers.items():
                     expected = getattr(matrix, array)[cell]
                     assert number == expected or (number is None and np.isnan(expected))
                 assert note == matrix.notes.get((matrix.layers[cell[0]], task), "")
 
-    def test_holds_one_heatmap_a_quantity_the_same_picture_as_the_file(self, reported):
+    def test_it_has_one_heatmap_per_quantity_identical_to_the_file(self, reported):
         names = ["probe/accuracy", "label_cka", "probe/accuracy@decoder.residual.last"]
         assert set(reported.logged["images"]) == {f"heatmap/{name}" for name in names}
         for name, file in zip(names, reported.heatmaps, strict=True):
             assert reported.logged["images"][f"heatmap/{name}"].read_bytes() == file.read_bytes()
 
-    def test_summary_holds_best_layers_and_means_at_them(self, reported):
+    def test_its_summary_has_the_best_layers_and_the_mean_scores_there(self, reported):
         summary, values = reported.logged["summary"], reported.matrices[0].values
         assert {task: summary[f"best_layer/{task}"] for task in BEST} == BEST
         assert summary["mean/accuracy"] == np.mean([values[3, 0], values[1, 1], values[0, 2]])
         assert "mean/label_cka" not in summary
 
-    def test_carries_no_artifact_but_on_wish(self, reported, tmp_path):
-        def ours(run):
+    def test_it_has_an_artifact_only_if_the_config_says_so(self, reported, tmp_path):
+        def uploaded(run):
             return {name: files for name, files in run["artifacts"].items() if name.startswith("probes-")}
 
-        assert not ours(reported.logged)
+        assert not uploaded(reported.logged)
         (tmp_path / "probes").mkdir()
         for name in ("results.csv", "probes/sst2.safetensors"):
             (tmp_path / name).write_text("1")
@@ -122,12 +122,12 @@ class TestOfflineRun:
         with logger.run({}, tmp_path):
             logger.log_artifacts([tmp_path / "results.csv", tmp_path / "probes"])
         (run_dir,) = offline_run_dirs(tmp_path)
-        ((name, files),) = ours(read_offline_run(run_dir)).items()
+        ((name, files),) = uploaded(read_offline_run(run_dir)).items()
         assert name == f"probes-{logger.run_id}"
         assert set(files) == {"results.csv", "probes/sst2.safetensors"}
 
 
-def test_layer_by_layer_is_one_table_of_all_tasks_and_one_picture(tmp_path):
+def test_layer_by_layer_matrices_are_one_table_of_all_tasks_and_one_picture(tmp_path):
     values = np.array([[0.25, np.nan, 1 / 3], [0.5, 0.75, -0.125]])
     layers: dict[str, Any] = {"x_layers": (0, "final"), "y_layers": (0, 1, "final")}
     matrices = [a_layer_by_layer(task, values=values + shift, **layers) for shift, task in enumerate(("sst2", "trec"))]
@@ -152,8 +152,8 @@ def test_layer_by_layer_is_one_table_of_all_tasks_and_one_picture(tmp_path):
     assert all(image.read_bytes() == picture.read_bytes() for image in logged["images"].values())
 
 
-class TestEnd:
-    def test_two_jobs_in_one_process_are_two_finished_runs_in_one_group(self, tmp_path):
+class TestRun:
+    def test_two_jobs_in_one_process_are_two_finished_runs_of_one_group(self, tmp_path):
         for seed in (0, 1):
             with WandbRunLogger(mode="offline", group="sweep").run({"seed": seed}, tmp_path / str(seed)):
                 pass
@@ -163,7 +163,7 @@ class TestEnd:
         assert runs[0]["run_id"] != runs[1]["run_id"]
         assert wandb.run is None
 
-    def test_a_run_that_someone_else_has_open_stays_theirs(self, tmp_path):
+    def test_a_run_that_somebody_else_has_open_is_left_alone(self, tmp_path):
         theirs = wandb.init(mode="offline", dir=str(tmp_path), settings=wandb.Settings(silent=True, console="off"))
         logger = WandbRunLogger(mode="offline")
         with logger.run({"seed": 0}, tmp_path / "ours"):
@@ -177,14 +177,14 @@ class TestEnd:
         (run_dir,) = offline_run_dirs(tmp_path)
         assert read_offline_run(run_dir)["exit_code"] == 1
 
-    def test_an_id_handed_over_is_the_run_that_goes_on(self, tmp_path):
+    def test_a_run_with_a_given_id_is_continued(self, tmp_path):
         with WandbRunLogger(mode="offline", run_id="abc12345").run({}, tmp_path):
             pass
         (run_dir,) = offline_run_dirs(tmp_path)
         assert read_offline_run(run_dir)["run_id"] == "abc12345"
 
     @pytest.mark.parametrize("off", [{"enabled": False, "mode": "offline"}, {"mode": "disabled"}])
-    def test_nothing_is_written_where_nothing_is_tracked(self, tmp_path, off):
+    def test_a_disabled_logger_writes_nothing(self, tmp_path, off):
         logger = WandbRunLogger(**off)
         with logger.run({}, tmp_path):
             logger.log_matrix(a_matrix(), tmp_path / "no.png", primary=True)
@@ -200,7 +200,7 @@ class TestEnd:
             WandbRunLogger(mode="onlin")  # pyright: ignore[reportArgumentType]
 
 
-def test_the_csv_logger_never_imports_wandb_nor_pyplot(tmp_path):
+def test_the_csv_logger_imports_neither_wandb_nor_pyplot(tmp_path):
     code = (
         "import json, pathlib, sys\n"
         "from probes.report import FilesOnly, report_run\n"
@@ -216,7 +216,7 @@ def test_the_csv_logger_never_imports_wandb_nor_pyplot(tmp_path):
 
 
 @pytest.mark.parametrize(("file", "target"), [("wandb", WandbRunLogger), ("csv", FilesOnly)])
-def test_the_config_names_every_argument_with_its_default(file, target):
+def test_the_config_has_every_argument_with_its_default(file, target):
     config = yaml.safe_load((ROOT / f"conf/logger/{file}.yaml").read_text())
     assert config.pop("_target_") == f"probes.report.{target.__name__}"
     assert config.pop("_convert_") == "all"
@@ -225,7 +225,7 @@ def test_the_config_names_every_argument_with_its_default(file, target):
     assert shown == defaults | ({"job_type": "${study.name}"} if file == "wandb" else {})
 
 
-def test_the_message_is_logged_once(tmp_path, caplog):
+def test_where_the_run_is_is_logged_once(tmp_path, caplog):
     with caplog.at_level(logging.INFO), WandbRunLogger(mode="offline").run({}, tmp_path):
         pass
     assert [record.name for record in caplog.records if "W&B" in record.message] == ["probes.report.wandb_logger"]
