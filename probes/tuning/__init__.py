@@ -1,6 +1,6 @@
-"""Tuning a causal language model on prompts and answers: control models, experimental models, their merges.
+"""Tuning of causal language models on prompts and answers, merging of tuned models, and backbones that read them.
 
-Names are loaded when first asked for, so that checking the settings does not import PEFT.
+Names are imported when they are first used, so that validating the settings does not import PEFT.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a tuning leaves: where the weights are, how many steps made them, how much better the model answers."""
+"""A tuned model on disk, and the backbone that reads it and loads its weights only when they are needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from probes.backbones import FrozenBackbone, LayerSpec, TokenizedTexts, pad_righ
 from probes.files import write_text
 from probes.tuning.adapters import quiet_tuning
 from probes.tuning.answer_scores import AnswerScores
-from probes.tuning.examples import transformers_tokenizer
 from probes.values import Layer, Reading
 
 
@@ -26,16 +25,16 @@ class TunedModel:
     """A tuned model on disk.
 
     Attributes:
-        name: What it was tuned on.
-        kind: `adapter` (load with `FrozenBackbone.load(…, adapter=folder)`), `full` (a whole model; load with
-            `path=folder`) or `unchanged` (no step was asked for: the base model itself).
-        folder: Where it is; `None` if unchanged.
-        key: 24 hexadecimal digits over all that decided the weights.
-        steps: Optimizer steps behind the weights.
+        name: Name of the data it was tuned on.
+        kind: `adapter` (load it with `FrozenBackbone.load(…, adapter=folder)`), `full` (a whole model; load it with
+            `path=folder`) or `unchanged` (the settings allowed no step: the base model itself).
+        folder: The folder of its weights; `None` if unchanged.
+        key: 24 hexadecimal digits over everything that decided the weights.
+        steps: Optimizer steps that led to the weights.
         validation_losses: Step → mean cross-entropy of answer tokens on the validation split, nats.
         base: How well the base model answers.
         tuned: How well the tuned model answers.
-        reused: Whether it was found finished.
+        reused: Whether the finished model was found on disk.
     """
 
     name: str
@@ -50,13 +49,13 @@ class TunedModel:
 
 
 class TunedBackbone:
-    """A tuned model as extraction reads it, whose weights are loaded only when they are needed.
+    """A tuned model as a `ReadableBackbone`, whose weights are loaded only when they are needed.
 
-    Tokens, layers and readings are the base's. The tuned model's fingerprint is kept on disk, so that activations that
-    are in the store already are found without loading the model.
+    Tokens, layers and readings are those of the base. The fingerprint of the tuned weights is kept on disk, so that
+    activations which are in the store already are found without loading the model.
 
     Args:
-        base: The backbone the model was tuned from.
+        base: The backbone from which the model was tuned.
         tuned: The tuned model.
         cache_dir: Fingerprints are kept in its folder `adapters/fingerprints`.
 
@@ -68,7 +67,7 @@ class TunedBackbone:
         self.base, self.tuned = base, tuned
         self.name = base.name if tuned.folder is None else f"{base.name}+{tuned.name}"
         self.tokenizer, self.pad_id, self.decoder_input = base.tokenizer, base.pad_id, base.decoder_input
-        file = f"{tuned.key}-transformers-{transformers.__version__}"
+        file = f"{tuned.key}-transformers-{transformers.__version__}"  # a fingerprint covers the configuration too
         self._fingerprint_file = cache_dir / "adapters" / "fingerprints" / file
 
     @property
@@ -88,7 +87,7 @@ class TunedBackbone:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The tuned transformers model without its head."""
+        """The tuned transformers model without its head; loads the weights."""
         return self.loaded.model
 
     @cached_property
@@ -100,7 +99,7 @@ class TunedBackbone:
         return model
 
     def fingerprint(self) -> str:
-        """Identity by content of the tuned weights."""
+        """Identity by content of the tuned weights; loads them only if their fingerprint is not on disk."""
         if self.tuned.folder is None:
             return self.base.fingerprint()
         if not self._fingerprint_file.exists():
@@ -108,17 +107,17 @@ class TunedBackbone:
         return self._fingerprint_file.read_text(encoding="utf-8")
 
     def layers(self, stack: str, *, site: str = "residual", spec: LayerSpec | None = None) -> tuple[Layer, ...]:
-        """As the base's."""
+        """The base's layers."""
         return self.base.layers(stack, site=site, spec=spec)
 
     def readings(
         self, poolings: str | Sequence[str] | None = None, sites: str | Sequence[str] = "residual"
     ) -> tuple[Reading, ...]:
-        """As the base's."""
+        """The base's readings."""
         return self.base.readings(poolings, sites)
 
     def tokenize(self, texts: Sequence[str], *, max_length: int | None = None) -> TokenizedTexts:
-        """As the base's."""
+        """The base's tokens."""
         return self.base.tokenize(texts, max_length=max_length)
 
     def __call__(
@@ -131,6 +130,48 @@ class TunedBackbone:
     ) -> dict[Reading, Tensor]:
         """One pass of the tuned model over a right-padded batch; see `FrozenBackbone.forward`."""
         return self.loaded(input_ids, attention_mask, readings=readings, layers=layers)
+
+
+def load_tuned_backbone(base: FrozenBackbone, tuned: TunedModel) -> FrozenBackbone:
+    """Load and freeze a tuned model, with the stack and layers of the base; the base itself if unchanged.
+
+    It works for every backbone that can be tuned, also for one that `FrozenBackbone.load` cannot load by name.
+
+    Raises:
+        ValueError: The adapter does not fit the base.
+    """
+    if tuned.folder is None:
+        return base
+    with quiet_tuning():
+        return _load_folder(base, tuned.folder, tuned.kind)
+
+
+def _load_folder(base: FrozenBackbone, folder: Path, kind: str) -> FrozenBackbone:
+    if kind == "full":
+        return FrozenBackbone.load(
+            path=str(folder),
+            stack=base.stacks,
+            layers=base.layer_spec,
+            dtype=str(base.dtype).removeprefix("torch."),
+            device=str(base.device),
+            chat_template=base.tokenizer.chat_template,
+        )
+    model = cast(PreTrainedModel, base.load_with_head().base_model)
+    info = model.load_adapter(str(folder))
+    unmatched = sorted([*info.missing_keys, *info.unexpected_keys])
+    if unmatched:
+        raise ValueError(
+            f"Adapter '{folder}' does not fit '{base.name}': {len(unmatched)} of the weights match no module, such as "
+            f"'{unmatched[0]}'. Set `backbone` to the model from which it was tuned."
+        )
+    return FrozenBackbone(
+        model,
+        base.tokenizer.wrapped,
+        name=f"{base.name}+{folder}",
+        stack=base.stacks,
+        layers=base.layer_spec,
+        chat_template=base.tokenizer.chat_template,
+    )
 
 
 def _refuse_unchanged(base: FrozenBackbone, model: FrozenBackbone, tuned: TunedModel) -> None:
@@ -146,45 +187,3 @@ def _few_activations(backbone: FrozenBackbone) -> dict[Reading, Tensor]:
     (ids,) = backbone.tokenize(["Does it change anything?"]).ids
     inputs = pad_right([ids], length=len(ids), pad_id=backbone.pad_id)
     return backbone(*inputs, readings=backbone.readings("mean"), layers="all")
-
-
-def load_tuned_backbone(base: FrozenBackbone, tuned: TunedModel) -> FrozenBackbone:
-    """The tuned model frozen, with the stack and layers of the base; the base itself if unchanged.
-
-    Works for every backbone that can be tuned, also one that `FrozenBackbone.load` does not know.
-
-    Raises:
-        ValueError: The adapter does not fit the base.
-    """
-    if tuned.folder is None:
-        return base
-    with quiet_tuning():
-        return _load(base, tuned.folder, tuned.kind)
-
-
-def _load(base: FrozenBackbone, folder: Path, kind: str) -> FrozenBackbone:
-    if kind == "full":
-        return FrozenBackbone.load(
-            path=str(folder),
-            stack=base.stacks,
-            layers=base.layer_spec,
-            dtype=str(base.dtype).removeprefix("torch."),
-            device=str(base.device),
-            chat_template=base.tokenizer.chat_template,
-        )
-    model = cast(PreTrainedModel, base.load_with_head().base_model)
-    info = model.load_adapter(str(folder))
-    lost = sorted([*info.missing_keys, *info.unexpected_keys])
-    if lost:
-        raise ValueError(
-            f"Adapter '{folder}' does not fit '{base.name}': {len(lost)} weights find no place, such as "
-            f"'{lost[0]}'. Load the backbone that it was tuned from."
-        )
-    return FrozenBackbone(
-        model,
-        transformers_tokenizer(base),
-        name=f"{base.name}+{folder}",
-        stack=base.stacks,
-        layers=base.layer_spec,
-        chat_template=base.tokenizer.chat_template,
-    )
