@@ -82,7 +82,9 @@ def _gain_figure(comparison: Comparison, bands: Sequence[Band]) -> Any:
     deviation, freedom = comparison.noise()
     reach = student_t.ppf(0.975, freedom) * deviation if freedom else None
     noise = None if reach is None else (-reach, reach)
-    return band_profiles(curves, quantity=f"{GAIN} (CKA)", bands=bands, noise=noise)
+    overall = comparison.mean_over_tasks(GAIN)
+    mean = None if overall is None else curve_of(overall, "all tasks")
+    return band_profiles(curves, mean=mean, quantity=f"{GAIN} (CKA)", bands=bands, noise=noise)
 
 
 def _maps(suite: Suite, activations: SuiteActivations, reading: Reading, settings: MapSettings) -> list[TaskMap]:

@@ -253,6 +253,17 @@ def test_an_interval_that_is_given_is_reported_as_it_is():
     assert [r.note for r in rows] == ["a", "", "b"]
 
 
+def test_a_matrix_has_layers_ascending_and_nan_where_a_task_lacks_one():
+    a, b = (
+        LayerProfile(quantity="q", unit="share", task=task, layers=layers, estimates=Estimates(np.array(values), 5))
+        for task, layers, values in (("a", (10, "final"), [1.0, 1.5]), ("b", (2, 10), [np.nan, 2.0]))
+    )
+    matrix = layer_by_task([a, b])
+    assert (matrix.layers, matrix.tasks) == ((2, 10, "final"), ("a", "b"))
+    np.testing.assert_equal(matrix.values, [[np.nan, np.nan], [1.0, 2.0], [1.5, np.nan]])
+    assert matrix.notes == {(2, "b"): b.estimates.note}
+
+
 def test_a_matrix_refuses_two_quantities_and_two_profiles_of_one_task():
     for profiles in ([profile("a"), profile("b", quantity="other")], [profile("a"), profile("a", 1)], []):
         with pytest.raises(ValueError, match="expects one quantity of one reading and a profile for each task"):
