@@ -67,13 +67,6 @@ class LayerByLayerStudy:
     only_models: Sequence[str] | None = None
     stop_after: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.stop_after is not None and self.stop_after not in STAGES:
-            raise ValueError(
-                f"There is no stage '{self.stop_after}' to stop after. Set `study.stop_after` to "
-                f"{' or '.join(STAGES)}, or null."
-            )
-
     def run(
         self,
         context: RunContext,
@@ -104,8 +97,14 @@ class LayerByLayerStudy:
             Mean tuning gain over layers and seen tasks; NaN where the study stopped before.
 
         Raises:
-            ValueError: A task has no answers or no training rows; or bad input, as the packages it passes through say.
+            ValueError: `stop_after` names no stage, a task has no answers or no training rows, or the packages it
+                passes through refuse their input.
         """
+        if self.stop_after is not None and self.stop_after not in STAGES:
+            raise ValueError(
+                f"There is no stage '{self.stop_after}' to stop after. Set `study.stop_after` to "
+                f"{' or '.join(STAGES)}, or null."
+            )
         with context.stage("tasks"):
             loaded = mark_unseen(with_answers(suite()), self.mixture.unseen)
             check_models(loaded, self.only_models)
