@@ -19,6 +19,8 @@ SPLITS = ("train", "validation", "test")
 STACKS = ("encoder", "decoder")
 SITES = ("residual", "attention", "mlp")
 POOLINGS = ("last", "first", "mean", "max")
+SIGNIFICANCE_LEVEL = 0.05
+"""A p-value below it is marked in figures and counted in tables."""
 ALL_TASKS = "all_tasks"
 """Stands for the task of a quantity that is computed from several tasks together."""
 
@@ -249,6 +251,15 @@ class LayerByTask:
                     f"LayerByTask '{self.quantity}' expects `{name}` of shape (layers, tasks) = "
                     f"{(len(self.layers), len(self.tasks))}; got {shape}."
                 )
+
+    @property
+    def differs_from_null(self) -> np.ndarray:
+        """Whether each cell differs from its null; bool, shape `(layers, tasks)`, false where nothing is known.
+
+        A cell with a p-value does if p < `SIGNIFICANCE_LEVEL`, any other if its 95 % interval excludes its null mean.
+        """
+        excludes_null = (self.ci_low > self.null_mean) | (self.ci_high < self.null_mean)
+        return np.where(np.isnan(self.p), excludes_null, self.p < SIGNIFICANCE_LEVEL)
 
 
 @dataclass(frozen=True)

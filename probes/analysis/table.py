@@ -20,7 +20,7 @@ from probes.analysis.bands.segments import Band, Segments, find_segments
 from probes.analysis.between_tasks.specificity import specificity
 from probes.analysis.intervals import confidence_interval
 from probes.analysis.similarity.permutation_null import Tail, family_wise_p
-from probes.values import ALL_TASKS, Estimates, LayerByTask, LayerProfile, Reading, Result, RunNames, layer_depth
+from probes.values import ALL_TASKS, Estimates, Layer, LayerByTask, LayerProfile, Reading, Result, RunNames, layer_depth
 
 LIVE = "live/"
 """Starts the role of profiles that are steps of one task's training, not tasks: nothing is derived across them."""
@@ -55,17 +55,24 @@ class Findings:
                 return found.segments.bands
         return ()
 
-    def summary(self, reading: Reading | None) -> dict[str, float]:
-        """Scalars of a reading: `mean/<quantity>` over layers and tasks, `boundaries/<quantity>` between its bands.
+    def summary(self, reading: Reading | None, best_layers: Mapping[str, Layer] | None = None) -> dict[str, float]:
+        """Scalars of a reading: `mean/<quantity>`, and `boundaries/<quantity>`, the number of them between its bands.
 
-        Scores of probes are left out: their mean over all layers says little.
+        Args:
+            reading: Stack, site and pooling; others are left out.
+            best_layers: Each task's layer chosen on validation. A probe's score is averaged over tasks at these layers,
+                any other quantity over all tasks and layers. Missing values are left out.
         """
         scalars = {}
-        for group in self.matrices:
-            values = np.concatenate([profile.estimates.values for profile in group])
-            is_score = group[0].quantity.startswith("probe/")
-            if group[0].reading == reading and not is_score and np.isfinite(values).any():
-                scalars[f"mean/{group[0].name}"] = float(np.nanmean(values))
+        for group in [group for group in self.matrices if group[0].reading == reading]:
+            values = [
+                value
+                for profile in group
+                for layer, value in profile.by_layer()
+                if not profile.quantity.startswith("probe/") or layer == (best_layers or {}).get(profile.task)
+            ]
+            if np.isfinite(values).any():
+                scalars[f"mean/{group[0].name.removeprefix('probe/')}"] = float(np.nanmean(values))
         for quantity in self.segmented:
             first = quantity.profiles[0]
             if first.reading == reading:

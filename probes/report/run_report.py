@@ -54,7 +54,7 @@ def report_findings(
         matrices=matrices,
         best_layers=best_layers or {},
         logger=logger,
-        summary=findings.summary(primary),
+        summary=findings.summary(primary, best_layers),
     )
     report_bands(output_dir, findings.segmented, logger=logger, primary=primary)
     return RunReport(results, heatmaps)
@@ -86,9 +86,8 @@ def report_run(
         results: All rows of `results.csv`.
         matrices: The quantities, each once per reading.
         best_layers: Each task's layer chosen on validation.
-        logger: Receives each quantity, then the summary (`best_layer/<task>`, and `mean/<metric>` as in
-            `mean_at_best_layer`), then the CSV files and the folder `probes` as artifacts.
-        summary: More summary values; they replace those of the same name.
+        logger: Receives each quantity, then the summary, then the CSV files and the folder `probes` as artifacts.
+        summary: Summary values besides `best_layer/<task>`.
 
     Returns:
         The heatmaps, primary reading first, otherwise in the order of `matrices`.
@@ -110,26 +109,10 @@ def report_run(
     save_pictures(drawings)
     for matrix, picture in zip(ordered, heatmaps, strict=True):
         logger.log_matrix(matrix, picture, primary=matrix.reading == primary)
-    of_primary = [matrix for matrix in ordered if matrix.reading == primary]
     best = {f"best_layer/{task}": layer for task, layer in best_layers.items()}
-    logger.summarize({**best, **mean_at_best_layer(of_primary, best_layers), **(summary or {})})
+    logger.summarize({**best, **(summary or {})})
     logger.log_artifacts([*files, *(folder for folder in [output_dir / "probes"] if folder.is_dir())])
     return heatmaps
-
-
-def mean_at_best_layer(matrices: Iterable[LayerByTask], best_layers: Mapping[str, Layer]) -> dict[str, float]:
-    """Mean over tasks of each probe score at the task's best layer, as `mean/<metric>`; empty cells are left out."""
-    means = {}
-    for matrix in matrices:
-        cells = [
-            matrix.values[matrix.layers.index(best_layers[task]), column]
-            for column, task in enumerate(matrix.tasks)
-            if best_layers.get(task) in matrix.layers
-        ]
-        known = [value for value in cells if np.isfinite(value)]
-        if known and matrix.quantity.startswith("probe/"):
-            means[f"mean/{matrix.quantity.removeprefix('probe/')}"] = float(np.mean(known))
-    return means
 
 
 def _drawings(folder: Path, matrix: LayerByTask, best_layers: Mapping[str, Layer] | None) -> dict[Path, Drawing]:

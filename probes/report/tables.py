@@ -12,11 +12,10 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from probes.report.figures.heatmap import SIGNIFICANCE_LEVEL
-from probes.values import Layer, Reading, Result
+from probes.metrics import MAIN_METRIC
+from probes.values import SIGNIFICANCE_LEVEL, Layer, Reading, Result
 
-MAIN_METRICS = ("macro_f1", "r2")
-"""The scores selectivity is measured on, for classification and regression; a task has one of them."""
+_MAIN_METRICS = tuple(dict.fromkeys(MAIN_METRIC.values()))
 
 _BASELINES = ("shuffled labels", "selectivity", "accuracy", "majority accuracy")
 _ANSWER_METRICS = {
@@ -56,13 +55,13 @@ def best_layer_table(
     if classes is not None:
         table.add_column("classes", justify="right")
     metrics = [_main_metric(cells, task, layer) for task, layer in best_layers.items()]
-    score = " or ".join(dict.fromkeys(filter(None, metrics))) or MAIN_METRICS[0]
+    score = " or ".join(dict.fromkeys(filter(None, metrics))) or _MAIN_METRICS[0]
     for name in ("best layer", f"{score} [95 %]", *_BASELINES, "n"):
         longest_word = max(3, *map(len, name.split()))
         table.add_column(name, justify="right", min_width=longest_word, no_wrap="[" in name)
     for (task, layer), metric in zip(best_layers.items(), metrics, strict=True):
         count = [] if classes is None else [str(classes.get(task, ""))]
-        table.add_row(escape(task), *count, str(layer), *_scores(cells, task, layer, metric or MAIN_METRICS[0]))
+        table.add_row(escape(task), *count, str(layer), *_scores(cells, task, layer, metric or _MAIN_METRICS[0]))
     return table
 
 
@@ -196,7 +195,7 @@ def _reading_of(result: Result) -> Reading:
 
 
 def _main_metric(cells: Mapping[_Cell, Result], task: str, layer: Layer) -> str | None:
-    return next((metric for metric in MAIN_METRICS if (task, layer, metric, "") in cells), None)
+    return next((metric for metric in _MAIN_METRICS if (task, layer, metric, "") in cells), None)
 
 
 def _scores(cells: Mapping[_Cell, Result], task: str, layer: Layer, metric: str) -> list[str]:

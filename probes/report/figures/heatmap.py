@@ -24,11 +24,9 @@ from probes.report.figures.axes import (
     readable_name,
     value_range,
 )
-from probes.values import Layer, LayerByTask
+from probes.values import SIGNIFICANCE_LEVEL, Layer, LayerByTask
 
 CELL_TEXTS_UP_TO = 60  # cells; in a larger matrix numbers would be too small to read
-SIGNIFICANCE_LEVEL = 0.05
-"""A cell whose p value is below it is marked in heatmaps and counted in tables."""
 
 _REASONS_SHOWN = 3  # in the legend, of those why cells have no value
 
@@ -38,7 +36,7 @@ def heatmap(matrix: LayerByTask, *, best_layer: Mapping[str, Layer] | None = Non
 
     Scores use a sequential colour map, signed quantities (`is_signed`) a diverging one with white at 0; both suit
     colour-blind readers. Cells without a value are hatched in grey, and the legend gives the reasons. A dot marks
-    cells that differ from their null (`passing_cells`). Up to `CELL_TEXTS_UP_TO` cells show their numbers.
+    cells with `LayerByTask.differs_from_null`. Up to `CELL_TEXTS_UP_TO` cells show their numbers.
 
     Args:
         matrix: What to draw.
@@ -66,15 +64,6 @@ def heatmap(matrix: LayerByTask, *, best_layer: Mapping[str, Layer] | None = Non
     if handles:
         figure.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False)
     return figure
-
-
-def passing_cells(matrix: LayerByTask) -> np.ndarray:
-    """Whether each cell differs from its null; bool, shape `(layers, tasks)`; false where nothing is known.
-
-    A cell with a p value passes if p < `SIGNIFICANCE_LEVEL`, any other if its 95 % interval excludes its null mean.
-    """
-    excludes_null = (matrix.ci_low > matrix.null_mean) | (matrix.ci_high < matrix.null_mean)
-    return np.where(np.isnan(matrix.p), excludes_null, matrix.p < SIGNIFICANCE_LEVEL)
 
 
 def _figure_size(matrix: LayerByTask, *, with_numbers: bool) -> tuple[float, float]:
@@ -123,7 +112,7 @@ def _mark_best(axes: Axes, matrix: LayerByTask, best_layer: Mapping[str, Layer])
 
 def _mark_passing(axes: Axes, matrix: LayerByTask, image: AxesImage, *, corner: bool) -> list[Line2D]:
     """Put a dot in the cells that pass, in a corner where they also show a number, and return the legend entry."""
-    rows, columns = np.nonzero(passing_cells(matrix) & np.isfinite(matrix.values))
+    rows, columns = np.nonzero(matrix.differs_from_null & np.isfinite(matrix.values))
     if len(rows) == 0:
         return []
     colours = [_ink(image, matrix.values[cell]) for cell in zip(rows, columns, strict=True)]

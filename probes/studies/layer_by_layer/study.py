@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from probes.activations import ExtractionSettings
 from probes.analysis import LayerAnalysis, result_rows
+from probes.analysis.between_tasks.tuning_gain import paired_difference
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
+from probes.metrics import MAIN_METRIC
 from probes.report import layer_table, learning_table, print_screen, report_findings, write_results
 from probes.studies.layer_by_layer.comparison import GAIN, Comparison, SimilarityMeasure
 from probes.studies.layer_by_layer.figures import MapSettings, report_figures
@@ -24,14 +26,13 @@ from probes.studies.layer_by_layer.models import (
     read_models,
     tune_models,
 )
-from probes.studies.layer_by_layer.probes import probe_roles
 from probes.studies.run_context import RunContext
-from probes.studies.suite_activations import facts_of, labels_of_test_rows, names_of
+from probes.studies.suite_activations import SuiteActivations, facts_of, labels_of_test_rows, names_of, task_data
 from probes.tasks import Suite
 from probes.trainers import TrainerFactory
-from probes.training import ProbeSettings
+from probes.training import ProbeSettings, fit_task
 from probes.tuning import TuningSettings
-from probes.values import SPLITS, Result
+from probes.values import SPLITS, LayerProfile, Result
 
 BASE, EXPERIMENTAL = "base", "experimental"
 STAGES = ("tune", "read")
@@ -136,7 +137,7 @@ class LayerByLayerStudy:
                 comparisons = self._compare(loaded, read, analysis)
             if self.with_probes:
                 with context.stage("probes"):
-                    analysis.table.add(probe_roles(loaded, sides, probe, trainer, context.seed))
+                    analysis.table.add(_probe_roles(loaded, sides, probe, trainer, context.seed))
             with context.stage("report"):
                 findings = analysis.finish()
                 report = report_findings(context.output_dir, findings, names=names, logger=context.logger)
@@ -164,6 +165,48 @@ class LayerByLayerStudy:
             analysis.table.add(comparison.profiles())
             comparisons.append(comparison)
         return comparisons
+
+
+def _probe_roles(
+    suite: Suite,
+    roles: Mapping[str, SuiteActivations],
+    probe: ProbeSettings,
+    trainer: TrainerFactory,
+    seed: int,
+) -> Iterator[LayerProfile]:
+    """Train probes on two models' activations of the tasks with labels.
+
+    Args:
+        suite: The tasks; those without labels are left out.
+        roles: Role → its activations of all splits; two of them, the second compared with the first.
+        probe: How probes are trained.
+        trainer: Makes the trainers.
+        seed: Decides folds, controls and resamples, the same for all roles.
+
+    Yields:
+        Each task's scores in both roles, then `probe_gain/<main metric>`: second role less first, errors paired.
+    """
+    first = next(iter(roles.values()))
+    tasks = [task for task in suite.tasks if task.kind != "generation"]
+    for reading, task in ((reading, task) for reading in first.layers for task in tasks):
+        scores = []
+        for role, activations in roles.items():
+            data = task_data(task, activations, reading)
+            fit = fit_task(data, probe, trainer, seed)
+            yield from (replace(profile, role=role) for profile in fit.profiles)
+            scores.append(fit.profile(MAIN_METRIC[data.kind]))
+        before, after = scores
+        if before.estimates.errors is not None:
+            gain = paired_difference(after.estimates, before.estimates)
+            quantity = f"probe_gain/{before.metric}"
+            yield LayerProfile(
+                quantity=quantity,
+                unit=before.unit,
+                task=task.name,
+                reading=reading,
+                layers=before.layers,
+                estimates=gain,
+            )
 
 
 def _mean_gain(results: Sequence[Result], suite: Suite) -> float:

@@ -8,7 +8,6 @@ from drawn_figures import assert_border_is_white, legend_texts, marked_cells, pi
 from report_samples import a_matrix
 
 from probes.report import heatmap, profiles
-from probes.report.figures.heatmap import passing_cells
 from probes.values import Layer
 
 BIG_LAYERS = (*range(31), "final")
@@ -76,7 +75,7 @@ class TestHeatmap:
     def test_a_dot_marks_cells_whose_interval_excludes_the_null_on_either_side(self):
         values = np.array([[0.2, 0.45], [0.55, 0.9], [0.61, np.nan]])
         matrix = a_matrix(layers=(0, 1, 2), tasks=("a", "b"), values=values)
-        np.testing.assert_array_equal(passing_cells(matrix), [[True, False], [False, True], [True, False]])
+        np.testing.assert_array_equal(matrix.differs_from_null, [[True, False], [False, True], [True, False]])
         (dots,) = [c for c in heatmap(matrix).axes[0].collections if c.get_gid() == "passing"]
         np.testing.assert_array_equal(np.floor(np.asarray(dots.get_offsets()) + 0.5), [[0, 0], [1, 1], [0, 2]])
 
