@@ -30,13 +30,13 @@ check: setup ## Format, lint, types, import rules.
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-format: setup ## Format and mend what ruff can.
+format: setup ## Format, and fix what ruff can fix.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup ## Measure every claim of speed, side by side.
+bench: setup ## Measure every claim of speed, as a ratio.
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/run_all.py
 
-clean: ## Remove what tools left behind; keeps .venv, outputs and the cache.
+clean: ## Remove build files and caches of tools; keeps .venv, outputs and the cache.
 	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache *.egg-info

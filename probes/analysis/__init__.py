@@ -1,4 +1,4 @@
-"""How alike are layers, how far do they follow labels, how do tasks differ? Pure functions on tensors."""
+"""How similar are layers, how far are they aligned with labels, how do tasks differ? Pure functions on tensors."""
 
 from probes.analysis.bands.segments import Band as Band
 from probes.analysis.bands.segments import Segments as Segments

@@ -1,4 +1,4 @@
-"""What every study is given besides its parts: logger, seed, folders, config, and the record of what the run cost."""
+"""What every study is given besides its parts: logger, seed, folders, config, and the record of the run."""
 
 from __future__ import annotations
 

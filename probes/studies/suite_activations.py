@@ -67,7 +67,7 @@ def read_suite(
 
     Raises:
         ValueError: A text has no tokens, an unknown pooling or site, NaN activations.
-        OSError: No room on the disk.
+        OSError: The disk is full.
     """
     stores = open_stores(backbone, settings, cache_dir / "activations")
     tokenized: dict[tuple[str, str], TokenizedTexts] = {}

@@ -162,10 +162,10 @@ def greedy_answers(
     answers: list[list[int]] = [[] for _ in prompts]
     for rows in _equally_long(prompts, max_new_tokens, tokens_per_batch):
         ids = torch.from_numpy(np.stack([prompts[row] for row in rows]).astype(np.int64)).to(model.device)
-        room = min(max_new_tokens, longest - ids.shape[1])
-        if room < 1:
+        most_new_tokens = min(max_new_tokens, longest - ids.shape[1])
+        if most_new_tokens < 1:
             continue
-        written = model.greedy_continuation(ids, end_id=end_id, max_new_tokens=room)
+        written = model.greedy_continuation(ids, end_id=end_id, max_new_tokens=most_new_tokens)
         for row, tokens in zip(rows, written.tolist(), strict=True):
             answers[row] = tokens[: tokens.index(end_id)] if end_id in tokens else tokens
     return answers

@@ -1,4 +1,4 @@
-"""The founding study on a tiny backbone, whole: what it leaves, what its presets run, what a second run finds."""
+"""The whole layer-by-layer study on a tiny backbone: the files it writes, its presets, and a second run."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class TestWhatItLeaves:
     def test_the_first_layer_is_constant_and_the_others_have_intervals_and_nulls(self, finished):
         for metric in ("tuning_gain", "cka/control_vs_base", "cka/control_vs_experimental"):
             for (layer, _), r in finished.cells(metric).items():
-                if layer == "0":  # every instruction ends alike
+                if layer == "0":  # every instruction ends in the same token
                     assert math.isnan(r.value)
                     assert r.note.startswith("constant layer")
                     continue

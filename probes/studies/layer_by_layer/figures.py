@@ -89,7 +89,7 @@ def _gain_figure(comparison: Comparison, bands: Sequence[Band]) -> Any:
 
 def _maps(suite: Suite, activations: SuiteActivations, reading: Reading, settings: MapSettings) -> list[TaskMap]:
     layers = activations.layers[reading]
-    first = min(1, len(layers) - 1)  # layer 0 is often constant: prompts end alike
+    first = min(1, len(layers) - 1)  # layer 0 is often constant: prompts end in the same token
     chosen = sorted({round(place) for place in np.linspace(first, len(layers) - 1, settings.layers)})
     parts = [activations.rows(task, "test", reading).values[chosen, : settings.rows_per_task] for task in suite.tasks]
     names = tuple(task.name for task, part in zip(suite.tasks, parts, strict=True) for _ in range(part.shape[1]))

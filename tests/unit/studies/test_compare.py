@@ -133,7 +133,7 @@ def test_results_name_study_backbones_suite_and_cluster(tmp_path):
     assert {"tasks", "backbones", "activations", "analysis", "report"} <= set(facts["seconds"])
 
 
-def test_the_screen_tells_where_each_task_is_least_and_most_alike(tmp_path, capsys):
+def test_the_screen_shows_where_each_task_is_least_and_most_similar(tmp_path, capsys):
     compare(tmp_path, partial(tiny_backbone, seed=1))
     shown = capsys.readouterr().out
     assert "reference_cka" in shown

@@ -179,7 +179,7 @@ class TestLimits:
         base = study.cells("cka/control_vs_base")["a", 3].value
         assert study.cells("tuning_gain")["a", 3].value == pytest.approx(1 - base, abs=1e-6)
 
-    def test_an_experimental_model_that_is_the_base_has_no_gain_and_no_doubt(self, whole, tmp_path, monkeypatch):
+    def test_an_experimental_model_equal_to_the_base_has_no_gain_and_no_uncertainty(self, whole, tmp_path, monkeypatch):
         original = tuned_models.ModelTuner.mixture
 
         def unchanged(tuner: tuned_models.ModelTuner, rows_per_cluster: int):
