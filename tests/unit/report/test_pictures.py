@@ -32,6 +32,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 class TestSavePictures:
     def test_several_processes_draw_the_same_files_as_one(self, tmp_path):
         save_pictures(drawings(tmp_path / "one"), workers=1)

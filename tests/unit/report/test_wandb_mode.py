@@ -154,6 +154,7 @@ def in_a_fresh_process(code: str, folder: Path, **environment: str) -> subproces
     )
 
 
+@pytest.mark.slow
 class TestFreshProcess:
     def test_without_a_key_it_is_offline_and_logs_how_to_upload(self, tmp_path):
         done = in_a_fresh_process(TWO_RUNS, tmp_path)

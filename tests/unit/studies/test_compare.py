@@ -21,6 +21,8 @@ from probes.studies import CompareStudy, RunContext
 from probes.tasks import Split, Suite, Task
 from probes.values import Layer, Result
 
+pytestmark = pytest.mark.slow
+
 MEASURES = {"reference_cka": ReferenceCKA(permutations=19), "label_cka": LabelCKA(permutations=19)}
 
 

@@ -17,7 +17,7 @@ from probes.tuning import InstructionTuner, TuningExamples, TuningSettings, load
 from probes.tuning.model_store import read_scores
 from probes.tuning.tuning_job import fit_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")]
 SETTINGS = TuningSettings(learning_rate=1e-2, max_steps=7, batch_size=8, rank=4, generate_rows=4, max_new_tokens=4)
 DATA = toy_splits()
 

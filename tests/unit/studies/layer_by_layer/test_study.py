@@ -30,6 +30,8 @@ from probes.training import ProbeSettings
 from probes.tuning import InstructionTuner
 from probes.values import Result
 
+pytestmark = pytest.mark.slow
+
 FIT = importlib.import_module("probes.tuning.tuning_job")  # the package binds the function to this name
 LAYERS = (0, 1, 2, 3)
 MEASURES: Any = {"label_cka": LabelCKA(permutations=5)}
