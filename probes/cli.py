@@ -1,4 +1,4 @@
-"""The command line: overrides are held against the config before anything heavy is loaded, then Hydra runs the job."""
+"""The command line: overrides are checked against the config before heavy imports; then Hydra runs the job."""
 
 from __future__ import annotations
 
@@ -21,41 +21,20 @@ from omegaconf.errors import OmegaConfBaseException
 
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_DIR = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
-_ONLY_SHOWS = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
+"""`probes/conf` in an installed package, `conf` beside it in a checkout."""
+
+_INFORMATION_FLAGS = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
+"""With one of these, Hydra prints something and runs no job."""
 
 
 class OverrideError(ValueError):
-    """An override names a key or an option that does not exist, or that nobody reads."""
-
-
-@hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
-def _run(cfg: DictConfig) -> float:
-    return _load(cfg.logger._target_)(cfg)
-
-
-@cache
-def _load(tracker: str) -> Callable[[DictConfig], float]:
-    """Import torch, lightning and the rooms: here, not for `--help`.
-
-    The tracker comes first: W&B's classes look through all modules that are loaded, which are few before torch.
-
-    A million objects are made that stay to the end. The collector of garbage would look through them again and again,
-    now, later and at the end, which together takes longer than importing torch; it is told to leave them alone.
-    """
-    gc.disable()
-    try:
-        get_object(tracker)
-        from probes.run import run
-    finally:
-        gc.freeze()
-        gc.enable()
-    return run
+    """An override does not parse, names a key or an option that does not exist, or adds a key that nothing reads."""
 
 
 def main() -> None:
-    """Entry of `python train.py` and of the console command `probes`."""
+    """Entry point of `python train.py` and of the console command `probes`."""
     arguments = sys.argv[1:]
-    if not _ONLY_SHOWS.intersection(arguments):
+    if not _INFORMATION_FLAGS.intersection(arguments):
         try:
             check_overrides([argument for argument in arguments if "=" in argument and not argument.startswith("--")])
         except OverrideError as error:
@@ -63,14 +42,39 @@ def main() -> None:
     _run()
 
 
+@hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
+def _run(cfg: DictConfig) -> float:
+    return _import_run(cfg.logger._target_)(cfg)
+
+
+@cache
+def _import_run(logger: str) -> Callable[[DictConfig], float]:
+    """Import torch, Lightning and the studies; late, so that `--help` and a mistyped override answer at once.
+
+    The logger is imported first because W&B's classes search all modules that are loaded, and without torch these are
+    few. The imports create a million objects that live until the end of the process. The garbage collector would scan
+    them again and again during the imports, during the run and at exit, which takes longer than importing torch; it is
+    therefore off during the imports and ignores these objects afterwards.
+    """
+    gc.disable()
+    try:
+        get_object(logger)
+        from probes.run import run
+    finally:
+        gc.freeze()
+        gc.enable()
+    return run
+
+
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Compose the config as Hydra will, and say of a key it does not know which one is close.
+    """Compose the config as Hydra will, and explain the first override that is wrong.
 
     Args:
-        overrides: As typed, sweeps included (each is tried with its first value).
+        overrides: As typed; a sweep is tried with its first value.
 
     Raises:
-        OverrideError: An override does not parse, or names what does not exist.
+        OverrideError: An override does not parse, names a key or an option that does not exist, or adds a key that
+            nothing reads; the message suggests the closest name.
     """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -78,16 +82,16 @@ def check_overrides(overrides: Sequence[str]) -> None:
         raise OverrideError(f"An override cannot be read: {error}") from error
     plain = [(override, text) for override in parsed if (text := _first_value(override)) is not None]
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        if not any(_adds(override) for override, _ in plain) and _composes([text for _, text in plain]):
+        if not any(_adds(override) for override, _ in plain) and _compose_together([text for _, text in plain]):
             return
-        chosen: list[str] = []
-        for override, text in plain:
-            _check(override, text, chosen)
-            chosen.append(text)
+        checked: list[str] = []
+        for override, text in plain:  # slower, but tells which override is wrong
+            _check_one(override, text, checked)
+            checked.append(text)
 
 
-def _composes(overrides: Sequence[str]) -> bool:
-    """Whether all is well, which is quickly found out; whatever is wrong is then looked for one override at a time."""
+def _compose_together(overrides: Sequence[str]) -> bool:
+    """Whether the config composes with all overrides at once."""
     try:
         compose("train", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException):
@@ -96,24 +100,29 @@ def _composes(overrides: Sequence[str]) -> bool:
 
 
 def _adds(override: Override) -> bool:
+    """Whether the override may add a key (`+key=value`, `++key=value`), which Hydra accepts under any name."""
     return override.is_add() or override.is_force_add()
 
 
-def _check(override: Override, text: str, before: Sequence[str]) -> None:
+def _check_one(override: Override, text: str, before: Sequence[str]) -> None:
+    """Check one override on top of those before it.
+
+    Raises:
+        OverrideError: It is wrong.
+    """
     try:
         cfg = compose("train", overrides=[*before, text])
     except (HydraException, OmegaConfBaseException) as error:
         raise OverrideError(_explain(override, before, error)) from error
     key = override.key_or_group
     if _adds(override) and not key.startswith("hydra") and not _is_read(cfg, key):
-        base = compose("train", overrides=list(before))
-        if key in _keys(base):
-            return
-        raise OverrideError(f"Nobody reads `{key}`.{_close(key, list(_keys(base)))} See `python train.py --cfg job`.")
+        keys = list(_keys(compose("train", overrides=list(before))))
+        if key not in keys:
+            raise OverrideError(f"Nothing reads `{key}`.{_did_you_mean(key, keys)} See `python train.py --cfg job`.")
 
 
 def _is_read(cfg: DictConfig, key: str) -> bool:
-    """Whether somebody can read an added key: an option of a config group, or an argument of something built."""
+    """Whether something may read an added key: it chooses an experiment, or is an argument of what a config builds."""
     if key.startswith("experiment"):
         return True
     parts = key.split(".")
@@ -122,27 +131,26 @@ def _is_read(cfg: DictConfig, key: str) -> bool:
 
 
 def _explain(override: Override, before: Sequence[str], error: Exception) -> str:
-    base = compose("train", overrides=list(before))
-    key, first_line = override.key_or_group, str(error).splitlines()[0]
+    """Why the config does not compose with an override: no such option, no such key, or the first line of the error."""
+    key, value = override.key_or_group, str(override.value())
     group = CONFIG_DIR / key
     if group.is_dir():
         options = sorted(path.stem for path in group.glob("*.yaml") if not path.stem.startswith("_"))
-        return (
-            f"`{key}` has no option '{override.value()}'.{_close(str(override.value()), options)} "
-            f"It has {', '.join(options)}."
-        )
-    known = [*_keys(base), *(path.name for path in CONFIG_DIR.iterdir() if path.is_dir())]
-    if key not in known:
-        return f"There is no config key `{key}`.{_close(key, known)} See `python train.py --cfg job`."
-    return f"The override `{override.input_line}` does not compose: {first_line}"
+        return f"`{key}` has no option '{value}'.{_did_you_mean(value, options)} It has {', '.join(options)}."
+    groups = [path.name for path in CONFIG_DIR.iterdir() if path.is_dir()]
+    names = [*_keys(compose("train", overrides=list(before))), *groups]
+    if key not in names:
+        return f"There is no config key `{key}`.{_did_you_mean(key, names)} See `python train.py --cfg job`."
+    return f"The config does not compose with `{override.input_line}`: {str(error).splitlines()[0]}"
 
 
-def _close(name: str, known: Sequence[str]) -> str:
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean `{found[0]}`?" if found else ""
+def _did_you_mean(name: str, available: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, available, n=1, cutoff=0.5)
+    return f" Did you mean `{close[0]}`?" if close else ""
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """All keys of a config as dotted paths, parents before their children."""
     if isinstance(node, DictConfig):
         for key in node:
             path = f"{prefix}{key}"
@@ -152,7 +160,7 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _first_value(override: Override) -> str | None:
-    """The override as plain text, a sweep with its first value; `None` for a glob, whose values Hydra looks up."""
+    """The override as text, a sweep with its first value; `None` for a glob, whose values only Hydra can list."""
     if not override.is_sweep_override():
         return override.input_line
     if override.is_delete() or override.is_hydra_override():

@@ -1,37 +1,120 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or absent, and digests of content: the one module that writes to disk atomically."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Write to the yielded path; it becomes `path` if the block ends well, and vanishes if it raises.
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Write to the yielded path; it becomes `path` when the block ends, and is removed if the block raises.
 
-    A reader of `path` sees the old content or the new one, never half. Missing parent folders are made.
+    A reader of `path` sees the old content or the new one, never a part of it, even after a power failure: the content
+    is on disk before the name is. Missing parent folders are made. The file's permissions follow the user's umask, so
+    that a group can share a folder.
 
     Args:
-        path: Where the file shall lie. The temporary one lies beside it, with the same suffix.
+        path: The file to write. The temporary file lies beside it and has the same suffix.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:80]}-", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp alone leaves files that only their owner can read
+        temporary.chmod(0o666 & ~_umask())  # `mkstemp` alone leaves files that only their owner can read
+        _flush(temporary)
         temporary.replace(path)
-    except BaseException:
+        _flush(path.parent)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill the yielded folder; it becomes `path` when the block ends, and is removed if the block raises.
+
+    If another process has made `path` meanwhile, that folder stays and this one is discarded: folders written this way
+    are named by their content, so either serves.
+
+    Args:
+        path: The folder to make; its parents are made as needed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:80]}-"))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        for file in temporary.rglob("*"):
+            _flush(file)
+        _flush(temporary)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+        _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a UTF-8 text file as a whole, and return its path."""
+    with replaced_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write a JSON file as a whole, and return its path; NaN becomes null, what JSON does not know its `str`."""
+    return write_text(path, json.dumps(_without_nan(content), indent=1, default=str) + "\n")
+
+
+def digest_of_json(content: Any, *, digits: int = 24) -> str:
+    """Hexadecimal digits of the SHA-256 of what JSON can hold; the order of keys does not matter.
+
+    >>> digest_of_json({"a": 1, "b": 2}) == digest_of_json({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def digest_of_file(path: Path, *, digits: int = 24) -> str:
+    """Hexadecimal digits of the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:digits]
+
+
+def _flush(path: Path) -> None:
+    """Have the operating system write a file, or a folder's list of names, to the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot open folders
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""The composition root: the one module that sees the config. It builds what the config names and runs the study."""
+"""The composition root: the only module that sees the config. It builds what the study asks for and runs it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 from hydra.core.hydra_config import HydraConfig
@@ -20,7 +20,10 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from probes.report import FilesOnly
+from probes.studies import RunContext
 
+_LOADED_BY_STUDY = {"backbone", "reference_backbone", "suite"}
+"""Parts a study gets as functions without arguments, to be called when it needs them."""
 _INSTANTIATE_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
@@ -34,7 +37,7 @@ def run(cfg: DictConfig) -> float:
         The number a sweep maximises; each study says what it is.
 
     Raises:
-        ValueError: Some part of the config names an argument that nobody reads.
+        ValueError: A node of the config has a key that nothing reads.
     """
     check_arguments(cfg)
     with _output_dir(cfg) as output_dir:
@@ -47,33 +50,40 @@ def _run_study(cfg: DictConfig, output_dir: Path) -> float:
     OmegaConf.save(cfg, output_dir / "config.yaml", resolve=True)
     lightning.seed_everything(cfg.seed, verbose=False)
     study = instantiate(cfg.study)
-    parts = _parts(cfg) | {"config": config, "output_dir": output_dir}
-    wanted = inspect.signature(study).parameters
-    return study(**{name: part for name, part in parts.items() if name in wanted})
+    context = RunContext.of(
+        logger=instantiate(cfg.logger, **_sweep(cfg)) if _rank() == 0 else FilesOnly(),
+        seed=cfg.seed,
+        cache_dir=Path(cfg.paths.cache_dir).expanduser(),
+        output_dir=output_dir,
+        config=cast("dict[str, Any]", config),
+    )
+    wanted = [name for name in inspect.signature(study.run).parameters if name != "context"]
+    return study.run(context, **{name: _part(cfg, name) for name in wanted})
 
 
-def _parts(cfg: DictConfig) -> dict[str, Any]:
-    """Everything a study may ask for by name: what is made once, and factories of what is made several times."""
-    return {
-        "backbone": partial(instantiate, cfg.backbone),
-        "suite": partial(instantiate, cfg.suite),
-        "extraction": instantiate(cfg.extraction),
-        "probe": instantiate(cfg.probe),
-        "trainer": instantiate(cfg.trainer),
-        "tuning": instantiate(cfg.tuning),
-        "callbacks": instantiate(cfg.callbacks),
-        "reference_backbone": partial(instantiate, cfg.reference_backbone) if cfg.reference_backbone else None,
-        "tracker": instantiate(cfg.logger, **_sweep(cfg)) if _rank() == 0 else FilesOnly(),
-        "seed": cfg.seed,
-        "cache_dir": Path(cfg.paths.cache_dir).expanduser(),
-    }
+def _part(cfg: DictConfig, name: str) -> Any:
+    """What the config node of this name describes; of what takes long to load, a function that loads it.
+
+    Only what the study's `run` names is built, so that probing does not import what only tuning needs.
+
+    Raises:
+        ValueError: The config has no such node.
+    """
+    if name not in cfg:
+        raise ValueError(
+            f"Study {cfg.study._target_} asks for a part '{name}'. The config has {', '.join(map(str, cfg))}. Name the "
+            "arguments of its `run` after nodes of the config, or add the node."
+        )
+    if name in _LOADED_BY_STUDY:
+        return partial(instantiate, cfg[name]) if cfg[name] else None  # an empty node means there is none
+    return instantiate(cfg[name])
 
 
 def check_arguments(cfg: DictConfig) -> None:
-    """Hold every node that builds something against the signature of what it builds.
+    """Check the keys of every node that builds something against the signature of what it builds.
 
     Raises:
-        ValueError: A key is no argument there, with the closest that is.
+        ValueError: A key is not an argument there; the message names the closest one that is.
     """
     for path, node in _built_nodes(cfg):
         target = get_object(node._target_)
@@ -85,7 +95,7 @@ def check_arguments(cfg: DictConfig) -> None:
             if key not in names and key not in _INSTANTIATE_KEYS:
                 close = difflib.get_close_matches(str(key), names, n=1)
                 hint = f" Did you mean `{path}.{close[0]}`?" if close else ""
-                raise ValueError(f"Nobody reads `{path}.{key}`: {node._target_} takes {', '.join(names)}.{hint}")
+                raise ValueError(f"Nothing reads `{path}.{key}`: {node._target_} takes {', '.join(names)}.{hint}")
 
 
 def _built_nodes(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -102,7 +112,7 @@ def _built_nodes(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 @contextmanager
 def _output_dir(cfg: DictConfig) -> Iterator[Path]:
-    """Where the run leaves its files; under DDP, what ranks other than zero leave and print is thrown away."""
+    """Where the run leaves its files; under DDP, what ranks other than zero write and print is discarded."""
     if _rank() != 0:
         with tempfile.TemporaryDirectory() as scratch, redirect_stdout(io.StringIO()):
             yield Path(scratch)
@@ -111,12 +121,12 @@ def _output_dir(cfg: DictConfig) -> Iterator[Path]:
 
 
 def _rank() -> int:
-    """This process among those of a distributed run; 0 where there is one."""
+    """The rank of this process in a distributed run; 0 where there is only one process."""
     return rank_zero_only.rank  # pyright: ignore[reportFunctionMemberAccess]  # set on import, by launcher variables
 
 
 def _sweep(cfg: DictConfig) -> dict[str, str]:
-    """A group for the tracker: the jobs of one sweep share one, unless the user named another."""
+    """The logger's group: the jobs of one sweep share one, unless the user named another."""
     if "group" not in cfg.logger or cfg.logger.group is not None or not HydraConfig.initialized():
         return {}
     hydra = HydraConfig.get()

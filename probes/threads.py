@@ -1,4 +1,9 @@
-"""Work shared out to threads that never wait for each other."""
+"""Parallel work on a CPU: whole items in separate threads, in place of threads inside each operation.
+
+By default torch splits every single operation among its threads, and all of them wait at its end for the slowest. For
+many small operations, or on a busy machine, the waiting costs more than the parallelism gains. Threads that each
+process whole items with single-threaded operations wait only once, when the last item is done.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +13,22 @@ from typing import TypeVar
 
 import torch
 
-Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
-def cores(device: torch.device) -> int:
-    """How many threads work on a device side by side: as many as torch uses on a CPU, else one."""
-    return torch.get_num_threads() if device.type == "cpu" else 1
+def map_on_cores(function: Callable[[_Item], _Result], items: Iterable[_Item], device: torch.device) -> list[_Result]:
+    """Call a function for each item, on a CPU in as many threads as torch uses, with one core for each thread.
 
-
-def map_on_cores(function: Callable[[Item], Answer], items: Iterable[Item], device: torch.device) -> list[Answer]:
-    """Call a function of each item, on a CPU in as many threads as torch uses, each with one core.
-
-    Two threads that halve every operation wait for each other at each of them, which on a busy machine costs far more
-    than it gains; whole items need no waiting. On other devices one item follows another.
+    On other devices, and where torch uses one thread, the calls run one after the other in the calling thread.
 
     Args:
-        function: Runs in another thread than the caller's, where the caller's gradient mode does not hold.
-        items: What it is called with.
-        device: Where it computes.
+        function: May run in a thread other than the caller's, where the caller's `torch.no_grad` has no effect.
+        items: What the function is called with.
+        device: Where the function computes.
 
     Returns:
-        Its answers, in the order of the items.
+        The results, in the order of the items.
     """
     threads = cores(device)
     if threads == 1:
@@ -40,3 +39,8 @@ def map_on_cores(function: Callable[[Item], Answer], items: Iterable[Item], devi
             return list(pool.map(function, items))
     finally:
         torch.set_num_threads(threads)
+
+
+def cores(device: torch.device) -> int:
+    """How many items `map_on_cores` processes at the same time: torch's number of threads on a CPU, else 1."""
+    return torch.get_num_threads() if device.type == "cpu" else 1

@@ -1,4 +1,4 @@
-"""Trainers for plain Python, and a quiet room for any trainer to work in."""
+"""Where Lightning trainers come from: the interface of the config's factories, and a default for plain Python."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from lightning import Trainer
 
 
 class TrainerFactory(Protocol):
-    """Makes a trainer for each fit; `conf/trainer/*.yaml` are partials of `lightning.Trainer`."""
+    """Makes a new trainer for each fit; `conf/trainer/*.yaml` are partials of `lightning.Trainer`."""
 
     def __call__(self, **overrides: object) -> Trainer:
-        """Make a trainer with these arguments over its own."""
+        """Make a trainer with these arguments of `lightning.Trainer`, which take precedence over the factory's."""
         ...
 
 
 def default_trainer(**overrides: Any) -> Trainer:
-    """Make a trainer on one CPU process that writes nothing to disk, as `conf/trainer/cpu.yaml` does."""
-    quiet: dict[str, Any] = {
+    """Make a trainer that runs on one CPU process and writes nothing to disk, as `conf/trainer/cpu.yaml` does.
+
+    Args:
+        **overrides: Arguments of `lightning.Trainer`, which take precedence.
+    """
+    defaults: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,
         "logger": False,
@@ -29,14 +33,14 @@ def default_trainer(**overrides: Any) -> Trainer:
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    return Trainer(**{**quiet, **overrides})
+    return Trainer(**{**defaults, **overrides})
 
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning from announcing hardware and stopping reasons at each of a study's many fits.
+    """Silence Lightning's announcements of hardware and stopping reasons, which each of a study's many fits repeats.
 
-    Its warnings stay, but for one about torch's tree utilities that it causes itself.
+    Lightning's warnings are still shown, except for one about torch's tree utilities that Lightning itself causes.
     """
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     level = logger.level

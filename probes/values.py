@@ -1,8 +1,8 @@
-"""Frozen values that pass between rooms: readings, activations with their rows, estimates, results, matrices."""
+"""Frozen values that pass between packages: readings, activations, values over layers, and the tables made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -10,19 +10,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from torch import Tensor  # to be named, not used: who draws a matrix need not load torch
+    from torch import Tensor  # only named: whoever draws a matrix need not load torch
 
 Layer = int | str
 """0 is the input of the first block, k the output of block k, `"final"` what follows the final norm."""
 
+SPLITS = ("train", "validation", "test")
 STACKS = ("encoder", "decoder")
 SITES = ("residual", "attention", "mlp")
 POOLINGS = ("last", "first", "mean", "max")
+SIGNIFICANCE_LEVEL = 0.05
+"""A p-value below it is marked in figures and counted in tables."""
+ALL_TASKS = "all_tasks"
+"""Stands for the task of a quantity that is computed from several tasks together."""
 
 
 @dataclass(frozen=True, order=True)
 class Reading:
-    """What is read off a backbone at every layer: which stack, which site of a block, how tokens become one vector."""
+    """What is read from a backbone at every layer: which stack, which site of a block, how tokens become one vector."""
 
     stack: str
     site: str
@@ -32,9 +37,13 @@ class Reading:
         return f"{self.stack}.{self.site}.{self.pooling}"
 
 
+NO_READING = Reading("", "", "")
+"""The reading of a quantity that is not computed from activations, such as the loss of a model's answers."""
+
+
 @dataclass(frozen=True)
 class Activations:
-    """One reading of some examples at some layers.
+    """Activations of some examples at some layers, under one reading.
 
     Attributes:
         values: float32, shape `(layers, examples, features)`.
@@ -52,23 +61,27 @@ class Activations:
         expected = (len(self.layers), len(self.row_ids))
         if self.values.ndim != 3 or tuple(self.values.shape[:2]) != expected:
             raise ValueError(
-                f"Activations want values of shape (layers, examples, features) = {(*expected, 'features')}; "
+                f"Activations expect values of shape (layers, examples, features) = {(*expected, 'features')}; "
                 f"got {tuple(self.values.shape)}."
             )
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """One quantity at every layer of one task, with its doubt; float64, NaN where unknown.
+    """A number at every layer with its uncertainty; all arrays float64, NaN where unknown.
 
     Attributes:
         values: Shape `(layers,)`.
-        n: Rows they rest on.
-        errors: Shape `(errors, layers)`, scaled so that `errors.T @ errors` is the covariance of `values`; `None` where
-            there is no interval.
+        n: Rows (examples) they rest on.
+        errors: Shape `(errors, layers)`, scaled so that `errors.T @ errors` is the covariance of `values` between
+            layers; differences of estimates on the same rows have the differences of their errors. `None` without.
         null: Values by chance, such as under permutations, shape `(draws, layers)`; one draw where only their mean is
             known; `None` where chance has no meaning.
-        note: What is to be said of the layers that have no value.
+        note: Why a layer has no value; it is reported for the layers where `values` is NaN.
+        interval: Ends of 95 % intervals, shape `(2, layers)`; `None`: Student's t from `errors`, if there are any.
+        p: p of each value under its null, corrected for looking at several cells, shape `(layers,)`; `None` if not
+            tested.
+        remarks: What else must be reported for each layer, one string a layer; `()` for nothing.
     """
 
     values: np.ndarray
@@ -76,11 +89,92 @@ class Estimates:
     errors: np.ndarray | None = None
     null: np.ndarray | None = None
     note: str = "constant layer: all rows are equal"
+    interval: np.ndarray | None = None
+    p: np.ndarray | None = None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerProfile:
+    """One quantity of one task (or between tasks) over layers: the one form a number has until it is written or drawn.
+
+    Whatever computes a quantity makes profiles; `probes.analysis.result_rows` turns them into rows of `results.csv`,
+    `probes.analysis.layer_by_task` into matrices.
+
+    Attributes:
+        quantity: Name of the quantity, such as `label_cka` or `probe/macro_f1`.
+        unit: Its unit.
+        estimates: The numbers.
+        layers: Names of the layers; `(None,)` for a single number that belongs to no layer.
+        task: Name of the task, or of a group of tasks, or `ALL_TASKS`.
+        reading: Stack, site and pooling.
+        role: Which model it is measured on, where a study compares several, such as `base`.
+        split: The rows it is measured on.
+        control: `""` for the thing itself; `shuffled_labels` or `majority` for a probe's baselines.
+        probe: Name of the probe, for scores of probes.
+        penalties: The probe's λ at each layer, `None` where there is no probe; `()` without.
+        seed: The seed that decided it, where one did.
+    """
+
+    quantity: str
+    unit: str
+    estimates: Estimates
+    layers: tuple[Layer | None, ...]
+    task: str = ""
+    reading: Reading = NO_READING
+    role: str = ""
+    split: str = "test"
+    control: str = ""
+    probe: str = ""
+    penalties: tuple[float | None, ...] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.estimates.values.shape != (len(self.layers),):
+            raise ValueError(
+                f"A profile of '{self.quantity}' expects values of shape (layers,) = ({len(self.layers)},); got "
+                f"{self.estimates.values.shape}."
+            )
+
+    @property
+    def metric(self) -> str:
+        """The quantity as `results.csv` calls it: a probe's score without `probe/`."""
+        return self.quantity.removeprefix("probe/")
+
+    @property
+    def name(self) -> str:
+        """The quantity as matrices and figures call it: with its role, if it has one."""
+        return f"{self.role}/{self.metric}" if self.role else self.quantity
+
+    def by_layer(self) -> Iterator[tuple[Layer, float]]:
+        """Each layer with its value."""
+        for layer, value in zip(self.layers, self.estimates.values.tolist(), strict=True):
+            if layer is not None:
+                yield layer, value
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunNames:
+    """What all rows of a run's results share.
+
+    Attributes:
+        study: Kind of study.
+        backbone: Name of the backbone.
+        reference: Name of the reference backbone; `""` without.
+        suite: Name of the suite.
+        clusters: Task → cluster.
+    """
+
+    study: str = ""
+    backbone: str = ""
+    reference: str = ""
+    suite: str = ""
+    clusters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One row of `results.csv`: one number, where it was measured, and how sure it is.
+    """One row of `results.csv`: one number, where it was measured, and its uncertainty.
 
     Empty strings and `None` mean "does not apply". `control` is `""` for a trained probe, `"shuffled_labels"` for the
     same bank on permuted labels, `"majority"` for the constant prediction of the most frequent training label (of the
@@ -154,60 +248,23 @@ class LayerByTask:
             shape = getattr(self, name).shape
             if shape != (len(self.layers), len(self.tasks)):
                 raise ValueError(
-                    f"LayerByTask '{self.quantity}' wants `{name}` of shape (layers, tasks) = "
+                    f"LayerByTask '{self.quantity}' expects `{name}` of shape (layers, tasks) = "
                     f"{(len(self.layers), len(self.tasks))}; got {shape}."
                 )
 
-    @classmethod
-    def pivot(cls, quantity: str, unit: str, results: Iterable[Result], reading: Reading) -> LayerByTask:
-        """Arrange results as a matrix; layers ascend, `"final"` last, tasks keep the order of their first appearance.
+    @property
+    def differs_from_null(self) -> np.ndarray:
+        """Whether each cell differs from its null; bool, shape `(layers, tasks)`, false where nothing is known.
 
-        Args:
-            quantity: Name of the matrix.
-            unit: Unit of its values.
-            results: One result a cell; those without a layer are left out.
-            reading: Stack, site and pooling all of them share.
-
-        Raises:
-            ValueError: Two results claim one cell.
+        A cell with a p-value does if p < `SIGNIFICANCE_LEVEL`, any other if its 95 % interval excludes its null mean.
         """
-        cells: dict[tuple[Layer, str], Result] = {}
-        for result in results:
-            if result.layer is None:
-                continue
-            cell = (result.layer, result.task)
-            if cell in cells:
-                raise ValueError(f"Two results of '{quantity}' claim layer {cell[0]} of task '{cell[1]}'.")
-            cells[cell] = result
-        layers = tuple(sorted({layer for layer, _ in cells}, key=_depth))
-        tasks = tuple(dict.fromkeys(task for _, task in cells))
-
-        def matrix(name: str) -> np.ndarray:
-            values = np.full((len(layers), len(tasks)), np.nan)
-            for (layer, task), result in cells.items():
-                value = getattr(result, name)
-                if value is not None:
-                    values[layers.index(layer), tasks.index(task)] = value
-            return values
-
-        return cls(
-            quantity=quantity,
-            unit=unit,
-            layers=layers,
-            tasks=tasks,
-            values=matrix("value"),
-            ci_low=matrix("ci_low"),
-            ci_high=matrix("ci_high"),
-            null_mean=matrix("null_mean"),
-            p=matrix("p"),
-            reading=reading,
-            notes=MappingProxyType({cell: result.note for cell, result in cells.items() if result.note}),
-        )
+        excludes_null = (self.ci_low > self.null_mean) | (self.ci_high < self.null_mean)
+        return np.where(np.isnan(self.p), excludes_null, self.p < SIGNIFICANCE_LEVEL)
 
 
 @dataclass(frozen=True)
 class LayerByLayer:
-    """How alike every layer of one model is to every layer of another, on the rows of one task.
+    """How similar every layer of one model is to every layer of another, on the rows of one task.
 
     Attributes:
         quantity: Its name, such as `cka`.
@@ -236,10 +293,11 @@ class LayerByLayer:
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.x_layers), len(self.y_layers)):
             raise ValueError(
-                f"LayerByLayer '{self.quantity}' wants values of shape (x_layers, y_layers) = "
+                f"LayerByLayer '{self.quantity}' expects values of shape (x_layers, y_layers) = "
                 f"{(len(self.x_layers), len(self.y_layers))}; got {self.values.shape}."
             )
 
 
-def _depth(layer: Layer) -> float:
+def layer_depth(layer: Layer) -> float:
+    """A number that sorts layers by depth, `"final"` last."""
     return np.inf if layer == "final" else float(layer)

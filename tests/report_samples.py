@@ -20,17 +20,27 @@ def a_matrix(
     reading: Reading = LAST,
     notes: Mapping[tuple[Layer, str], str] | None = None,
 ) -> LayerByTask:
-    """A matrix of random values, `(layers, tasks)`, whose intervals are 0.1 to both sides and whose null is 0.5."""
+    """A matrix of random values, `(layers, tasks)`, with intervals of ± 0.1 and a null mean of 0.5."""
     if values is None:
         values = np.random.default_rng(0).uniform(0.2, 1, (len(layers), len(tasks)))
-    shares = (values, values - 0.1, values + 0.1, np.full_like(values, 0.5))
-    return LayerByTask(quantity, "share of rows", tuple(layers), tuple(tasks), *shares, reading, notes or {})
+    return LayerByTask(
+        quantity=quantity,
+        unit="share of rows",
+        layers=tuple(layers),
+        tasks=tuple(tasks),
+        values=values,
+        ci_low=values - 0.1,
+        ci_high=values + 0.1,
+        null_mean=np.full_like(values, 0.5),
+        reading=reading,
+        notes=notes or {},
+    )
 
 
 def results_of(
     matrix: LayerByTask, metric: str = "accuracy", *, split: str = "test", control: str = ""
 ) -> list[Result]:
-    """One result a cell."""
+    """One result per cell, of 400 rows."""
     return [
         Result(
             task=task,

@@ -1,4 +1,4 @@
-"""Tiny random models of real architectures, with a byte tokenizer: what tests run instead of downloads."""
+"""Tiny random models of real architectures, which tests run in place of downloaded ones."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _BART = {
     "pad_token_id": 256,
     "decoder_start_token_id": 2,
 }
-FAMILIES = {
+FAMILIES = {  # each entry builds a model with 3 blocks (T5 and BART: 3 and 2) and 32 features
     "llama": lambda: LlamaModel(LlamaConfig(**_LLAMA)),
     "llama_with_head": lambda: LlamaForCausalLM(LlamaConfig(**_LLAMA)),
     "qwen3": lambda: Qwen3Model(Qwen3Config(**_LLAMA, head_dim=8)),
@@ -99,10 +99,11 @@ FAMILIES = {
     "bart": lambda: BartModel(BartConfig(**_BART)),
 }
 WITHOUT_FINAL_NORM = {"bert", "roberta", "bart"}
+"""Post-norm families, in which layer `final` equals layer L."""
 
 
 def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
-    """A random model in eval mode, weights large enough for layers to differ."""
+    """A random model in eval mode, with weights so large that its layers differ visibly."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = FAMILIES[family]()

@@ -1,4 +1,4 @@
-"""A toy task for a tiny model, and its examples as token ids."""
+"""A toy task for a tiny model, its examples as token ids, and a tiny model with adapters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def encoded(backbone: FrozenBackbone, rows: int = 12, seed: int = 0) -> tuple[Ex
 
 
 def labelled(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-    """A padded batch as transformers' own training loop has it: masks, and -100 on prompts and pads."""
+    """The same batch for transformers' own loss: a mask, and labels that are -100 on prompts and pads."""
     width = max(len(e.prompt) + len(e.answer) for e in examples)
     ids, mask = (torch.zeros(len(examples), width, dtype=torch.long) for _ in range(2))
     labels = torch.full_like(ids, -100)
@@ -45,7 +45,7 @@ def labelled(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
 
 
 def tuned_model(settings: TuningSettings, *, seed: int = 0, moved: bool = False) -> AnswerModel:
-    """A tiny model with fresh adapters; `moved` ones already change it."""
+    """A tiny model with new adapters; if `moved`, their weights are random and change the outputs."""
     model = tiny_backbone().load_with_head()
     make_trainable(model, settings, seed=seed)
     if moved:

@@ -1,4 +1,4 @@
-"""Reads an offline W&B run back from its record log, without a server."""
+"""Reads an offline W&B run back from its record log, without a server; W&B itself can only upload such a log."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from wandb.proto import wandb_internal_pb2
 _BLOCK = 32768
 _FILE_HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
 _RECORD_HEADER = struct.Struct("<IHB")  # checksum, length, kind
-_FULL, _FIRST, _LAST = 1, 2, 4  # and 3, a piece in the middle
+_FULL, _FIRST, _LAST = 1, 2, 4  # kinds of pieces; 3 is one in the middle
 
 
 class OfflineRun(TypedDict):
-    """What one offline run wrote; `images` are files, `tables` their parsed JSON (`columns` and `data`)."""
+    """What an offline run has written: `images` are files, `tables` their parsed JSON (`columns` and `data`)."""
 
     run_id: str
     project: str
@@ -38,17 +38,17 @@ class OfflineRun(TypedDict):
 
 
 def offline_run_dirs(output_dir: Path) -> list[Path]:
-    """Folders of the offline runs below an output folder, in the order in which they ended."""
+    """Folders of the offline runs below an output folder, in the order in which the runs ended."""
     logs = output_dir.rglob("offline-run-*/run-*.wandb")
     return [log.parent for log in sorted(logs, key=lambda log: log.stat().st_mtime_ns)]
 
 
 def read_offline_run(run_dir: Path, *, seconds: float = 20.0) -> OfflineRun:
-    """Read one run, as far as it was written.
+    """Read one run as far as it has been written.
 
     Args:
         run_dir: The folder `offline-run-<time>-<id>`, as `offline_run_dirs` finds it.
-        seconds: How long to wait for the run's last record: `Run.finish` returns a little before it is written.
+        seconds: How long to wait for the last record of the run; `Run.finish` returns a little before it is written.
 
     Raises:
         ValueError: The log is damaged.
@@ -56,7 +56,7 @@ def read_offline_run(run_dir: Path, *, seconds: float = 20.0) -> OfflineRun:
     records = _records_to_the_last(next(run_dir.glob("run-*.wandb")), seconds)
     runs = [record.run for record in records if record.WhichOneof("record_type") == "run"]
     if not runs:
-        raise ValueError(f"{run_dir} holds no run after {seconds} s; it has {len(records)} records.")
+        raise ValueError(f"{run_dir} has no run after {seconds} s; it has {len(records)} records.")
     run = runs[-1]
     logged = _merged(record.history.item for record in records)
     return OfflineRun(
@@ -108,7 +108,7 @@ def _merged(updates: Iterable[Any]) -> dict[str, Any]:
 def _tree(items: Any) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for item in items:
-        *parents, leaf = item.nested_key or [item.key]  # a nested value arrives as one item a leaf
+        *parents, leaf = item.nested_key or [item.key]  # a nested value arrives as one item per leaf
         branch = tree
         for parent in parents:
             branch = branch.setdefault(parent, {})
@@ -117,17 +117,17 @@ def _tree(items: Any) -> dict[str, Any]:
 
 
 def _records(log: bytes) -> Iterator[bytes]:
-    """Records of LevelDB's log format: blocks of 32 KiB, a long record cut into first, middle and last pieces.
+    """Records in LevelDB's log format: blocks of 32 KiB, a long record split into first, middle and last pieces.
 
-    A piece that breaks off at the end of the log is one still being written; there the records end.
+    An incomplete piece at the end of the log is still being written; the records end before it.
     """
     if not log:
         return
     if not log.startswith(_FILE_HEADER):
-        raise ValueError(f"A W&B record log starts with {_FILE_HEADER!r}; got {log[:7]!r}.")
+        raise ValueError(f"A W&B record log must start with {_FILE_HEADER!r}; got {log[:7]!r}.")
     position, pieces = len(_FILE_HEADER), b""
     while position + _RECORD_HEADER.size <= len(log):
-        if _BLOCK - position % _BLOCK < _RECORD_HEADER.size:  # too short for a header: zeros up to the next block
+        if _BLOCK - position % _BLOCK < _RECORD_HEADER.size:  # no space for a header: zeros up to the next block
             position += _BLOCK - position % _BLOCK
             continue
         checksum, length, kind = _RECORD_HEADER.unpack_from(log, position)

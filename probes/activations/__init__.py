@@ -1,4 +1,4 @@
-"""Extract once, keep on disk, read rows by id."""
+"""Activations of texts: extract them once, keep them on disk by content, and read them by text."""
 
 from probes.activations.extract import ExtractionSettings as ExtractionSettings
 from probes.activations.extract import PassReport as PassReport

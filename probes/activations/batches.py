@@ -1,4 +1,7 @@
-"""Which texts share a forward pass, and how many tokens one pass takes."""
+"""Which texts share a forward pass, and how many tokens one pass may have.
+
+This module plans with numbers of tokens alone; the padded batch and its mask are built by `probes.backbones.pad_right`.
+"""
 
 from __future__ import annotations
 
@@ -10,40 +13,46 @@ from typing import Literal
 
 import torch
 
-from probes.backbones import FrozenBackbone
+from probes.backbones import ReadableBackbone
+
+_log = logging.getLogger(__name__)
+
+_MIN_BUDGET, _MAX_BUDGET = 1024, 65536
+"""Tokens of one pass under `auto`."""
+
+_MEMORY_SHARE = 0.5
+"""Share of the free memory to fill; the rest is for pooled vectors, workspaces of kernels and fragmentation."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts of one pass: their positions in the list that was planned, and the length they are padded to."""
+    """The texts of one forward pass.
+
+    Attributes:
+        texts: Positions in the list that was planned.
+        length: Number of tokens to which each text is padded.
+    """
 
     texts: tuple[int, ...]
     length: int
 
 
-def padded_length(tokens: int, *, limit: int) -> int:
-    """The length a text is padded to: at most a sixteenth more than its own, so that few lengths serve all texts.
-
-    >>> [padded_length(n, limit=1000) for n in (1, 17, 33, 70, 999)]
-    [1, 17, 34, 72, 1000]
-    """
-    step = max(1, (1 << (tokens.bit_length() - 1)) // 16)
-    return min(-(-tokens // step) * step, max(limit, tokens))
-
-
 def plan_batches(lengths: Sequence[int], *, tokens_per_batch: int, limit: int) -> list[Batch]:
-    """Batches that cover every text once, the longest texts first: what does not fit in memory fails at once.
+    """Batches that contain every text once, the longest first, so that memory runs out at the start if at all.
+
+    All texts of a batch have the same padded length, which depends on the text alone; so its activations do not depend
+    on the other texts in the batch.
 
     Args:
-        lengths: Tokens of each text.
-        tokens_per_batch: Most tokens of a batch, pads included; a longer text is a batch of its own.
-        limit: Longest input of the backbone.
+        lengths: Number of tokens of each text.
+        tokens_per_batch: Most tokens of a batch, padding included; a longer text forms a batch by itself.
+        limit: Length of the longest input of the backbone, in tokens.
 
     Raises:
         ValueError: `tokens_per_batch` is below 1.
     """
     if tokens_per_batch < 1:
-        raise ValueError(f"`extraction.tokens_per_batch` wants at least 1; got {tokens_per_batch}.")
+        raise ValueError(f"`extraction.tokens_per_batch` must be at least 1; got {tokens_per_batch}.")
     by_length: dict[int, list[int]] = defaultdict(list)
     for text, tokens in enumerate(lengths):
         by_length[padded_length(tokens, limit=limit)].append(text)
@@ -54,54 +63,63 @@ def plan_batches(lengths: Sequence[int], *, tokens_per_batch: int, limit: int) -
     return batches
 
 
-_log = logging.getLogger(__name__)
-_LEAST, _MOST = 1024, 65536
-_SHARE = 0.5  # of the free memory; the rest is for pooled vectors, kernels' workspaces and fragments
+def padded_length(tokens: int, *, limit: int) -> int:
+    """The length to which a text is padded: at most a sixteenth longer than the text, so that few lengths occur.
+
+    >>> [padded_length(n, limit=1000) for n in (1, 17, 33, 70, 999)]
+    [1, 17, 34, 72, 1000]
+    """
+    power_of_two = 1 << (tokens.bit_length() - 1)  # the largest that is at most `tokens`
+    step = max(1, power_of_two // 16)
+    return min(-(-tokens // step) * step, max(limit, tokens))
 
 
-def token_budget(backbone: FrozenBackbone, tokens_per_batch: int | Literal["auto"], *, longest: int) -> int:
+def token_budget(backbone: ReadableBackbone, tokens_per_batch: int | Literal["auto"], *, longest: int) -> int:
     """Most tokens of one forward pass.
 
     Args:
-        backbone: What runs.
-        tokens_per_batch: A number, which is taken as it is, or `auto`.
-        longest: Tokens of the longest text.
+        backbone: The backbone that is run.
+        tokens_per_batch: A number, which is returned unchanged, or `auto`.
+        longest: Number of tokens of the longest text.
 
     Returns:
-        For `auto` 1,024 without a CUDA device, where larger batches are no faster; else what the fullest device of the
-        backbone has room for.
+        For `auto` 1,024 without a CUDA device, where larger batches are no faster; else what fits into the memory of
+        the backbone's CUDA device that has the least free.
     """
     if tokens_per_batch != "auto":
         return tokens_per_batch
     devices = {weight.device for weight in backbone.model.parameters() if weight.is_cuda}
     if not devices:
-        return _LEAST
-    torch.cuda.empty_cache()  # what earlier passes left in the allocator's hands is free too
+        return _MIN_BUDGET
+    torch.cuda.empty_cache()  # memory that the allocator kept from earlier passes is free too
     free = min(torch.cuda.mem_get_info(device)[0] for device in devices)
     budget = budget_for_memory(free, bytes_per_token(backbone, longest=longest))
     _log.info("Batches of at most %d tokens, %.1f GB of GPU memory free.", budget, free / 1e9)
     return budget
 
 
-def bytes_per_token(backbone: FrozenBackbone, *, longest: int) -> int:
-    """What a token takes inside one block: the stream and attention's vectors, the MLP's, and a row of scores a head.
+def budget_for_memory(free_bytes: int, token_bytes: int) -> int:
+    """The largest power of two of tokens that fits into half the free memory, between 1,024 and 65,536.
+
+    >>> [budget_for_memory(free * 10**9, 130_000) for free in (0, 1, 8, 80)]
+    [1024, 2048, 16384, 65536]
+    """
+    tokens = int(_MEMORY_SHARE * free_bytes) // token_bytes
+    return min(_MAX_BUDGET, max(_MIN_BUDGET, 1 << max(0, tokens.bit_length() - 1)))
+
+
+def bytes_per_token(backbone: ReadableBackbone, *, longest: int) -> int:
+    """Estimate of the memory that one token takes while a block runs, in bytes.
+
+    For each token a block holds about 8 vectors of the hidden size (residual stream, norms, queries, keys, values,
+    output), 3 of the MLP's intermediate size, and a row of attention scores for each head.
 
     Args:
-        backbone: What runs.
-        longest: Tokens of the longest text: the width of the scores.
+        backbone: The backbone that is run.
+        longest: Number of tokens of the longest text, the length of a row of attention scores.
     """
     config = backbone.model.config.get_text_config()
     hidden = backbone.hidden_size
     intermediate = max(getattr(config, "intermediate_size", None) or 0, 4 * hidden)
     heads = getattr(config, "num_attention_heads", None) or hidden // 64
     return backbone.dtype.itemsize * (8 * hidden + 3 * intermediate + heads * longest)
-
-
-def budget_for_memory(free_bytes: int, bytes_a_token: int) -> int:
-    """The largest power of two of tokens that half the free memory holds, between 1,024 and 65,536.
-
-    >>> [budget_for_memory(free * 10**9, 130_000) for free in (0, 1, 8, 80)]
-    [1024, 2048, 16384, 65536]
-    """
-    tokens = int(_SHARE * free_bytes) // bytes_a_token
-    return min(_MOST, max(_LEAST, 1 << max(0, tokens.bit_length() - 1)))

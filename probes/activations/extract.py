@@ -1,4 +1,7 @@
-"""One forward pass a text: every layer, site and pooling of it goes into the store, and is read from there."""
+"""From texts to activations: one forward pass per text fills the store for all its layers, sites and poolings.
+
+`extract` does all of it in one call; studies call its steps `open_stores` and `fill_stores`, and `row_ids` names rows.
+"""
 
 from __future__ import annotations
 
@@ -20,36 +23,13 @@ from torch import Tensor
 from probes.activations.batches import token_budget
 from probes.activations.passes import ForwardPasses
 from probes.activations.store import ActivationStore
-from probes.backbones import FrozenBackbone, LayerSpec, TokenizedTexts
+from probes.backbones import LayerSpec, ReadableBackbone, TokenizedTexts
 from probes.values import Activations, Layer, Reading
 
-
-def row_ids(task: str, split: str, texts: Sequence[str], labels: Sequence[object]) -> tuple[str, ...]:
-    """A unique name a row, decided by its task, split, text, label and how often that has come before.
-
-    Args:
-        task: Name of the task.
-        split: Name of the split.
-        texts: What tells the rows' texts apart: the texts themselves where several backbones, which cut them into
-            tokens of their own, are to name a row alike; else hashes of their token ids.
-        labels: The rows' labels.
-
-    >>> a, b = row_ids("sst2", "test", ["17", "17"], [0, 0])
-    >>> a != b and (a, b) == row_ids("sst2", "test", ["17", "17"], [0, 0])
-    True
-    """
-    seen: Counter[tuple[str, object]] = Counter()
-    names = []
-    for text, label in zip(texts, labels, strict=True):
-        occurrence = seen[text, label]
-        seen[text, label] += 1
-        content = f"{task}\0{split}\0{text}\0{label}\0{occurrence}"
-        names.append(hashlib.blake2b(content.encode(), digest_size=12).hexdigest())
-    return tuple(names)
-
-
 _log = logging.getLogger(__name__)
+
 Stores = Mapping[Reading, ActivationStore]
+"""One store for each reading, all of one backbone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +39,15 @@ class ExtractionSettings:
     Attributes:
         pooling: `last`, `first`, `mean`, `max` or several; default `last` for decoders, `mean` for encoders.
         site: `residual`, `attention`, `mlp` or several.
-        max_length: Tokens to which texts are cut at their beginning; default what the backbone allows.
-        tokens_per_batch: Most tokens of one forward pass, pads included; `auto` is 1,024 on a CPU, and on a CUDA GPU a
-            power of two up to 65,536 that its free memory holds. Halved whenever a pass still runs out of GPU memory.
-        texts_per_shard: Texts of one file of the store: what a killed run loses at most.
+        max_length: Number of tokens to which texts are truncated on the left; default the backbone's longest input.
+        tokens_per_batch: Most tokens of one forward pass, padding included. `auto` is 1,024 on a CPU, and on a CUDA GPU
+            the largest power of two up to 65,536 that fits into its free memory. It is halved whenever a pass runs out
+            of GPU memory all the same.
+        texts_per_shard: Number of texts in one file of the store, at most so many are lost when a run is killed.
+
+    Raises:
+        TypeError: A number is not an integer.
+        ValueError: A number is below 1.
     """
 
     pooling: str | Sequence[str] | None = None
@@ -77,15 +62,23 @@ class ExtractionSettings:
             if value is None or (key == "tokens_per_batch" and value == "auto"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool):
-                wanted = "`auto` or a whole number" if key == "tokens_per_batch" else "a whole number"
-                raise TypeError(f"`extraction.{key}` wants {wanted}; got {value!r}.")
+                expected = "`auto` or an integer" if key == "tokens_per_batch" else "an integer"
+                raise TypeError(f"`extraction.{key}` must be {expected}; got {value!r}.")
             if value < 1:
-                raise ValueError(f"`extraction.{key}` wants at least 1; got {value}.")
+                raise ValueError(f"`extraction.{key}` must be at least 1; got {value}.")
 
 
 @dataclass(frozen=True)
 class PassReport:
-    """What extraction did: texts asked for, texts and tokens that were computed, forward passes, seconds."""
+    """What an extraction had to compute.
+
+    Attributes:
+        texts: Number of different texts in total.
+        texts_computed: Number of texts that were not in the stores.
+        tokens_computed: Number of tokens of these texts, without padding.
+        forward_passes: Number of forward passes.
+        seconds: Wall-clock time, reading the stores' indices included.
+    """
 
     texts: int
     texts_computed: int
@@ -94,61 +87,8 @@ class PassReport:
     seconds: float
 
 
-def open_stores(backbone: FrozenBackbone, settings: ExtractionSettings, root: Path) -> dict[Reading, ActivationStore]:
-    """The stores that hold what these settings read off a backbone, the primary reading first."""
-    fingerprint = backbone.fingerprint()
-    readings = backbone.readings(settings.pooling, settings.site)
-    return {
-        reading: ActivationStore(root, fingerprint=fingerprint, decoder_input=backbone.decoder_input, reading=reading)
-        for reading in readings
-    }
-
-
-def fill_stores(
-    backbone: FrozenBackbone,
-    texts: TokenizedTexts,
-    stores: Stores,
-    settings: ExtractionSettings,
-    *,
-    layers: LayerSpec | None = None,
-) -> PassReport:
-    """Run the backbone on the texts that some store lacks, each once.
-
-    Args:
-        backbone: What computes.
-        texts: Tokenised texts; equal ones are run once.
-        stores: What `open_stores` gave.
-        settings: Batch and shard sizes.
-        layers: Which layers; default the backbone's own.
-
-    Raises:
-        OSError: The disk has no room for what would be written.
-        ValueError: An activation is NaN or infinite.
-        MemoryError: A text does not fit into a GPU's memory by itself.
-    """
-    start = time.monotonic()
-    ids = dict(zip(texts.text_ids, texts.ids, strict=True))
-    folder = next(iter(stores.values())).folder
-    with FileLock(folder / ".lock"):  # a second run of the same backbone waits, then finds everything here
-        for store in stores.values():
-            store.refresh()
-        wanted = {reading: backbone.layers(reading.stack, site=reading.site, spec=layers) for reading in stores}
-        lacking = {reading: store.missing(texts.text_ids, wanted[reading]) for reading, store in stores.items()}
-        missing = list(dict.fromkeys(text for lacks in lacking.values() for text in lacks))
-        todo = {reading: stores[reading] for reading, lacks in lacking.items() if lacks}
-        passes = 0
-        if missing:
-            _check_disk(backbone, {reading: len(missing) * len(wanted[reading]) for reading in todo}, folder)
-            budget = token_budget(backbone, settings.tokens_per_batch, longest=max(len(ids[text]) for text in missing))
-            forward = ForwardPasses(backbone, list(todo), layers, budget)
-            _write(forward.over([(text, ids[text]) for text in missing]), todo, wanted, settings.texts_per_shard)
-            passes = forward.done
-    tokens = sum(len(ids[text]) for text in missing)
-    return PassReport(len(ids), len(missing), tokens, passes, time.monotonic() - start)
-
-
 def extract(
-    backbone: FrozenBackbone,
+    backbone: ReadableBackbone,
     texts: Sequence[str],
     *,
     layers: LayerSpec | None = None,
@@ -157,19 +97,22 @@ def extract(
     max_length: int | None = None,
     cache_dir: str | Path | None = None,
 ) -> Activations:
-    """Activations of texts at layers, without a config.
+    """Activations of texts, from Python and without a config.
 
     Args:
-        backbone: A frozen backbone, of one stack.
-        texts: Any number of texts.
-        layers: `all`, `final`, or a list; default the backbone's own.
-        pooling: Default `last` for decoders, `mean` for encoders.
+        backbone: A backbone of which one stack is chosen.
+        texts: One text or more.
+        layers: `all`, `final`, or a list; default the backbone's `layers`.
+        pooling: One pooling; default `last` for decoders, `mean` for encoders.
         site: `residual`, `attention` or `mlp`.
         max_length: As in `ExtractionSettings`.
-        cache_dir: Keep activations there; default nowhere.
+        cache_dir: Keep activations in this folder; default nowhere.
 
     Returns:
-        Values of shape `(layers, texts, features)`, float32; `row_ids` follow texts.
+        Values of shape `(layers, texts, features)`, float32, in the order of the texts.
+
+    Raises:
+        ValueError: An unknown layer, pooling or site; a text without tokens; NaN or infinite activations.
     """
     settings = ExtractionSettings(pooling=pooling, site=site, max_length=max_length)
     (reading,) = backbone.readings(pooling, site)
@@ -182,14 +125,94 @@ def extract(
     return Activations(values, names, row_ids("", "", tokenized.text_ids, tokenized.text_ids), reading)
 
 
-def _check_disk(backbone: FrozenBackbone, vectors: Mapping[Reading, int], folder: Path) -> None:
-    size = {r: torch.float32.itemsize if r.pooling == "mean" else backbone.dtype.itemsize for r in vectors}
-    needed = sum(count * backbone.hidden_size * size[reading] for reading, count in vectors.items())
+def open_stores(backbone: ReadableBackbone, settings: ExtractionSettings, root: Path) -> dict[Reading, ActivationStore]:
+    """The stores of a backbone's activations under these settings, by reading, the primary reading first."""
+    fingerprint = backbone.fingerprint()
+    readings = backbone.readings(settings.pooling, settings.site)
+    return {
+        reading: ActivationStore(root, fingerprint=fingerprint, decoder_input=backbone.decoder_input, reading=reading)
+        for reading in readings
+    }
+
+
+def fill_stores(
+    backbone: ReadableBackbone,
+    texts: TokenizedTexts,
+    stores: Stores,
+    settings: ExtractionSettings,
+    *,
+    layers: LayerSpec | None = None,
+) -> PassReport:
+    """Run the backbone on every text that some store lacks, and add its activations to these stores.
+
+    Args:
+        backbone: The backbone that is run.
+        texts: Tokenized texts; texts of equal ids are run once.
+        stores: The result of `open_stores`.
+        settings: Sizes of batches and shards.
+        layers: Which layers; default the backbone's `layers`.
+
+    Raises:
+        OSError: There is too little free disk space.
+        ValueError: An activation is NaN or infinite.
+        MemoryError: A single text does not fit into a GPU's memory.
+    """
+    start = time.monotonic()
+    ids = dict(zip(texts.text_ids, texts.ids, strict=True))
+    folder = next(iter(stores.values())).folder
+    with FileLock(folder / ".lock"):  # a second run of the same backbone waits, and then reads what this one wrote
+        for store in stores.values():
+            store.refresh()
+        wanted = {reading: backbone.layers(reading.stack, site=reading.site, spec=layers) for reading in stores}
+        lacking = {reading: store.missing(texts.text_ids, wanted[reading]) for reading, store in stores.items()}
+        incomplete = {reading: stores[reading] for reading, lacking_texts in lacking.items() if lacking_texts}
+        missing = list(dict.fromkeys(text for lacking_texts in lacking.values() for text in lacking_texts))
+        passes = 0
+        if missing:
+            _check_disk(backbone, {reading: len(missing) * len(wanted[reading]) for reading in incomplete}, folder)
+            budget = token_budget(backbone, settings.tokens_per_batch, longest=max(len(ids[text]) for text in missing))
+            forward = ForwardPasses(backbone, list(incomplete), layers, budget)
+            _write(forward.over([(text, ids[text]) for text in missing]), incomplete, wanted, settings.texts_per_shard)
+            passes = forward.done
+    tokens = sum(len(ids[text]) for text in missing)
+    return PassReport(len(ids), len(missing), tokens, passes, time.monotonic() - start)
+
+
+def row_ids(task: str, split: str, texts: Sequence[str], labels: Sequence[object]) -> tuple[str, ...]:
+    """A unique id for each row, 24 hexadecimal digits.
+
+    An id depends on the row's task, split, text and label, and on how many equal rows precede it.
+
+    Args:
+        task: Name of the task.
+        split: Name of the split.
+        texts: What identifies the rows' texts: the texts themselves if several backbones with different tokenizers must
+            give a row the same id, else hashes of their token ids.
+        labels: The rows' labels.
+
+    >>> a, b = row_ids("sst2", "test", ["17", "17"], [0, 0])
+    >>> a != b and (a, b) == row_ids("sst2", "test", ["17", "17"], [0, 0])
+    True
+    """
+    seen: Counter[tuple[str, object]] = Counter()
+    ids = []
+    for text, label in zip(texts, labels, strict=True):
+        occurrence = seen[text, label]
+        seen[text, label] += 1
+        content = f"{task}\0{split}\0{text}\0{label}\0{occurrence}"
+        ids.append(hashlib.blake2b(content.encode(), digest_size=12).hexdigest())
+    return tuple(ids)
+
+
+def _check_disk(backbone: ReadableBackbone, vectors: Mapping[Reading, int], folder: Path) -> None:
+    """Raise unless so many vectors of each reading fit on the disk."""
+    itemsize = {r: torch.float32.itemsize if r.pooling == "mean" else backbone.dtype.itemsize for r in vectors}
+    needed = sum(count * backbone.hidden_size * itemsize[reading] for reading, count in vectors.items())
     free = shutil.disk_usage(folder).free
     _log.info("Activations to compute: %.2f GB on disk, %.0f GB free at '%s'.", needed / 1e9, free / 1e9, folder.parent)
     if needed > 0.95 * free:
         raise OSError(
-            f"The activations want {needed / 1e9:.2f} GB and '{folder.parent}' has {free / 1e9:.2f} GB free. Set "
+            f"The activations need {needed / 1e9:.2f} GB and '{folder.parent}' has {free / 1e9:.2f} GB free. Set "
             "`paths.cache_dir` to a larger disk, or fewer `backbone.layers`, poolings or `suite.max_rows`."
         )
 
@@ -200,24 +223,24 @@ def _write(
     layers: Mapping[Reading, tuple[Layer, ...]],
     texts_per_shard: int,
 ) -> None:
-    """Write shards of `texts_per_shard` texts, whatever the batches' sizes."""
+    """Write shards of `texts_per_shard` texts, whatever the sizes of the batches."""
     names: list[str] = []
-    parts: dict[Reading, list[Tensor]] = {reading: [] for reading in stores}
+    pending: dict[Reading, list[Tensor]] = {reading: [] for reading in stores}  # each (texts, layers, features)
 
     def flush() -> None:
         for reading, store in stores.items():
-            store.add(names, layers[reading], torch.cat(parts[reading]))
-            parts[reading].clear()
+            store.add(names, layers[reading], torch.cat(pending[reading]))
+            pending[reading].clear()
         names.clear()
 
     for batch_names, values in computed:
-        taken = 0
-        while taken < len(batch_names):
-            piece = slice(taken, taken + texts_per_shard - len(names))
-            names += batch_names[piece]
+        start = 0
+        while start < len(batch_names):
+            chunk = slice(start, start + texts_per_shard - len(names))
+            names += batch_names[chunk]
             for reading in stores:
-                parts[reading].append(values[reading][piece])
-            taken = piece.stop
+                pending[reading].append(values[reading][chunk])
+            start = chunk.stop
             if len(names) == texts_per_shard:
                 flush()
     if names:

@@ -1,4 +1,4 @@
-"""How alike are layers, how far do they follow labels, how do tasks differ? Pure functions on tensors."""
+"""How similar are layers, how far are they aligned with labels, how do tasks differ? Pure functions on tensors."""
 
 from probes.analysis.bands.segments import Band as Band
 from probes.analysis.bands.segments import Segments as Segments
@@ -14,17 +14,18 @@ from probes.analysis.between_tasks.tuning_gain import control_cka as control_cka
 from probes.analysis.between_tasks.tuning_gain import rank_agreement as rank_agreement
 from probes.analysis.between_tasks.tuning_gain import replicate_noise as replicate_noise
 from probes.analysis.between_tasks.tuning_gain import tuning_gain as tuning_gain
-from probes.analysis.geometry.row_cloud import anisotropy as anisotropy
-from probes.analysis.geometry.row_cloud import two_nn as two_nn
+from probes.analysis.geometry.point_cloud import anisotropy as anisotropy
+from probes.analysis.geometry.point_cloud import two_nn as two_nn
 from probes.analysis.geometry.spectra import effective_rank as effective_rank
 from probes.analysis.geometry.spectra import matrix_entropy as matrix_entropy
 from probes.analysis.geometry.spectra import participation_ratio as participation_ratio
 from probes.analysis.intervals import confidence_interval as confidence_interval
 from probes.analysis.intervals import half_sample_errors as half_sample_errors
 from probes.analysis.intervals import jackknife_errors as jackknife_errors
-from probes.analysis.join import at_layers as at_layers
 from probes.analysis.join import join_rows as join_rows
 from probes.analysis.join import match_layers as match_layers
+from probes.analysis.join import values_at_layers as values_at_layers
+from probes.analysis.layer_analysis import LayerAnalysis as LayerAnalysis
 from probes.analysis.measures import BetweenTasks as BetweenTasks
 from probes.analysis.measures import LabelCKA as LabelCKA
 from probes.analysis.measures import ReferenceCKA as ReferenceCKA
@@ -39,7 +40,7 @@ from probes.analysis.similarity.cca import svcca as svcca
 from probes.analysis.similarity.cka import biased_cka_floor as biased_cka_floor
 from probes.analysis.similarity.cka import cka_pairs as cka_pairs
 from probes.analysis.similarity.cka import label_cka as label_cka
-from probes.analysis.similarity.cka import label_rows as label_rows
+from probes.analysis.similarity.cka import label_features as label_features
 from probes.analysis.similarity.cka import linear_cka as linear_cka
 from probes.analysis.similarity.cka import minibatch_cka as minibatch_cka
 from probes.analysis.similarity.hsic import hsic_pairs as hsic_pairs
@@ -50,11 +51,10 @@ from probes.analysis.similarity.permutation_null import family_wise_p as family_
 from probes.analysis.similarity.permutation_null import moment_matched_tail as moment_matched_tail
 from probes.analysis.similarity.rbf_cka import rbf_cka as rbf_cka
 from probes.analysis.similarity.rsa import rsa as rsa
-from probes.analysis.table import ALL_TASKS as ALL_TASKS
-from probes.analysis.table import Column as Column
-from probes.analysis.table import ColumnTable as ColumnTable
 from probes.analysis.table import Findings as Findings
-from probes.analysis.table import column_results as column_results
-from probes.analysis.table import column_segments as column_segments
+from probes.analysis.table import LayerTable as LayerTable
+from probes.analysis.table import SegmentedQuantity as SegmentedQuantity
 from probes.analysis.table import group_means as group_means
-from probes.analysis.table import specificity_results as specificity_results
+from probes.analysis.table import interval_of as interval_of
+from probes.analysis.table import layer_by_task as layer_by_task
+from probes.analysis.table import result_rows as result_rows

@@ -1,7 +1,16 @@
-"""How sure is a statistic of rows? Errors from leaving rows out; never from drawing them with replacement.
+"""Errors and confidence intervals of statistics of rows, from leaving rows out.
 
-Resampled rows repeat, and repeats look like likeness to every statistic of pairs of rows: of two independent Gaussians,
-400 × 576, the debiased CKA is 0 but its bootstrap mean 0.59.
+Errors have the shape `(errors, layers)` and are scaled so that `errors.T @ errors` is the covariance of the estimates
+between layers. The errors of a sum or difference of two statistics of the same rows are the sum or difference of
+theirs.
+
+| statistic | without rows | errors | interval |
+|---|---|---|---|
+| CKA | `cka_leave_one_out` (`similarity/leave_one_out.py`) | `jackknife_errors` | `confidence_interval` |
+| any function of rows | halves of the rows | `half_sample_errors` | `confidence_interval` |
+
+There is no bootstrap. Rows drawn with replacement repeat, and repeats look like similarity to every statistic of pairs
+of rows: for two independent Gaussians, 400 × 576, the debiased CKA is 0 but its mean over bootstrap samples 0.59.
 """
 
 from __future__ import annotations
@@ -16,19 +25,35 @@ from torch import Tensor
 from probes.analysis.similarity.leave_one_out import LeaveOneOut
 
 
+def confidence_interval(
+    values: np.ndarray, errors: np.ndarray, *, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends of a symmetric interval about each value, shape `(layers,)` each.
+
+    Args:
+        values: Shape `(layers,)`.
+        errors: Shape `(errors, layers)`, from `jackknife_errors` or `half_sample_errors`; their number less one is the
+            degrees of freedom of Student's t.
+        level: Share of such intervals that hold the true value.
+    """
+    half_width = student_t.ppf((1 + level) / 2, len(errors) - 1) * np.sqrt(np.square(errors).sum(0))
+    return values - half_width, values + half_width
+
+
 def jackknife_errors(statistic: LeaveOneOut) -> np.ndarray:
     """Errors of a statistic from its values without each row.
 
+    With θᵢ the value without row i and n rows, the jackknife's variance is (n − 1)/n Σᵢ (θᵢ − mean of θ)².
+
     Returns:
-        float64, shape `(rows, layers)`: deviations scaled so that `errors.T @ errors` is the jackknife's covariance
-        between layers, and sums or differences of errors on the same rows are the errors of sums and differences.
+        float64, shape `(rows, layers)`.
 
     Source:
         Efron and Stein 1981, "The jackknife estimate of variance".
     """
-    without = statistic.without
-    rows = without.shape[1]
-    deviations = (without - without.mean(1, keepdim=True)) * ((rows - 1) / rows) ** 0.5
+    without_row = statistic.without_row  # (layers, rows)
+    rows = without_row.shape[1]
+    deviations = (without_row - without_row.mean(1, keepdim=True)) * ((rows - 1) / rows) ** 0.5
     return deviations.T.numpy(force=True)
 
 
@@ -42,18 +67,19 @@ def half_sample_errors(
 ) -> np.ndarray:
     """Errors of any statistic from halves of the rows, drawn without replacement.
 
-    A half of the rows varies about its own mean as all rows do about the truth: its variance has the factor
-    (1 / half)(1 − half / rows) = 1 / rows. What the estimator's bias does between half and all of the rows cancels.
+    The variance of a mean over h of n rows, given all rows, is proportional to (1/h)(1 − h/n), which at h = n/2 is 1/n,
+    as for all rows about the true mean. The bias that h instead of n rows cause cancels, as deviations are taken from
+    the mean over halves.
 
     Args:
-        statistic: Row positions, int64, to the statistic at every layer.
+        statistic: Maps row positions, int64 of shape `(half,)`, to the statistic at every layer, shape `(layers,)`.
         rows: How many rows there are.
         groups: As in `halves_of`.
-        half_samples: Halves drawn; the interval's own relative error is about 0.7 / √halves.
-        seed: Decides the halves.
+        half_samples: Halves drawn; the interval's own relative error is about 0.7 / √half_samples.
+        seed: Seed of the halves.
 
     Returns:
-        float64, shape `(half_samples, layers)`, scaled as in `jackknife_errors`.
+        float64, shape `(half_samples, layers)`.
 
     Source:
         Politis, Romano and Wolf 1999, "Subsampling".
@@ -67,13 +93,13 @@ def halves_of(rows: int, *, groups: Tensor | None = None, half_samples: int = 20
 
     Args:
         rows: How many rows there are.
-        groups: Group of every row, integers of shape `(rows,)`, where their sizes are given: each half then holds half
-            of each group.
+        groups: Group of every row, integers of shape `(rows,)`, where group sizes are fixed by design: each half then
+            holds half of each group.
         half_samples: Halves drawn.
-        seed: Decides them.
+        seed: Seed of the draws.
 
     Returns:
-        Row positions in order, int64.
+        Row positions in ascending order, int64.
     """
     generator = torch.Generator().manual_seed(seed)
     strata = [torch.arange(rows)] if groups is None else [(groups == g).nonzero()[:, 0] for g in groups.unique()]
@@ -81,33 +107,21 @@ def halves_of(rows: int, *, groups: Tensor | None = None, half_samples: int = 20
 
 
 def errors_of_halves(values: Tensor, half: int, rows: int) -> np.ndarray:
-    """Errors from the values of halves, as `half_sample_errors` explains.
+    """Errors from the values of halves, as in `half_sample_errors`.
 
     Args:
         values: Shape `(half_samples, layers)`.
-        half: Rows in each half.
-        rows: Rows in all.
+        half: Rows in each half, h.
+        rows: Rows in all, n.
+
+    Returns:
+        float64, shape `(half_samples, layers)`.
     """
     draws = values.double().numpy(force=True)
-    shrink = np.sqrt(half / (rows - half))  # 1 for even rows
-    return (draws - draws.mean(0)) * shrink / np.sqrt(len(draws) - 1)
+    scale = np.sqrt(half / (rows - half))  # √(1/n) / √((1/h)(1 − h/n)); 1 where n is even
+    return (draws - draws.mean(0)) * scale / np.sqrt(len(draws) - 1)
 
 
 def _half_of_each(strata: list[Tensor], generator: torch.Generator) -> Tensor:
-    parts = [rows[torch.randperm(len(rows), generator=generator)[: len(rows) // 2]] for rows in strata]
-    return torch.cat(parts).sort().values
-
-
-def confidence_interval(
-    values: np.ndarray, errors: np.ndarray, *, level: float = 0.95
-) -> tuple[np.ndarray, np.ndarray]:
-    """Both ends of a symmetric interval about each value.
-
-    Args:
-        values: Shape `(layers,)`.
-        errors: Shape `(errors, layers)`, as from `jackknife_errors` or `half_sample_errors`; their number sets the
-            degrees of freedom of Student's t.
-        level: Share of intervals that hold the truth.
-    """
-    reach = student_t.ppf((1 + level) / 2, len(errors) - 1) * np.sqrt(np.square(errors).sum(0))
-    return values - reach, values + reach
+    halves = [rows[torch.randperm(len(rows), generator=generator)[: len(rows) // 2]] for rows in strata]
+    return torch.cat(halves).sort().values

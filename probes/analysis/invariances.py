@@ -1,4 +1,4 @@
-"""The contract of a measure: what it takes, where it is NaN, and which changes of its input leave its value alone."""
+"""The contract of a measure: which inputs it accepts, where it is NaN, and which changes of its input it ignores."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from probes.analysis.similarity.hsic import MIN_ROWS, is_constant
 
 Invariance = Literal["rotation", "scale", "shift", "invertible"]
 """`rotation`: an orthogonal map of the features, reflections included. `scale`: one positive factor. `shift`: one
-vector added to every row. `invertible`: any invertible linear map of the features. Each is applied to one input alone,
-and holds at the measure's default options."""
+vector added to every row. `invertible`: any invertible linear map of the features. Each change is made to one input
+alone, and the invariance holds at the measure's default options."""
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
 
 class Measure(Protocol[P, R_co]):
-    """A function that says what leaves its value unchanged."""
+    """A function that declares which changes leave its value unchanged."""
 
     __name__: str
     invariances: frozenset[Invariance]
@@ -31,7 +31,7 @@ class Measure(Protocol[P, R_co]):
 
 
 def invariant_to(*names: Invariance) -> Callable[[Callable[P, R_co]], Measure[P, R_co]]:
-    """Declare what a measure's value does not depend on; what is not named is known to change it.
+    """Declare which changes leave a measure's value unchanged; every change not named must be known to alter it.
 
     `invertible` implies `rotation` and `scale`.
 
@@ -66,41 +66,54 @@ def invariances(function: Callable[..., object]) -> frozenset[Invariance]:
     declared = getattr(function, "invariances", None)
     if declared is None:
         name = getattr(function, "__name__", repr(function))
-        raise ValueError(f"'{name}' does not say what leaves it unchanged. Decorate it with `@invariant_to(...)`.")
+        raise ValueError(f"'{name}' declares no invariances. Decorate it with `@invariant_to(...)`.")
     return declared
 
 
 def require_rows(x: Tensor, *, name: str = "x") -> None:
-    """Refuse what no measure of one stack of layers can use.
+    """Check activations that a measure of one stack of layers is to use.
 
     Args:
-        x: Wanted: shape `(layers, rows, features)`, at least 4 rows, every number finite.
-        name: What the message calls it.
+        x: Activations.
+        name: Name of the argument, for the message.
 
     Raises:
-        ValueError: It is not so.
+        ValueError: The shape is not `(layers, rows, features)`, there are fewer than 4 rows, or a number is not finite.
     """
     if x.ndim != 3:
-        raise ValueError(f"`{name}` wants the shape (layers, rows, features); got {tuple(x.shape)}.")
+        raise ValueError(f"`{name}` expects the shape (layers, rows, features); got {tuple(x.shape)}.")
     if x.shape[1] < MIN_ROWS:
-        raise ValueError(f"`{name}` wants at least {MIN_ROWS} rows; got {x.shape[1]}.")
-    broken = int((~x.isfinite()).any(dim=2).any(dim=0).sum())
-    if broken:
+        raise ValueError(f"`{name}` expects at least {MIN_ROWS} rows; got {x.shape[1]}.")
+    require_finite_rows(x.movedim(1, 0), name=f"`{name}`")
+
+
+def require_finite_rows(rows: Tensor, *, name: str) -> None:
+    """Check that no row holds NaN or infinity.
+
+    Args:
+        rows: Any shape with rows on the first axis.
+        name: What the rows belong to, for the message.
+
+    Raises:
+        ValueError: A number is NaN or infinite.
+    """
+    finite = rows.isfinite()
+    if not finite.all():
+        broken = int((~finite).reshape(len(rows), -1).any(dim=1).sum())
         raise ValueError(
-            f"{broken} of the {x.shape[1]} rows of `{name}` hold NaN or infinity. Drop them by row id, "
-            "in every input alike."
+            f"{broken} of the {len(rows)} rows of {name} hold NaN or infinity. Drop them by row id, in every input."
         )
 
 
 def require_matched_rows(x: Tensor, y: Tensor) -> None:
-    """Refuse two stacks of layers unless both are usable and layer and row `i` can be the same in both.
+    """Check two stacks of layers of which layer and row `i` of one belong to layer and row `i` of the other.
 
     Raises:
         ValueError: As in `require_rows`, or the numbers of layers or rows differ.
     """
     if x.ndim == y.ndim == 3 and x.shape[:2] != y.shape[:2]:
         raise ValueError(
-            "Two inputs (layers, rows, features) are wanted with the same layers and rows; "
+            "Matched layers expect two inputs (layers, rows, features) with the same layers and rows; "
             f"got {tuple(x.shape)} and {tuple(y.shape)}. Join both on their row ids first."
         )
     require_rows(x, name="x")
@@ -108,10 +121,10 @@ def require_matched_rows(x: Tensor, y: Tensor) -> None:
 
 
 def by_layer(measure: Callable[..., Tensor], *sides: Tensor) -> Tensor:
-    """Measure one layer after another, so that memory holds the kernels of one layer only.
+    """Apply a measure to one layer after another, so that memory holds the kernels of one layer only.
 
     Args:
-        measure: One layer of each side, float64 of shape `(rows, features)` → scalar.
+        measure: Maps one layer of each side, float64 of shape `(rows, features)`, to a scalar.
         *sides: Shape `(layers, rows, features)` each.
 
     Returns:

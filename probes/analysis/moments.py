@@ -1,10 +1,16 @@
-"""Sums over rows that merge exactly: enough for unbiased HSIC, canonical correlations and spectra of the whole sample.
+"""Sums over rows that merge exactly, from which unbiased HSIC, canonical correlations and spectra of all rows follow.
 
-About its mean, a row x becomes the lifted row (1, u, |u|²) with u = x − mean. Sums of products of lifted rows of two
-sides hold everything, and moving the centre is linear in them, so two parts with different means merge exactly. They
-are kept about their own means: a mean a million times the spread costs no digits.
+With u = x − mean of x, every row x is lifted to (1, u, |u|²), and every row y to (1, v, |v|²). Outer products of lifted
+rows, summed over rows, hold all second moments and the sums that HSIC needs. Shifting the mean is linear in lifted
+rows:
 
-Packed layout, float64, shape `(layers, x_features + 2, y_features + 2)`:
+    u → u − s        |u|² → |u|² − 2 s·u + |s|²
+
+so the sums of two sets of rows are moved to their common mean and added. As each set keeps sums about its own mean, a
+mean a million times larger than the spread costs no digits.
+
+Packed layout, float64, shape `(layers, x_features + 2, y_features + 2)`; the sums of u and of v are 0, so the means
+take their places:
 
     row count      mean of y      Σ|v|²
     mean of x      Σ u vᵀ         Σ u|v|²
@@ -50,7 +56,7 @@ class Moments:
 
 
 def exact_mean(x: Tensor) -> Tensor:
-    """Mean over rows, shape `(…, 1, features)`; of equal rows it is that row to the last bit, so their spread is 0."""
+    """Mean over rows, shape `(…, 1, features)`; the mean of equal rows is that row to the last bit, their spread 0."""
     first = x[..., :1, :]
     return first + (x - first).mean(dim=-2, keepdim=True)
 
@@ -63,7 +69,7 @@ def cross_moments(x: Tensor, y: Tensor) -> Tensor:
         y: Shape `(layers, rows, y_features)`, or one layer for all.
 
     Returns:
-        float64, shape `(layers, x_features + 2, y_features + 2)`, laid out as the module says.
+        float64, shape `(layers, x_features + 2, y_features + 2)`, in the layout of this module.
     """
     x, y = x.double(), y.double()
     x_mean, y_mean = exact_mean(x), exact_mean(y)
@@ -71,17 +77,17 @@ def cross_moments(x: Tensor, y: Tensor) -> Tensor:
 
 
 def merge_moments(parts: Iterable[Tensor]) -> Tensor:
-    """Packed sums of the union of disjoint parts, as from all their rows at once.
+    """Packed sums of the union of disjoint sets of rows, equal to those computed from all rows at once.
 
     Args:
-        parts: Packed sums of equal shape; a tensor with the parts on its first axis will do. Parts without rows (all
-            zeros) change nothing.
+        parts: Packed sums of equal shape, or one tensor with the sets on its first axis. Sets without rows (all zeros)
+            change nothing.
     """
     merged, *rest = parts
     for part in rest:
-        if not _has_rows(merged):
+        if row_count(merged) == 0:
             merged = part
-        elif _has_rows(part):
+        elif row_count(part) > 0:
             merged = _merge_two(merged, part)
     return merged
 
@@ -108,16 +114,13 @@ def unpack_layers(xy: Tensor, xx: Tensor, yy: Tensor) -> list[Moments]:
     return [Moments(rows=rows, xx=within_x, yy=within_y, xy=between) for within_x, within_y, between in sides]
 
 
-def _has_rows(packed: Tensor) -> bool:
-    return row_count(packed) > 0
-
-
 def _lifted(centred: Tensor) -> Tensor:
+    """(1, u, |u|²) of every row u, shape `(…, rows, features + 2)`."""
     return torch.cat([torch.ones_like(centred[..., :1]), centred, centred.square().sum(-1, keepdim=True)], dim=-1)
 
 
 def _with_means(sums: Tensor, x_mean: Tensor, y_mean: Tensor) -> Tensor:
-    """Put the means where the sums of centred rows would stand, which are 0."""
+    """A copy with a column `x_mean` and a row `y_mean` in place of the sums of u and of v."""
     packed = sums.clone()
     packed[..., 1:-1, :1] = x_mean
     packed[..., :1, 1:-1] = y_mean
@@ -125,7 +128,7 @@ def _with_means(sums: Tensor, x_mean: Tensor, y_mean: Tensor) -> Tensor:
 
 
 def _merge_two(one: Tensor, other: Tensor) -> Tensor:
-    weight = other[..., :1, :1] / (one[..., :1, :1] + other[..., :1, :1])
+    weight = other[..., :1, :1] / (one[..., :1, :1] + other[..., :1, :1])  # share of the rows in `other`
     x_mean = torch.lerp(one[..., 1:-1, :1], other[..., 1:-1, :1], weight)
     y_mean = torch.lerp(one[..., :1, 1:-1], other[..., :1, 1:-1], weight)
     sums = _about(one, x_mean, y_mean) + _about(other, x_mean, y_mean)
@@ -134,15 +137,18 @@ def _merge_two(one: Tensor, other: Tensor) -> Tensor:
 
 def _about(packed: Tensor, x_centre: Tensor, y_centre: Tensor) -> Tensor:
     """Sums of lifted rows about another centre; `x_centre` is a column, `y_centre` a row."""
-    x_step, y_step = x_centre - packed[..., 1:-1, :1], y_centre - packed[..., :1, 1:-1]
-    sums = _with_means(packed, torch.zeros_like(x_step), torch.zeros_like(y_step))
-    _move_rows(sums, x_step)
-    _move_rows(sums.mT, y_step.mT)
+    x_shift, y_shift = x_centre - packed[..., 1:-1, :1], y_centre - packed[..., :1, 1:-1]
+    sums = _with_means(packed, torch.zeros_like(x_shift), torch.zeros_like(y_shift))
+    _shift_x(sums, x_shift)
+    _shift_x(sums.mT, y_shift.mT)  # the transpose swaps the sides
     return sums
 
 
-def _move_rows(sums: Tensor, step: Tensor) -> None:
-    """Move the centre of the side on the rows, in place: u to u − step, |u|² to |u|² − 2 step·u + |step|²."""
-    ones, centred, norms = sums[..., :1, :], sums[..., 1:-1, :], sums[..., -1:, :]
-    norms += step.mT @ step * ones - 2 * step.mT @ centred
-    centred.addcmul_(step, ones, value=-1)
+def _shift_x(sums: Tensor, shift: Tensor) -> None:
+    """Replace u by u − s and |u|² by |u|² − 2 s·u + |s|² in sums of lifted rows, in place.
+
+    The three row blocks hold the products of 1, u and |u|² with the lifted rows of the other side.
+    """
+    ones, linear, squares = sums[..., :1, :], sums[..., 1:-1, :], sums[..., -1:, :]
+    squares += shift.mT @ shift * ones - 2 * shift.mT @ linear
+    linear.addcmul_(shift, ones, value=-1)

@@ -1,229 +1,93 @@
-"""Values over layers of many quantities and tasks, side by side, and everything that follows from them."""
+"""All quantities of a run as profiles over layers, and what follows from several of them together.
+
+`LayerTable` collects profiles; `findings` adds what only several tasks together show: family-wise p values, specificity
+and bands of layers. `result_rows` and `layer_by_task` are the only ways from profiles to rows of `results.csv` and to
+matrices.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from types import MappingProxyType
 from typing import get_args
 
 import numpy as np
 from scipy.stats import norm
 
-from probes.analysis.bands.segments import Segments, find_segments
+from probes.analysis.bands.segments import Band, Segments, find_segments
 from probes.analysis.between_tasks.specificity import specificity
 from probes.analysis.intervals import confidence_interval
 from probes.analysis.similarity.permutation_null import Tail, family_wise_p
-from probes.values import Estimates, Layer, LayerByTask, Reading, Result
+from probes.values import ALL_TASKS, Estimates, Layer, LayerByTask, LayerProfile, Reading, Result, RunNames, layer_depth
 
-ALL_TASKS = "all_tasks"
-"""Stands for the task of what lies between tasks."""
+LIVE = "live/"
+"""Starts the role of profiles that are steps of one task's training, not tasks: nothing is derived across them."""
 
 
 @dataclass(frozen=True)
-class Column:
-    """One task's estimates of one quantity at every layer of a reading.
+class SegmentedQuantity:
+    """The profiles of one quantity, a task each, and the bands that its layers fall into."""
 
-    Attributes:
-        quantity: Name of the quantity.
-        unit: Its unit.
-        task: Name of the task.
-        reading: Stack, site and pooling.
-        layers: Names of the layers.
-        estimates: The numbers.
-        role: Which model they are of where a study compares several, such as `base`.
-    """
-
-    quantity: str
-    unit: str
-    task: str
-    reading: Reading
-    layers: tuple[Layer, ...]
-    estimates: Estimates
-    role: str = ""
-
-    @property
-    def name(self) -> str:
-        """The quantity, with the role before it if there is one."""
-        return f"{self.role}/{self.quantity}" if self.role else self.quantity
-
-    def interval(self) -> tuple[np.ndarray, np.ndarray]:
-        """Both ends of the 95 % interval at every layer, shape `(layers,)`; NaN without errors."""
-        if self.estimates.errors is None:
-            unknown = np.full(len(self.layers), np.nan)
-            return unknown, unknown
-        return confidence_interval(self.estimates.values, self.estimates.errors)
-
-
-def column_results(columns: Sequence[Column], *, tail: Tail = "counted") -> list[Result]:
-    """One result a cell of one quantity's columns, p corrected for looking at all of them.
-
-    Args:
-        columns: Of one quantity and reading, with the same layers; nulls with as many draws in all or none.
-        tail: As in `family_wise_p`.
-    """
-    p = _family_wise(columns, tail)
-    return [result for column, own in zip(columns, p, strict=True) for result in _results(column, own)]
-
-
-def specificity_results(columns: Sequence[Column]) -> list[Result]:
-    """Specificity of every cell of one quantity's columns, with normal 95 % intervals where all columns have errors."""
-    first = columns[0]
-    values = np.stack([column.estimates.values for column in columns], axis=1)
-    errors = [column.estimates.errors for column in columns]
-    known = [own for own in errors if own is not None]
-    specific, deviations = specificity(values, known if len(known) == len(columns) else None)
-    reach = norm.ppf(0.975) * deviations
-    metric = f"specificity/{first.quantity.removeprefix('probe/')}"
-    return [
-        _of_task(
-            _row(column, layer, metric, specific[row, task]),
-            column,
-            ci=(specific[row, task] - reach[row, task], specific[row, task] + reach[row, task]),
-            null=0.0,
-        )
-        for task, column in enumerate(columns)
-        for row, layer in enumerate(first.layers)
-    ]
-
-
-def column_segments(columns: Sequence[Column]) -> tuple[Segments, list[Result]]:
-    """Bands of layers by the spread of one quantity's columns over tasks, and what of them goes into the results.
-
-    Results are `between_task_sd/<quantity>` at every layer, and one `boundary/<quantity>` a boundary, whose value is
-    the share of task resamples that put it within one layer; without boundaries a row that says so.
-    """
-    first = columns[0]
-    values = np.stack([column.estimates.values for column in columns], axis=1)
-    found = find_segments(values, layers=first.layers)
-    spread, boundary = f"between_task_sd/{first.quantity}", f"boundary/{first.quantity}"
-    rows = [_row(first, layer, spread, value) for layer, value in zip(found.layers, found.profile, strict=True)]
-    for band, edge in zip(found.bands[1:], found.boundaries, strict=True):
-        width = "1 layer" if edge.width == 1 else f"{edge.width} layers"
-        note = f"{band.name} begins; the shift is spread over {width}"
-        rows.append(replace(_row(first, edge.layer, boundary, edge.share), p=_known(found.p), note=note))
-    if not found.boundaries:
-        rows.append(replace(_row(first, None, boundary, np.nan), p=_known(found.p), note=found.note))
-    return found, [replace(row, task=ALL_TASKS, n=len(columns)) for row in rows]
-
-
-def _family_wise(columns: Sequence[Column], tail: Tail) -> list[np.ndarray]:
-    nulls = [column.estimates.null for column in columns]
-    tested = [null for null in nulls if null is not None and len(null) > 1]
-    if len(tested) < len(columns) or len({len(null) for null in tested}) != 1:
-        return [np.full(len(column.layers), np.nan) for column in columns]
-    observed = np.concatenate([column.estimates.values for column in columns])
-    return np.split(family_wise_p(observed, np.concatenate(tested, axis=1), tail=tail), len(columns))
-
-
-def _results(column: Column, p: np.ndarray) -> list[Result]:
-    low, high = column.interval()
-    null = column.estimates.null
-    null_mean = np.full(len(column.layers), np.nan) if null is None else null.mean(0)
-    return [
-        _of_task(
-            _row(column, layer, column.quantity, column.estimates.values[i]),
-            column,
-            ci=(low[i], high[i]),
-            null=null_mean[i],
-            p=p[i],
-        )
-        for i, layer in enumerate(column.layers)
-    ]
-
-
-def _of_task(row: Result, column: Column, *, ci: tuple[float, float], null: float, p: float = float("nan")) -> Result:
-    """The row with how sure it is, or why it has no value."""
-    missing = bool(np.isnan(row.value))
-    return replace(
-        row,
-        task=column.task,
-        ci_low=_known(ci[0]),
-        ci_high=_known(ci[1]),
-        null_mean=None if missing else _known(null),
-        p=_known(p),
-        n=column.estimates.n,
-        note=column.estimates.note if missing else "",
-    )
-
-
-def _row(column: Column, layer: Layer | None, metric: str, value: float) -> Result:
-    """What was measured, and where."""
-    reading = column.reading
-    return Result(
-        role=column.role,
-        stack=reading.stack,
-        layer=layer,
-        site=reading.site,
-        pooling=reading.pooling,
-        split="test",
-        metric=metric,
-        value=float(value),
-    )
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def group_means(columns: Sequence[Column], group_of: Mapping[str, str]) -> list[Column]:
-    """Mean of one quantity over the tasks of each group, a column a group.
-
-    From three tasks up the error is that of the mean over tasks, drawn as if from many like them; below, that of the
-    rows alone.
-
-    Args:
-        columns: Of one quantity and reading, a column a task.
-        group_of: Task → group; other tasks are left out.
-    """
-    groups: dict[str, list[Column]] = {}
-    for column in columns:
-        if column.task in group_of:
-            groups.setdefault(group_of[column.task], []).append(column)
-    return [_mean(name, own) for name, own in groups.items()]
-
-
-def _mean(name: str, columns: Sequence[Column]) -> Column:
-    values = np.stack([column.estimates.values for column in columns])
-    mean, count = values.mean(0), len(columns)
-    errors: np.ndarray | None
-    if count >= 3:
-        errors = (values - mean) / np.sqrt(count * (count - 1))
-    else:
-        known = [column.estimates.errors for column in columns]
-        errors = None if any(own is None for own in known) else np.concatenate(known) / count  # type: ignore[arg-type]
-    rows = sum(column.estimates.n for column in columns)
-    quantity = f"group_mean/{columns[0].quantity}"
-    return replace(columns[0], quantity=quantity, task=name, estimates=Estimates(mean, rows, errors))
-
-
-LIVE = "live/"
-"""Begins the role of columns that are steps of one task's training, not tasks: nothing is derived between them."""
+    profiles: tuple[LayerProfile, ...]
+    segments: Segments
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What follows from columns.
+    """Everything a run has measured and what follows from it.
 
     Attributes:
-        results: Rows of `results.csv`.
-        matrices: Each quantity, layer by task.
-        segmented: The columns of the quantities whose layers were parted into bands, with the bands.
+        profiles: All of them, in the order of `results.csv`.
+        matrices: Those that form layer × task matrices: each group holds one quantity of one reading, a task each.
+        segmented: The quantities whose layers were divided into bands.
     """
 
-    results: list[Result]
-    matrices: list[LayerByTask]
-    segmented: list[tuple[list[Column], Segments]]
+    profiles: tuple[LayerProfile, ...]
+    matrices: tuple[tuple[LayerProfile, ...], ...]
+    segmented: tuple[SegmentedQuantity, ...]
+
+    def bands_of(self, quantity: str, reading: Reading) -> tuple[Band, ...]:
+        """The bands of layers found in a quantity; none if it was not searched for bands."""
+        for found in self.segmented:
+            if (found.profiles[0].name, found.profiles[0].reading) == (quantity, reading):
+                return found.segments.bands
+        return ()
+
+    def summary(self, reading: Reading | None, best_layers: Mapping[str, Layer] | None = None) -> dict[str, float]:
+        """Scalars of a reading: `mean/<quantity>`, and `boundaries/<quantity>`, the number of them between its bands.
+
+        Args:
+            reading: Stack, site and pooling; others are left out.
+            best_layers: Each task's layer chosen on validation. A probe's score is averaged over tasks at these layers,
+                any other quantity over all tasks and layers. Missing values are left out.
+        """
+        scalars = {}
+        for group in [group for group in self.matrices if group[0].reading == reading]:
+            values = [
+                value
+                for profile in group
+                for layer, value in profile.by_layer()
+                if not profile.quantity.startswith("probe/") or layer == (best_layers or {}).get(profile.task)
+            ]
+            if np.isfinite(values).any():
+                scalars[f"mean/{group[0].name.removeprefix('probe/')}"] = float(np.nanmean(values))
+        for quantity in self.segmented:
+            first = quantity.profiles[0]
+            if first.reading == reading:
+                scalars[f"boundaries/{first.name}"] = float(len(quantity.segments.boundaries))
+        return scalars
 
 
-class ColumnTable:
-    """Collects columns; one of the same quantity, role, reading and task replaces the one before.
+class LayerTable:
+    """Collects profiles; one with the same quantity, place and task as an earlier one replaces it.
 
     Args:
         specificity_of: Names of quantities to double-centre, layer by task; `*` stands for anything. A name without a
             role means the quantity in every role.
-        segments_of: Names of quantities whose spread over tasks parts layers into bands; `*` as above.
-        tail: How small p of a permutation null can get, as in `family_wise_p`.
+        segments_of: Names of quantities whose spread over tasks divides the layers into bands; `*` as above.
+        tail: How small the p of a permutation null can get, as in `family_wise_p`.
 
     Raises:
         ValueError: An unknown tail.
@@ -236,46 +100,269 @@ class ColumnTable:
             raise ValueError(f"Unknown tail {tail!r}. There are {list(get_args(Tail))}. Set `analysis.tail` to one.")
         self.tail: Tail = tail
         self.specificity_of, self.segments_of = tuple(specificity_of), tuple(segments_of)
-        self._columns: dict[tuple[Reading, str], dict[str, Column]] = {}
-        self._silent: set[str] = set()
+        self._groups: dict[tuple[object, ...], dict[tuple[str, int | None], LayerProfile]] = {}
 
-    def add(self, column: Column, *, reported: bool = True) -> None:
-        """Take a column; with `reported=False` only what is derived of it is reported."""
-        if not reported:
-            self._silent.add(column.name)
-        self._columns.setdefault((column.reading, column.name), {})[column.task] = column
+    def add(self, profiles: Iterable[LayerProfile]) -> None:
+        """Take profiles in."""
+        for profile in profiles:
+            group = (profile.reading, profile.role, profile.quantity, profile.split, profile.control)
+            self._groups.setdefault(group, {})[profile.task, profile.seed] = profile
 
-    def columns(self, name: str, reading: Reading) -> list[Column]:
-        """The columns of one quantity, as `Column.name` calls it, in the order of their first appearance."""
-        return [*self._columns.get((reading, name), {}).values()]
+    @property
+    def profiles(self) -> list[LayerProfile]:
+        """All profiles, quantity by quantity."""
+        return [profile for group in self._ordered() for profile in group]
+
+    def group(self, quantity: str, reading: Reading, *, role: str = "") -> list[LayerProfile]:
+        """The test profiles of one quantity, in the order of their tasks' first appearance."""
+        return [*self._groups.get((reading, role, quantity, "test", ""), {}).values()]
 
     def findings(self) -> Findings:
-        """Results and matrices of every quantity, readings in the order of their first appearance."""
-        found = Findings([], [], [])
-        for reading in dict.fromkeys(reading for reading, _ in self._columns):
-            groups = {name: [*own.values()] for (of, name), own in self._columns.items() if of == reading}
-            for name, columns in groups.items():
-                if name not in self._silent:
-                    _keep(found, columns, column_results(columns, tail=self.tail))
-            for name, columns in groups.items():
-                if columns[0].role.startswith(LIVE):
-                    continue
-                names = {name, columns[0].quantity}
-                if len(columns) > 1 and _are_among(names, self.specificity_of):
-                    _keep(found, columns, specificity_results(columns))
-                if len(columns) > 1 and _are_among(names, self.segments_of):
-                    segments, rows = column_segments(columns)
-                    found.results.extend(rows)
-                    found.segmented.append((columns, segments))
-        return found
+        """All profiles, and everything derived from several of them."""
+        groups = [with_family_wise_p(group, tail=self.tail) for group in self._ordered()]
+        matrices = [group for group in groups if _is_matrix(group)]
+        profiles = [profile for group in groups for profile in group]
+        segmented = []
+        for group in [group for group in matrices if len(group) > 1 and not group[0].role.startswith(LIVE)]:
+            if _matches(group[0], self.specificity_of):
+                specific = specificity_profiles(group)
+                profiles += specific
+                matrices.append(specific)
+            if _matches(group[0], self.segments_of):
+                segments = _segments_of(group)
+                profiles += segment_profiles(group, segments)
+                segmented.append(SegmentedQuantity(tuple(group), segments))
+        return Findings(tuple(profiles), tuple(map(tuple, matrices)), tuple(segmented))
+
+    def _ordered(self) -> list[list[LayerProfile]]:
+        """The profiles of each quantity: scores of probes first, otherwise in the order of their first appearance."""
+        groups = [[*group.values()] for group in self._groups.values()]
+        return sorted(groups, key=lambda group: not group[0].quantity.startswith("probe/"))
 
 
-def _are_among(names: Iterable[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatch(name, pattern) for name in names for pattern in patterns)
+def with_family_wise_p(profiles: Sequence[LayerProfile], *, tail: Tail = "counted") -> list[LayerProfile]:
+    """The same profiles with p of every cell, corrected for looking at all cells of the quantity.
+
+    Args:
+        profiles: Of one quantity and reading; unchanged unless each has a null of several draws, as many in all.
+        tail: As in `family_wise_p`.
+    """
+    nulls = [profile.estimates.null for profile in profiles]
+    tested = [null for null in nulls if null is not None and len(null) > 1]
+    if len(tested) < len(profiles) or len({len(null) for null in tested}) != 1:
+        return list(profiles)
+    observed = np.concatenate([profile.estimates.values for profile in profiles])
+    p = family_wise_p(observed, np.concatenate(tested, axis=1), tail=tail)
+    ends = np.cumsum([len(profile.layers) for profile in profiles])[:-1]
+    return [
+        replace(profile, estimates=replace(profile.estimates, p=p_of_profile))
+        for profile, p_of_profile in zip(profiles, np.split(p, ends), strict=True)
+    ]
 
 
-def _keep(found: Findings, columns: Sequence[Column], rows: list[Result]) -> None:
-    role, metric = rows[0].role, rows[0].metric
-    found.results.extend(rows)
-    name = f"{role}/{metric}" if role else metric
-    found.matrices.append(LayerByTask.pivot(name, columns[0].unit, rows, columns[0].reading))
+def specificity_profiles(profiles: Sequence[LayerProfile]) -> list[LayerProfile]:
+    """Specificity of every cell of a quantity, with normal 95 % intervals where all of its profiles have errors."""
+    values = np.stack([profile.estimates.values for profile in profiles], axis=1)  # (layers, tasks)
+    errors = [profile.estimates.errors for profile in profiles]
+    known = [columns for columns in errors if columns is not None]
+    specific, deviations = specificity(values, known if len(known) == len(profiles) else None)
+    reach = norm.ppf(0.975) * deviations
+    return [
+        replace(
+            profile,
+            quantity=f"specificity/{profile.metric}",
+            penalties=(),
+            probe="",
+            seed=None,
+            estimates=Estimates(
+                specific[:, task],
+                profile.estimates.n,
+                null=np.zeros((1, len(profile.layers))),
+                note=profile.estimates.note,
+                interval=np.stack([specific[:, task] - reach[:, task], specific[:, task] + reach[:, task]]),
+            ),
+        )
+        for task, profile in enumerate(profiles)
+    ]
+
+
+def segment_profiles(profiles: Sequence[LayerProfile], segments: Segments) -> list[LayerProfile]:
+    """What the search for bands of a quantity leaves in the results.
+
+    Returns:
+        `between_task_sd/<quantity>` over layers, and a `boundary/<quantity>` for each boundary: its value is the share
+        of resamples of the tasks that place it within one layer. Without boundaries, one that says why.
+    """
+    first, n = profiles[0], len(profiles)
+    common = {"task": ALL_TASKS, "reading": first.reading, "role": first.role}
+    boundary = {"quantity": f"boundary/{first.quantity}", "unit": "share of resamples", **common}
+    p = np.array([segments.p])
+    spread = LayerProfile(
+        quantity=f"between_task_sd/{first.quantity}",
+        unit=first.unit,
+        layers=segments.layers,
+        estimates=Estimates(segments.profile, n, note=""),
+        **common,
+    )
+    if not segments.boundaries:
+        nothing = Estimates(np.array([np.nan]), n, p=p, note=segments.note)
+        return [spread, LayerProfile(layers=(None,), estimates=nothing, **boundary)]
+    found = [spread]
+    for band, edge in zip(segments.bands[1:], segments.boundaries, strict=True):
+        width = "1 layer" if edge.width == 1 else f"{edge.width} layers"
+        remark = f"{band.name} begins; the shift is spread over {width}"
+        share = Estimates(np.array([edge.share]), n, p=p, remarks=(remark,), note="")
+        found.append(LayerProfile(layers=(edge.layer,), estimates=share, **boundary))
+    return found
+
+
+def group_means(profiles: Sequence[LayerProfile], group_of: Mapping[str, str]) -> list[LayerProfile]:
+    """Mean of one quantity over the tasks of each group, a profile for each group.
+
+    From three tasks up the error is that of the mean over tasks, as if they were drawn from many similar ones; below,
+    that of the rows alone.
+
+    Args:
+        profiles: Of one quantity and reading, one for each task.
+        group_of: Task → group; tasks that are not in it are left out.
+    """
+    groups: dict[str, list[LayerProfile]] = {}
+    for profile in profiles:
+        if profile.task in group_of:
+            groups.setdefault(group_of[profile.task], []).append(profile)
+    return [_mean(name, members) for name, members in groups.items()]
+
+
+def result_rows(profiles: Iterable[LayerProfile], names: RunNames | None = None) -> list[Result]:
+    """Rows of `results.csv`: a row for each layer of each profile.
+
+    Args:
+        profiles: Any profiles.
+        names: What all rows share; default nothing.
+    """
+    names = RunNames() if names is None else names
+    return [row for profile in profiles for row in _rows(profile, names)]
+
+
+def layer_by_task(profiles: Sequence[LayerProfile]) -> LayerByTask:
+    """Arrange the profiles of one quantity and reading, one for each task, as a matrix.
+
+    Layers ascend, `"final"` last; tasks keep their order.
+
+    Raises:
+        ValueError: There are no profiles, they are of several quantities or readings, or two are of one task.
+    """
+    kinds = {(profile.name, profile.reading) for profile in profiles}
+    tasks = tuple(profile.task for profile in profiles)
+    if len(kinds) != 1 or len(set(tasks)) < len(tasks):
+        raise ValueError(
+            f"A layer × task matrix expects one quantity of one reading and a profile for each task; got "
+            f"{sorted(map(str, kinds)) or 'nothing'} for the tasks {', '.join(tasks)}."
+        )
+    first = profiles[0]
+    found = {layer for profile in profiles for layer in profile.layers if layer is not None}
+    layers = tuple(sorted(found, key=layer_depth))
+    cells = {(row.layer, row.task): row for row in result_rows(profiles) if row.layer is not None}
+
+    def matrix(column: str) -> np.ndarray:
+        values = np.full((len(layers), len(tasks)), np.nan)
+        for (layer, task), row in cells.items():
+            value = getattr(row, column)
+            if value is not None:
+                values[layers.index(layer), tasks.index(task)] = value
+        return values
+
+    return LayerByTask(
+        quantity=first.name,
+        unit=first.unit,
+        layers=layers,
+        tasks=tasks,
+        values=matrix("value"),
+        ci_low=matrix("ci_low"),
+        ci_high=matrix("ci_high"),
+        null_mean=matrix("null_mean"),
+        p=matrix("p"),
+        reading=first.reading,
+        notes=MappingProxyType({cell: row.note for cell, row in cells.items() if row.note}),
+    )
+
+
+def interval_of(profile: LayerProfile) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of a profile's 95 % interval at every layer, shape `(layers,)`; NaN without interval and errors."""
+    estimates = profile.estimates
+    if estimates.interval is not None:
+        return estimates.interval[0], estimates.interval[1]
+    if estimates.errors is None:
+        unknown = np.full(len(profile.layers), np.nan)
+        return unknown, unknown
+    return confidence_interval(estimates.values, estimates.errors)
+
+
+def _is_matrix(group: Sequence[LayerProfile]) -> bool:
+    first = group[0]
+    return first.split == "test" and not first.control and first.layers != (None,)
+
+
+def _matches(profile: LayerProfile, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for name in {profile.name, profile.quantity} for pattern in patterns)
+
+
+def _segments_of(profiles: Sequence[LayerProfile]) -> Segments:
+    values = np.stack([profile.estimates.values for profile in profiles], axis=1)
+    layers = [layer for layer in profiles[0].layers if layer is not None]
+    return find_segments(values, layers=layers)
+
+
+def _mean(name: str, profiles: Sequence[LayerProfile]) -> LayerProfile:
+    values = np.stack([profile.estimates.values for profile in profiles])  # (tasks, layers)
+    mean, count = values.mean(0), len(profiles)
+    errors: np.ndarray | None
+    if count >= 3:
+        errors = (values - mean) / np.sqrt(count * (count - 1))  # their squares sum to the variance of the mean
+    else:
+        known = [profile.estimates.errors for profile in profiles if profile.estimates.errors is not None]
+        errors = np.concatenate(known) / count if len(known) == count else None
+    rows = sum(profile.estimates.n for profile in profiles)
+    first = profiles[0]
+    return replace(first, quantity=f"group_mean/{first.quantity}", task=name, estimates=Estimates(mean, rows, errors))
+
+
+def _rows(profile: LayerProfile, names: RunNames) -> Iterable[Result]:
+    estimates, reading = profile.estimates, profile.reading
+    low, high = interval_of(profile)
+    null_mean = None if estimates.null is None else estimates.null.mean(0)
+    for i, layer in enumerate(profile.layers):
+        value = float(estimates.values[i])
+        missing = np.isnan(value)
+        yield Result(
+            study=names.study,
+            role=profile.role,
+            backbone=names.backbone,
+            reference=names.reference,
+            suite=names.suite,
+            task=profile.task,
+            cluster=names.clusters.get(profile.task, ""),
+            stack=reading.stack,
+            layer=layer,
+            site=reading.site,
+            pooling=reading.pooling,
+            probe=profile.probe,
+            penalty=profile.penalties[i] if profile.penalties else None,
+            control=profile.control,
+            seed=profile.seed,
+            split=profile.split,
+            metric=profile.metric,
+            value=value,
+            ci_low=_or_none(low[i]),
+            ci_high=_or_none(high[i]),
+            null_mean=None if null_mean is None or missing else _or_none(null_mean[i]),
+            p=None if estimates.p is None else _or_none(estimates.p[i]),
+            n=estimates.n,
+            note="; ".join(
+                filter(None, (estimates.note if missing else "", estimates.remarks[i] if estimates.remarks else ""))
+            ),
+        )
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

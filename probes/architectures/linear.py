@@ -1,4 +1,4 @@
-"""The linear probe: what can be read off a layer without any computation of the probe's own."""
+"""The linear probe: what an affine map can decode from a layer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 class LinearProbe(nn.Module):
     """One affine map, `logits = x Wᵀ + b`.
 
-    Its training is convex, so `probe.fit=auto` solves it exactly instead of by minibatches.
+    Its training problem is convex, so `probe.fit=auto` solves it to a certified optimum instead of by minibatches.
 
     Args:
         in_features: Width of one layer's activations.
-        num_classes: Classes (softmax, 2 for a binary task), labels (multi-label, sigmoid) or 1 (regression).
+        num_classes: Number of classes (softmax; 2 for a binary task) or labels (sigmoid); 1 for regression.
 
     Example:
         >>> import torch
@@ -25,5 +25,5 @@ class LinearProbe(nn.Module):
         self.linear = nn.Linear(in_features, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map activations `(batch, in_features)` to logits `(batch, num_classes)`, with no softmax or sigmoid."""
+        """Map activations `(batch, in_features)` to logits `(batch, num_classes)`, before any softmax or sigmoid."""
         return self.linear(x)

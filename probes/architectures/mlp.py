@@ -1,22 +1,27 @@
-"""The multi-layer perceptron: what can be read off a layer with some computation of the probe's own."""
+"""The multi-layer perceptron: what a probe with hidden layers can decode from a layer."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
+ACTIVATION_FUNCTIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
 
 
 class MLPProbe(nn.Module):
-    """Hidden layers of `Linear → activation → Dropout`, then one affine map.
+    """Hidden layers of `Linear → activation function → Dropout`, then one affine map.
 
     Args:
         in_features: Width of one layer's activations.
-        num_classes: Classes (softmax, 2 for a binary task), labels (multi-label, sigmoid) or 1 (regression).
+        num_classes: Number of classes (softmax; 2 for a binary task) or labels (sigmoid); 1 for regression.
         hidden_features: Width of each hidden layer.
-        num_hidden_layers: How many hidden layers; at least 1.
-        dropout: Share of hidden units silenced in training, in [0, 1).
-        activation: One of `ACTIVATIONS`.
+        num_hidden_layers: Number of hidden layers; at least 1.
+        dropout: Probability that a hidden unit is set to 0 in training, in [0, 1).
+        activation: Name of the activation function, a key of `ACTIVATION_FUNCTIONS`.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -37,28 +42,26 @@ class MLPProbe(nn.Module):
         activation: str = "gelu",
     ) -> None:
         super().__init__()
-        _check(hidden_features, num_hidden_layers, dropout, activation)
+        _check_arguments(hidden_features, num_hidden_layers, dropout, activation)
         blocks: list[nn.Module] = []
         for width in [in_features] + [hidden_features] * (num_hidden_layers - 1):
-            blocks += [nn.Linear(width, hidden_features), ACTIVATIONS[activation](), nn.Dropout(dropout)]
+            blocks += [nn.Linear(width, hidden_features), ACTIVATION_FUNCTIONS[activation](), nn.Dropout(dropout)]
         self.hidden = nn.Sequential(*blocks)
         self.output = nn.Linear(hidden_features, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map activations `(batch, in_features)` to logits `(batch, num_classes)`, with no softmax or sigmoid."""
+        """Map activations `(batch, in_features)` to logits `(batch, num_classes)`, before any softmax or sigmoid."""
         return self.output(self.hidden(x))
 
 
-def _check(hidden_features: int, num_hidden_layers: int, dropout: float, activation: str) -> None:
+def _check_arguments(hidden_features: int, num_hidden_layers: int, dropout: float, activation: str) -> None:
     for key, value in (("hidden_features", hidden_features), ("num_hidden_layers", num_hidden_layers)):
         if value < 1:
-            raise ValueError(
-                f"An MLP probe wants at least 1; got {value}: set `probe.architecture.{key}` to 1 or more."
-            )
+            raise ValueError(f"`probe.architecture.{key}` must be at least 1; got {value}.")
     if not 0 <= dropout < 1:
-        raise ValueError(f"Dropout is a share in [0, 1); got {dropout}. Set `probe.architecture.dropout` so.")
-    if activation not in ACTIVATIONS:
+        raise ValueError(f"`probe.architecture.dropout` must be at least 0 and below 1; got {dropout}.")
+    if activation not in ACTIVATION_FUNCTIONS:
         raise ValueError(
-            f"There is no activation '{activation}' for an MLP probe. There are {', '.join(ACTIVATIONS)}. "
+            f"MLPProbe has no activation function '{activation}'. There are {', '.join(ACTIVATION_FUNCTIONS)}. "
             "Set `probe.architecture.activation` to one of these."
         )

@@ -1,58 +1,86 @@
-"""What a class of the user's own must and may bring to be trained as a probe."""
+"""How to write a probe architecture: what a class must bring to be trained as a probe, and what it may bring.
+
+A probe sees one layer's activations and never learns that it is trained in a bank, stacked with the probes of other
+layers, penalties and controls. Only the constructor and `forward` are required. Three optional methods, found by name,
+replace the defaults of minibatch training:
+
+| method | returns | default |
+|---|---|---|
+| `loss(logits, targets)` | the loss of each row `(batch,)`, or their mean as a scalar | by kind of task, see below |
+| `penalty()` | a scalar added to the mean loss, beside that of `probe.penalties` | 0 |
+| `configure_optimizer(params)` | the optimizer of the stacked parameters | AdamW |
+
+- `loss` receives logits `(batch, num_classes)` and targets: class indices `(batch,)` int64 (default: cross-entropy),
+  0/1 entries `(batch, labels)` float32 (default: binary cross-entropy, summed over labels), or standardised numbers
+  `(batch,)` float32 (default: squared error). `probe.class_weights` needs the loss of each row.
+- `configure_optimizer` receives the parameters of the whole bank, each with the probes as its first axis. The optimizer
+  must update every element on its own, as SGD and Adam do; otherwise the probes would influence each other.
+- `forward` runs under `torch.func.vmap`. Where that is impossible (an LSTM, branches on values, random numbers other
+  than those of `nn.Dropout`), the probes run one after the other: slower, with the same results.
+
+Example:
+    A probe that scores a class by the distance to a learned prototype:
+
+    >>> import torch
+    >>> from torch import Tensor, nn
+    >>> from torch.nn import functional
+    >>> class PrototypeProbe(nn.Module):
+    ...     def __init__(self, in_features: int, num_classes: int, scale: float = 1.0) -> None:
+    ...         super().__init__()
+    ...         self.prototypes = nn.Parameter(torch.randn(num_classes, in_features))
+    ...         self.scale = scale
+    ...
+    ...     def forward(self, x: Tensor) -> Tensor:
+    ...         differences = x[:, None] - self.prototypes  # (batch, num_classes, in_features)
+    ...         return -self.scale * differences.square().mean(-1)
+    ...
+    ...     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:  # optional
+    ...         return functional.cross_entropy(logits, targets, label_smoothing=0.1, reduction="none")
+    ...
+    ...     def penalty(self) -> Tensor:  # optional
+    ...         return 1e-3 * self.prototypes.square().sum()
+    ...
+    ...     def configure_optimizer(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:  # optional
+    ...         return torch.optim.SGD(params, lr=0.5, momentum=0.9)
+
+    Train it from Python, on activations `(layers, rows, features)` whose second layer holds the label:
+
+    >>> from functools import partial
+    >>> from probes.training import fit_probes
+    >>> labels = torch.arange(120) % 3
+    >>> activations = torch.randn(2, 120, 8, generator=torch.Generator().manual_seed(0))
+    >>> activations[1] += 3 * functional.one_hot(labels, 8)
+    >>> architecture = partial(PrototypeProbe, scale=2.0)
+    >>> fit = fit_probes(activations, labels, architecture=architecture, penalties=(0.0,), max_epochs=20, folds=2)
+    >>> fit.validation_best_layer
+    1
+
+    Or, with the class in `my_probes.py`, from the command line:
+
+        python train.py probe.architecture._target_=my_probes.PrototypeProbe +probe.architecture.scale=2.0
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
-from torch import Tensor
-from torch.nn import Parameter
-from torch.optim import Optimizer
-
-OPTIONAL_METHODS = ("loss", "penalty", "configure_optimizer")
+from torch import nn
 
 
-@runtime_checkable
 class ProbeArchitecture(Protocol):
-    """What training calls on one probe. Only calling the module itself is required.
+    """What constructs one probe: an `nn.Module` class, or a `functools.partial` of one that sets its other arguments.
 
-    A class is constructed as `cls(in_features, num_classes, **own)`. It never learns that it is stacked with the probes
-    of other layers: `loss` and `penalty` see one probe's tensors. Three optional methods, looked up by name
-    (`OPTIONAL_METHODS`), replace the defaults:
-
-    - `loss(logits, targets)`: a loss a row `(batch,)`, or its mean as a scalar, for logits `(batch, num_classes)`.
-      Targets are class indices `(batch,)` int64, 0/1 entries `(batch, labels)` float32, or standardised numbers
-      `(batch,)` float32. Class weights need a loss a row. Default: cross-entropy, or squared error for regression.
-    - `penalty()`: a scalar of the probe's parameters that is added to its loss beside `probe.penalties`. Default: 0.
-    - `configure_optimizer(params)`: the optimizer of the *stacked* parameters, each with the probes as its first axis.
-      It must act on every element alone (SGD, Adam and their kin), or probes would influence each other. Default:
-      AdamW.
+    Probes can be saved if the class can be imported by name and its arguments can be written as JSON.
     """
 
-    def __call__(self, x: Tensor, /) -> Tensor:
-        """Map activations `(batch, in_features)` to logits `(batch, num_classes)`."""
-        ...
+    def __call__(self, in_features: int, num_classes: int, /) -> nn.Module:
+        """Construct a probe.
 
+        Args:
+            in_features: Width of one layer's activations.
+            num_classes: Number of classes or labels, or 1 for regression: the width of the probe's logits.
 
-class OwnLoss(Protocol):
-    """A probe that brings its own loss."""
-
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each row `(batch,)`, or their mean."""
-        ...
-
-
-class OwnPenalty(Protocol):
-    """A probe that brings its own penalty term."""
-
-    def penalty(self) -> Tensor:
-        """Scalar added to the probe's mean loss."""
-        ...
-
-
-class OwnOptimizer(Protocol):
-    """A probe that brings its own optimizer."""
-
-    def configure_optimizer(self, params: Iterable[Parameter]) -> Optimizer:
-        """Optimizer of the stacked parameters."""
+        Returns:
+            A module that maps activations `(batch, in_features)` to logits `(batch, num_classes)`.
+        """
         ...

@@ -1,4 +1,9 @@
-"""A model in training, read as a frozen backbone for a moment."""
+"""The frozen backbone: a transformers model whose layers are read and whose weights are never trained.
+
+`FrozenBackbone` joins the other modules of the package: `loading` fetches the weights, `structure` finds the blocks and
+names the layers, `token_batches` turns texts into padded batches of token ids, `hooks` runs the model and pools its
+hidden states, and `verification` checks the hooks against the model before anything is read.
+"""
 
 from __future__ import annotations
 
@@ -17,69 +22,32 @@ from typing_extensions import override
 
 from probes.backbones.hooks import ForwardPass
 from probes.backbones.loading import Source, load_causal_lm, load_pretrained
-from probes.backbones.structure import LayerSpec, choose_stacks, combine_readings, find_stacks, resolve_layers
+from probes.backbones.structure import LayerSpec, Stack, choose_stacks, combine_readings, find_stacks, resolve_layers
 from probes.backbones.token_batches import TokenizedTexts, Tokenizer, longest_input
 from probes.backbones.verification import check_hooks, is_causal
 from probes.threads import map_on_cores
 from probes.values import Layer, Reading
 
-_NAMES_AND_PLACES = (
-    "_name_or_path",
-    "transformers_version",
-    "_commit_hash",
-    "quantization_config",
-    "dtype",
-)
-
-
-def fingerprint(model: PreTrainedModel) -> str:
-    """32 hexadecimal digits over every parameter and buffer (name, dtype, shape, bytes) and the configuration.
-
-    Equal weights from the Hub, a folder or a GGUF file give the same digits; another revision, adapter, dtype,
-    quantisation or attention kernel gives others.
-
-    Raises:
-        ValueError: Weights are offloaded and cannot be read.
-    """
-    config = {key: value for key, value in model.config.to_dict().items() if key not in _NAMES_AND_PLACES}
-    config["attention_kernel"] = model.config._attn_implementation
-    weights = dict(sorted((*model.named_parameters(), *model.named_buffers()), key=lambda item: item[0]))
-    for name, tensor in weights.items():
-        if tensor.is_meta:
-            raise ValueError(
-                f"Weight '{name}' is offloaded. Set `backbone.device_map` so that every weight has a device."
-            )
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    contents = map_on_cores(_content_digest, weights.values(), torch.device("cpu"))
-    for (name, tensor), content in zip(weights.items(), contents, strict=True):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {content}".encode())
-    return digest.hexdigest()[:32]
-
-
-def _content_digest(tensor: Tensor) -> str:
-    values = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(values.view(torch.uint8).numpy().data).hexdigest()
-
 
 class FrozenBackbone(nn.Module):
-    """Any transformers model, never trained: gradients off, eval mode kept.
+    """A transformers model with gradients off, always in eval mode, whose layers can be read.
 
-    Layer 0 is the input of the first block, layer k the output of block k on the residual stream, `"final"` what
-    follows the final norm (equal to layer L where a model has none).
+    Layer 0 is the input of the first block, layer k the output of block k on the residual stream, and `"final"` the
+    output of the final norm (equal to layer L where a model has none).
 
     Args:
         model: A transformers model, with or without a head; a head is not run.
-        tokenizer: Its tokenizer; a private copy is made.
-        name: What errors and results call it.
-        stack: `encoder`, `decoder` or both in a list; default the only one there is, `encoder` for T5 and BART.
-        layers: `all` (0…L), `final`, or a list of numbers and `final`.
+        tokenizer: The model's tokenizer; the backbone uses a private copy.
+        name: The name in errors and results; default the model's name or path.
+        stack: `encoder`, `decoder` or both in a list; default the only stack, and `encoder` for T5 and BART.
+        layers: The layers to read by default: `all` (0…L), `final`, or a list of numbers and `final`.
         decoder_input: What the decoder of an encoder–decoder model reads: its `start` token, or the `text`.
         chat_template: Render every text as the user's turn of a chat.
-        with_head: Loads the same weights anew with the language-model head, for `load_with_head`.
+        with_head: Loads a second copy of the weights with the language-model head, for `load_with_head`.
 
     Raises:
-        ValueError: A stack or layer does not exist; or the hooks do not see what the model itself calls its hidden
-            states (checked on three tokens).
+        ValueError: A stack or layer does not exist; or the hooks disagree with the model's own hidden states, which is
+            checked on three tokens.
     """
 
     def __init__(
@@ -95,35 +63,29 @@ class FrozenBackbone(nn.Module):
         with_head: Callable[[], PreTrainedModel] | None = None,
     ) -> None:
         super().__init__()
+        if decoder_input not in {"start", "text"}:
+            raise ValueError(f"Unknown decoder input {decoder_input!r}. Set `backbone.decoder_input` to start or text.")
         self.name = name or model.config.name_or_path or type(model).__name__
         self.model = cast(PreTrainedModel, model.base_model)
         self.model.requires_grad_(requires_grad=False)
         self.train(mode=False)
-        if decoder_input not in {"start", "text"}:
-            raise ValueError(f"Unknown decoder input {decoder_input!r}. Set `backbone.decoder_input` to start or text.")
         self.decoder_input = decoder_input
         self._with_head = with_head
+
         self._stacks = find_stacks(self.model)
         self.stacks = choose_stacks(self._stacks, stack, name=self.name)
-        self._pass = ForwardPass(self.model, self._stacks, decoder_input)
         self.layer_spec = layers
         for stack_name in self.stacks:
-            self.layers(stack_name)
-        longest = longest_input(tokenizer, self.model)
-        self.tokenizer = Tokenizer(
-            tokenizer,
-            max_length=longest - (self.model.config.is_encoder_decoder and decoder_input == "text"),
-            chat_template=chat_template,
-        )
+            self.layers(stack_name)  # refuses a layer that does not exist before anything is run
+
+        # A decoder that reads the text has its start token in front of it, which takes one position.
+        start_tokens = int(self.model.config.is_encoder_decoder and decoder_input == "text")
+        max_length = longest_input(tokenizer, self.model) - start_tokens
+        self.tokenizer = Tokenizer(tokenizer, max_length=max_length, chat_template=chat_template)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.model.config.pad_token_id
-        self.pad_id = 0 if pad is None else pad  # any id will do where there is none: the mask hides it
-        for stack_name in self.stacks:
-            run = partial(self._pass.run, [stack_name])
-            check_hooks(self._stacks[stack_name], run, pad_id=self.pad_id, name=self.name)
-        if self.stacks == ("decoder",) and not self.model.config.is_encoder_decoder:
-            run = partial(self._pass.run, self.stacks)
-            causal = is_causal(self._stacks["decoder"], run, pad_id=self.pad_id)
-            self._pass = replace(self._pass, causal=causal)
+        self.pad_id = 0 if pad is None else pad  # without a pad token any id serves, since the mask hides it
+
+        self._pass = self._verified_pass()
 
     @classmethod
     def load(
@@ -145,29 +107,29 @@ class FrozenBackbone(nn.Module):
         chat_template: bool = False,
         cache_dir: str | None = None,
     ) -> Self:
-        """Load weights and tokenizer and freeze them.
+        """Load weights and tokenizer, and freeze them.
 
         Args:
             name: Hub name, such as `gpt2`.
             path: Instead of `name`: a local folder, or a GGUF file.
-            package: Instead of both: an installed Python package that carries one model (GGUF, or a folder).
+            package: Instead of `name` or `path`: an installed Python package that contains one model.
             revision: Hub branch, tag or commit.
-            adapter: PEFT adapter, a folder or Hub name.
+            adapter: A PEFT adapter: a folder or a Hub name.
             stack: As in the constructor.
             layers: As in the constructor.
-            dtype: `auto` (bfloat16 where the device computes it natively, else float32) or a torch dtype's name.
+            dtype: `auto` (bfloat16 where the device computes it natively, else float32), or the name of a torch dtype.
             device: `auto` (a GPU if there is one), or a torch device.
-            device_map: Spread over devices, as in transformers; then `device` is not read.
-            quantization: `4bit` or `8bit` (bitsandbytes; wants a GPU).
+            device_map: Spread the model over devices, as in transformers; `device` is then ignored.
+            quantization: `4bit` or `8bit` (bitsandbytes; requires a CUDA GPU).
             trust_remote_code: Run code that comes with the weights.
             decoder_input: As in the constructor.
             chat_template: As in the constructor.
             cache_dir: Where converted GGUF files are kept; default `~/.cache/probes`.
 
         Raises:
-            ValueError: Not exactly one of `name`, `path`, `package`; an adapter that changes nothing; quantisation
-                without a GPU.
-            FileNotFoundError: The path or package has no model.
+            ValueError: Not exactly one of `name`, `path` and `package` is given; the adapter changes nothing;
+                quantization without a GPU.
+            FileNotFoundError: There is no model at the path or in the package.
         """
         source = Source(name=name, path=path, package=package, revision=revision, trust_remote_code=trust_remote_code)
         options: dict[str, Any] = {
@@ -190,11 +152,11 @@ class FrozenBackbone(nn.Module):
         )
 
     def load_with_head(self) -> PreTrainedModel:
-        """The same weights loaded anew with their language-model head: trainable, sharing no memory with this.
+        """Load a second, trainable copy of the weights with the language-model head; it shares no memory with this one.
 
         Raises:
-            ValueError: The model reads both ways (an encoder, an encoder–decoder), has an adapter, or was wrapped
-                without a source to load from.
+            ValueError: The model is an encoder or an encoder–decoder, has an adapter, or was wrapped without a source
+                to load from.
         """
         if set(self._stacks) != {"decoder"}:
             reason = f"has the stacks {list(self._stacks)}, and only a lone decoder predicts the next token"
@@ -210,7 +172,7 @@ class FrozenBackbone(nn.Module):
 
     @override
     def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode, whatever Lightning asks for."""
+        """Stay in eval mode, whatever `mode` a training loop asks for."""
         return super().train(False)
 
     @property
@@ -220,33 +182,40 @@ class FrozenBackbone(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What hidden states are computed in."""
+        """The dtype in which hidden states are computed."""
         return self.model.dtype
 
     @property
     def num_layers(self) -> int:
         """Number of blocks L of the (first) chosen stack."""
-        return len(self._stacks[self.stacks[0]].blocks)
+        return len(self._first_stack.blocks)
 
     @property
     def hidden_size(self) -> int:
-        """Features of one layer."""
-        return self._stacks[self.stacks[0]].config.hidden_size
+        """Number of features of a layer."""
+        return self._first_stack.config.hidden_size
 
     @property
     def has_final_norm(self) -> bool:
         """Whether layer `final` differs from layer L in the (first) chosen stack."""
-        return self._stacks[self.stacks[0]].final_norm is not None
+        return self._first_stack.final_norm is not None
 
     def fingerprint(self) -> str:
-        """Identity by content of weights and configuration; 32 hexadecimal digits, computed anew at each call."""
+        """A digest of weights and configuration, 32 hexadecimal digits, computed anew at each call."""
         return fingerprint(self.model)
 
     def layers(self, stack: str, *, site: str = "residual", spec: LayerSpec | None = None) -> tuple[Layer, ...]:
-        """Names of the layers that `spec` (default the backbone's own) means at a site of a stack."""
-        spec = self.layer_spec if spec is None else spec
-        num_layers = len(self._stacks[stack].blocks)
-        return resolve_layers(spec, num_layers=num_layers, site=site, name=self.name)
+        """Names of the layers that `spec`, by default the backbone's `layers`, selects at a site of a stack.
+
+        Raises:
+            ValueError: A layer does not exist at this site, or none is selected.
+        """
+        return resolve_layers(
+            self.layer_spec if spec is None else spec,
+            num_layers=len(self._stacks[stack].blocks),
+            site=site,
+            name=self.name,
+        )
 
     def readings(
         self, poolings: str | Sequence[str] | None = None, sites: str | Sequence[str] = "residual"
@@ -254,16 +223,17 @@ class FrozenBackbone(nn.Module):
         """Every combination of the chosen stacks with sites and poolings.
 
         Args:
-            poolings: Among `last`, `first`, `mean`, `max`; default `last` for a decoder, `mean` for an encoder.
-            sites: Among `residual`, `attention`, `mlp`.
+            poolings: Some of `last`, `first`, `mean`, `max`; default `last` for a decoder, `mean` for an encoder.
+            sites: Some of `residual`, `attention`, `mlp`.
 
         Raises:
-            ValueError: An unknown pooling or site, or a site no module of this family yields.
+            ValueError: A pooling or site is unknown, or the package does not know which module computes the site in
+                this family of models.
         """
         return combine_readings((self._stacks[name] for name in self.stacks), poolings, sites)
 
     def tokenize(self, texts: Sequence[str], *, max_length: int | None = None) -> TokenizedTexts:
-        """Token ids of texts, cut at their beginning to what the backbone, or `max_length`, allows."""
+        """Token ids of texts, truncated on the left to `max_length`, at most the longest input of the backbone."""
         return self.tokenizer(texts, max_length=max_length)
 
     @torch.no_grad()
@@ -275,35 +245,54 @@ class FrozenBackbone(nn.Module):
         readings: Sequence[Reading],
         layers: LayerSpec | None = None,
     ) -> dict[Reading, Tensor]:
-        """One pass over a right-padded batch, pooled inside the hooks; blocks past the deepest wanted are not run.
+        """Run one pass over a batch and pool inside the hooks; blocks past the deepest wanted layer are not run.
 
         Args:
-            input_ids: int64, shape `(batch, tokens)`.
+            input_ids: int64, shape `(batch, tokens)`, padded on the right.
             attention_mask: 1 where a token is attended, same shape.
             readings: What to read; see `readings()`.
-            layers: Which layers; default the backbone's own.
+            layers: Which layers; default the backbone's `layers`.
 
         Returns:
             For each reading a tensor of shape `(layers, batch, features)`: float32 for `mean`, else in the model's
-            dtype (a picked token is exact in it).
+            dtype, in which the value of one token or the maximum over tokens is exact.
         """
         input_ids, attention_mask = input_ids.to(self.device), attention_mask.to(self.device)
         wanted = {reading: self.layers(reading.stack, site=reading.site, spec=layers) for reading in readings}
         pooled = self._pass.read(input_ids, attention_mask, wanted)
         return {
-            reading: torch.stack([pooled[reading][layer].to(self.device) for layer in own])
-            for reading, own in wanted.items()
+            # With a device map the blocks, and so their hidden states, are on several devices.
+            reading: torch.stack([pooled[reading][layer].to(self.device) for layer in reading_layers])
+            for reading, reading_layers in wanted.items()
         }
+
+    @property
+    def _first_stack(self) -> Stack:
+        return self._stacks[self.stacks[0]]
+
+    def _verified_pass(self) -> ForwardPass:
+        """The forward pass, after its hooks were checked; a causal decoder is run without a mask."""
+        forward = ForwardPass(self.model, self._stacks, self.decoder_input)
+        for stack_name in self.stacks:
+            run = partial(forward.run, [stack_name])
+            check_hooks(self._stacks[stack_name], run, pad_id=self.pad_id, name=self.name)
+        if self.stacks != ("decoder",) or self.model.config.is_encoder_decoder:
+            return forward
+        run = partial(forward.run, self.stacks)
+        return replace(forward, causal=is_causal(self._stacks["decoder"], run, pad_id=self.pad_id))
 
 
 @contextmanager
 def frozen_view(model: PreTrainedModel, tokenizer: Any, **options: Any) -> Iterator[FrozenBackbone]:
-    """The live model as a frozen backbone inside the context; gradients and training mode come back behind it.
+    """Read a model in training: within the context it is a frozen backbone, without a copy of its weights.
+
+    On leaving the context, even by an error, every parameter requires gradients again if it did before, and every
+    module returns to its training mode.
 
     Args:
-        model: A transformers model, adapters and all, at any point of its training.
-        tokenizer: Its tokenizer.
-        **options: As for `FrozenBackbone`: name, stack, layers, …
+        model: A transformers model, with its adapters if it has any.
+        tokenizer: The model's tokenizer.
+        **options: Keyword arguments of `FrozenBackbone`, such as `stack` and `layers`.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = [module for module in model.modules() if module.training]
@@ -314,3 +303,37 @@ def frozen_view(model: PreTrainedModel, tokenizer: Any, **options: Any) -> Itera
             parameter.requires_grad_(True)
         for module in training:
             module.training = True
+
+
+_NOT_CONTENT = ("_name_or_path", "transformers_version", "_commit_hash", "quantization_config", "dtype")
+"""Keys of a configuration that say where weights come from, or what the digest of the tensors covers already."""
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """A digest, 32 hexadecimal digits, of every parameter and buffer (name, dtype, shape, bytes) and the configuration.
+
+    Equal weights have equal digests whether they come from the Hub, a folder or a GGUF file; another revision, adapter,
+    dtype, quantization or attention kernel changes the digest.
+
+    Raises:
+        ValueError: Weights are offloaded, so their bytes cannot be read.
+    """
+    config = {key: value for key, value in model.config.to_dict().items() if key not in _NOT_CONTENT}
+    config["attention_kernel"] = model.config._attn_implementation
+    weights = dict(sorted((*model.named_parameters(), *model.named_buffers()), key=lambda item: item[0]))
+    for name, tensor in weights.items():
+        if tensor.is_meta:
+            raise ValueError(
+                f"Weight '{name}' is offloaded, so its bytes cannot be read. Set `backbone.device_map` so that every "
+                "weight is on a device."
+            )
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    contents = map_on_cores(_tensor_digest, weights.values(), torch.device("cpu"))
+    for (name, tensor), content in zip(weights.items(), contents, strict=True):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {content}".encode())
+    return digest.hexdigest()[:32]
+
+
+def _tensor_digest(tensor: Tensor) -> str:
+    values = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(values.view(torch.uint8).numpy().data).hexdigest()  # NumPy has no bfloat16: hash bytes

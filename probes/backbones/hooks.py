@@ -1,4 +1,8 @@
-"""One forward pass over a batch: hooks hand over each wanted layer's hidden states, which are pooled at once."""
+"""One forward pass over a batch: hooks see the hidden states of each wanted layer and pool them at once.
+
+`ForwardPass` runs the model, `capture` places the hooks, and `TokenPooler` reduces tokens to one vector per text, so
+hidden states of shape `(batch, tokens, features)` are never kept.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,119 @@ from transformers import PreTrainedModel
 from probes.backbones.structure import Stack, sublayer
 from probes.values import Layer, Reading
 
+Pooled = dict[Reading, dict[Layer, Tensor]]
+"""For each reading and layer a tensor of shape `(batch, features)`."""
 
-class TokenPooler:
-    """Pools the hidden states of a batch, layer after layer; what the mask alone decides is computed once.
+Sink = Callable[[str, Layer, Tensor], None]
+"""Receives `(site, layer, hidden)` with hidden of shape `(batch, tokens, features)`; it must copy what it keeps."""
 
-    Each method named as a pooling takes hidden states of shape `(batch, tokens, features)` to one vector a row, shape
-    `(batch, features)`.
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """Runs the stacks of a model.
+
+    Attributes:
+        model: A model without a head.
+        stacks: Its stacks by name.
+        decoder_input: What the decoder of an encoder–decoder model reads: its `start` token, or the `text`.
+        causal: Whether no position attends to later ones. Then a right-padded batch is run without its mask: attended
+            positions have the same hidden states, and faster attention kernels are available.
+    """
+
+    model: PreTrainedModel
+    stacks: Mapping[str, Stack]
+    decoder_input: str
+    causal: bool = False
+
+    def read(self, input_ids: Tensor, attention_mask: Tensor, wanted: Mapping[Reading, Sequence[Layer]]) -> Pooled:
+        """Pool the wanted layers inside hooks; blocks past the deepest wanted layer are not run.
+
+        Args:
+            input_ids: int64, shape `(batch, tokens)`.
+            attention_mask: 1 where a token is attended, same shape.
+            wanted: The layers of each reading.
+        """
+        pooled: Pooled = {reading: {} for reading in wanted}
+        names = tuple(name for name in ("encoder", "decoder") if any(reading.stack == name for reading in wanted))
+        with ExitStack() as hooks, suppress(ForwardStopped):
+            for name in names:
+                places = {(r.site, layer) for r, layers in wanted.items() if r.stack == name for layer in layers}
+                sink = _pool_into(pooled, name, self._stack_mask(name, attention_mask))
+                # A decoder needs the whole encoder, so only the last stack is stopped early.
+                hooks.enter_context(capture(self.stacks[name], sorted(places, key=str), sink, stop=name == names[-1]))
+            self.run(names, input_ids, attention_mask, masked=not (self.causal and _right_padded(attention_mask)))
+        return pooled
+
+    def run(
+        self, stacks: Sequence[str], input_ids: Tensor, attention_mask: Tensor, *, masked: bool = True, **kwargs: Any
+    ) -> Any:
+        """Run the smallest module that computes these stacks, and return its output.
+
+        No position ids are passed: the model derives them as it does for any user.
+
+        Args:
+            stacks: Names of stacks, the encoder first.
+            input_ids: int64, shape `(batch, tokens)`.
+            attention_mask: 1 where a token is attended, same shape.
+            masked: Whether the model is given the mask.
+            **kwargs: Further arguments of the module, such as `output_hidden_states`.
+        """
+        module: nn.Module = self.stacks[stacks[-1]].module
+        inputs: dict[str, Any] = {"input_ids": input_ids}
+        if masked:
+            inputs["attention_mask"] = attention_mask
+        if self.model.config.is_encoder_decoder and "decoder" in stacks:
+            module = self.model
+            start = torch.full_like(input_ids[:, :1], self.model.config.decoder_start_token_id)
+            inputs["decoder_input_ids"] = (
+                start if self.decoder_input == "start" else torch.cat([start, input_ids], dim=1)
+            )
+            inputs["decoder_attention_mask"] = self._stack_mask("decoder", attention_mask)
+        if "use_cache" in inspect.signature(module.forward).parameters:
+            inputs["use_cache"] = False
+        return module(**inputs, **kwargs)
+
+    def _stack_mask(self, stack: str, attention_mask: Tensor) -> Tensor:
+        """The attention mask over a stack's positions: the text's, or in an encoder–decoder's decoder its input's."""
+        if stack == "encoder" or not self.model.config.is_encoder_decoder:
+            return attention_mask
+        start = attention_mask.new_ones(attention_mask.shape[0], 1)
+        return start if self.decoder_input == "start" else torch.cat([start, attention_mask], dim=1)
+
+
+class ForwardStopped(Exception):  # noqa: N818 - a signal, not an error
+    """The deepest wanted layer has been computed, so the blocks after it are skipped."""
+
+
+@contextmanager
+def capture(stack: Stack, wanted: Sequence[tuple[str, Layer]], sink: Sink, *, stop: bool = True) -> Iterator[None]:
+    """Within the context, forward passes of `stack` pass the hidden states of wanted layers to `sink`.
 
     Args:
-        mask: 1 where a token is attended, shape `(batch, tokens)`; at least one a row.
+        stack: The stack whose modules are hooked.
+        wanted: `(site, layer)` pairs.
+        sink: Called once for each pair and pass, in the order of computation.
+        stop: Raise `ForwardStopped` out of the forward pass once the deepest wanted block has run.
+    """
+    handles = [_hook(stack, site, layer, sink) for site, layer in wanted]
+    depth = max(_depth(stack, layer) for _, layer in wanted)
+    if stop and depth <= len(stack.blocks):
+        handles.append(_stop_after(stack, depth))  # hooks run in the order of registration: after the sink's
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class TokenPooler:
+    """Pools the hidden states of a batch, one layer after another; what depends only on the mask is computed once.
+
+    Each method that has the name of a pooling maps hidden states of shape `(batch, tokens, features)` to one vector per
+    row, shape `(batch, features)`.
+
+    Args:
+        mask: 1 where a token is attended, shape `(batch, tokens)`; at least one token in each row.
 
     >>> hidden = torch.arange(6.0).reshape(1, 3, 2)
     >>> pooler = TokenPooler(torch.tensor([[1, 1, 0]]))
@@ -36,28 +144,28 @@ class TokenPooler:
         self.mask = mask
 
     def pool(self, pooling: str, hidden: Tensor) -> Tensor:
-        """The method of that name."""
+        """Apply the method named `pooling`."""
         return getattr(self, pooling)(hidden)
 
     def last(self, hidden: Tensor) -> Tensor:
         """The last attended token of every row, in the dtype of `hidden`."""
-        return self._picked(hidden, self._last)
+        return self._select(hidden, self._last)
 
     def first(self, hidden: Tensor) -> Tensor:
         """The first attended token of every row, in the dtype of `hidden`."""
-        return self._picked(hidden, self._first)
+        return self._select(hidden, self._first)
 
     def mean(self, hidden: Tensor) -> Tensor:
-        """The float32 mean over attended tokens."""
+        """The mean over attended tokens, in float32."""
         weights, counts = (tensor.to(hidden.device) for tensor in self._weights_and_counts)
-        total = weights @ hidden.float()  # einsum would move the axes about: four times as slow
+        total = weights @ hidden.float()  # (batch, 1, features); einsum would permute axes and take four times as long
         return total[:, 0] / counts
 
     def max(self, hidden: Tensor) -> Tensor:
-        """The largest value of every feature over attended tokens, in the dtype of `hidden`."""
+        """The maximum of every feature over attended tokens, in the dtype of `hidden`."""
         return hidden.masked_fill(self._unattended.to(hidden.device), float("-inf")).amax(dim=1)
 
-    def _picked(self, hidden: Tensor, positions: Tensor) -> Tensor:
+    def _select(self, hidden: Tensor, positions: Tensor) -> Tensor:
         return hidden[self._rows.to(hidden.device), positions.to(hidden.device)]
 
     @cached_property
@@ -66,15 +174,17 @@ class TokenPooler:
 
     @cached_property
     def _last(self) -> Tensor:
+        """Positions, shape `(batch,)`: among attended positions the largest index."""
         return (torch.arange(self.mask.shape[1], device=self.mask.device) * self.mask).argmax(dim=1)
 
     @cached_property
     def _first(self) -> Tensor:
+        """Positions, shape `(batch,)`: `argmax` of a mask of zeros and ones is the first one."""
         return self.mask.argmax(dim=1)
 
     @cached_property
     def _weights_and_counts(self) -> tuple[Tensor, Tensor]:
-        """Shapes `(batch, 1, tokens)` and `(batch, 1)`."""
+        """The mask and the number of attended tokens, shapes `(batch, 1, tokens)` and `(batch, 1)`, float32."""
         weights = self.mask.to(torch.float32)
         return weights[:, None], weights.sum(dim=1, keepdim=True)
 
@@ -84,42 +194,32 @@ class TokenPooler:
         return ~self.mask.bool()[..., None]
 
 
-Sink = Callable[[str, Layer, Tensor], None]
-"""Receives `(site, layer, hidden)`, hidden of shape `(batch, tokens, features)`; what it keeps, it must copy."""
+def _pool_into(pooled: Pooled, stack: str, mask: Tensor) -> Sink:
+    """A sink that pools hidden states of a stack under every reading that is read at their site."""
+    pooler = TokenPooler(mask)
+
+    def sink(site: str, layer: Layer, hidden: Tensor) -> None:
+        hidden = hidden.reshape(*mask.shape, -1)  # OPT's MLP puts out (batch × tokens, features)
+        for reading, by_layer in pooled.items():
+            if (reading.stack, reading.site) == (stack, site):
+                by_layer[layer] = pooler.pool(reading.pooling, hidden)
+
+    return sink
 
 
-class ForwardStopped(Exception):  # noqa: N818 - a signal, not an error
-    """The deepest wanted layer was seen; the blocks behind it are not run."""
-
-
-@contextmanager
-def capture(stack: Stack, wanted: Sequence[tuple[str, Layer]], sink: Sink, *, stop: bool = True) -> Iterator[None]:
-    """Within the context, forward passes of `stack` hand wanted layers to `sink`.
-
-    Args:
-        stack: Whose blocks are hooked.
-        wanted: `(site, layer)` pairs.
-        sink: Called once a pair and pass, in the order of computation.
-        stop: Raise `ForwardStopped` out of the forward pass once the deepest wanted block was run.
-    """
-    handles = [_hook(stack, site, layer, sink) for site, layer in wanted]
-    depth = max(_depth(stack, layer) for _, layer in wanted)
-    if stop and depth <= len(stack.blocks):
-        handles.append(_stop_after(stack, depth))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _right_padded(attention_mask: Tensor) -> bool:
+    """Whether no attended token follows padding in any row."""
+    return bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
 
 
 def _depth(stack: Stack, layer: Layer) -> int:
+    """How many blocks must run for a layer; one more than there are for `"final"`."""
     return len(stack.blocks) + 1 if layer == "final" else int(layer)
 
 
 def _hook(stack: Stack, site: str, layer: Layer, sink: Sink) -> Any:
-    def take(_module: nn.Module, _args: Any, output: Any) -> None:
-        hidden = output if isinstance(output, Tensor) else output[0]
+    def take_output(_module: nn.Module, _args: Any, output: Any) -> None:
+        hidden = output if isinstance(output, Tensor) else output[0]  # some modules also put out attention weights
         sink(site, layer, hidden)
 
     def take_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -128,15 +228,12 @@ def _hook(stack: Stack, site: str, layer: Layer, sink: Sink) -> Any:
     if layer == 0:
         return stack.blocks[0].register_forward_pre_hook(take_input, with_kwargs=True)
     if layer == "final":
-        return (stack.final_norm or stack.blocks[-1]).register_forward_hook(take)
+        last = stack.blocks[-1] if stack.final_norm is None else stack.final_norm
+        return last.register_forward_hook(take_output)
     block = stack.blocks[int(layer) - 1]
     if site == "residual":
-        return block.register_forward_hook(take)
-    return sublayer(block, site=site, model_type=_model_type(stack)).register_forward_hook(take)
-
-
-def _model_type(stack: Stack) -> str:
-    return stack.module.config.model_type  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
+        return block.register_forward_hook(take_output)
+    return sublayer(block, site=site, model_type=stack.config.model_type).register_forward_hook(take_output)
 
 
 def _stop_after(stack: Stack, depth: int) -> Any:
@@ -146,87 +243,3 @@ def _stop_after(stack: Stack, depth: int) -> Any:
     if depth == 0:
         return stack.blocks[0].register_forward_pre_hook(halt)
     return stack.blocks[depth - 1].register_forward_hook(halt)
-
-
-Pooled = dict[Reading, dict[Layer, Tensor]]
-
-
-@dataclass(frozen=True)
-class ForwardPass:
-    """Runs a model's stacks.
-
-    Attributes:
-        model: A model without a head.
-        stacks: Its stacks by name.
-        decoder_input: What the decoder of an encoder–decoder model reads: its `start` token, or the `text`.
-        causal: No token sees those behind it, so that a right-padded batch is run without its mask: what is attended
-            comes out the same, and faster kernels serve.
-    """
-
-    model: PreTrainedModel
-    stacks: Mapping[str, Stack]
-    decoder_input: str
-    causal: bool = False
-
-    def read(self, input_ids: Tensor, attention_mask: Tensor, wanted: Mapping[Reading, Sequence[Layer]]) -> Pooled:
-        """Pool the wanted layers inside hooks; blocks past the deepest are not run.
-
-        Args:
-            input_ids: int64, shape `(batch, tokens)`.
-            attention_mask: 1 where a token is attended, same shape.
-            wanted: Reading → its layers.
-
-        Returns:
-            For each reading and layer a tensor of shape `(batch, features)`.
-        """
-        pooled: Pooled = {reading: {} for reading in wanted}
-        names = tuple(name for name in ("encoder", "decoder") if any(reading.stack == name for reading in wanted))
-        with ExitStack() as hooks, suppress(ForwardStopped):
-            for name in names:
-                places = {(own.site, layer) for own, layers in wanted.items() if own.stack == name for layer in layers}
-                sink = _pool_into(pooled, name, self._attended(name, attention_mask))
-                hooks.enter_context(capture(self.stacks[name], sorted(places, key=str), sink, stop=name == names[-1]))
-            self.run(names, input_ids, attention_mask, masked=not (self.causal and _right_padded(attention_mask)))
-        return pooled
-
-    def run(
-        self, stacks: Sequence[str], input_ids: Tensor, attention_mask: Tensor, *, masked: bool = True, **kwargs: Any
-    ) -> Any:
-        """Run the module that computes these stacks; positions are the model's own affair."""
-        module: nn.Module = self.stacks[stacks[-1]].module
-        inputs: dict[str, Any] = {"input_ids": input_ids}
-        if masked:
-            inputs["attention_mask"] = attention_mask
-        if self.model.config.is_encoder_decoder and "decoder" in stacks:
-            module = self.model
-            start = torch.full_like(input_ids[:, :1], self.model.config.decoder_start_token_id)
-            inputs["decoder_input_ids"] = (
-                start if self.decoder_input == "start" else torch.cat([start, input_ids], dim=1)
-            )
-            inputs["decoder_attention_mask"] = self._attended("decoder", attention_mask)
-        if "use_cache" in inspect.signature(module.forward).parameters:
-            inputs["use_cache"] = False
-        return module(**inputs, **kwargs)
-
-    def _attended(self, stack: str, attention_mask: Tensor) -> Tensor:
-        """Which positions of a stack are attended: the text's, or the decoder's own."""
-        if stack == "encoder" or not self.model.config.is_encoder_decoder:
-            return attention_mask
-        start = attention_mask.new_ones(attention_mask.shape[0], 1)
-        return start if self.decoder_input == "start" else torch.cat([start, attention_mask], dim=1)
-
-
-def _right_padded(attention_mask: Tensor) -> bool:
-    return bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all())
-
-
-def _pool_into(pooled: Pooled, stack: str, mask: Tensor) -> Sink:
-    pooler = TokenPooler(mask)
-
-    def sink(site: str, layer: Layer, hidden: Tensor) -> None:
-        hidden = hidden.reshape(*mask.shape, -1)  # OPT's MLP flattens rows and tokens
-        for reading, by_layer in pooled.items():
-            if (reading.stack, reading.site) == (stack, site):
-                by_layer[layer] = pooler.pool(reading.pooling, hidden)
-
-    return sink

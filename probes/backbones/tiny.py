@@ -1,4 +1,4 @@
-"""A tiny random Llama with a byte tokenizer: a backbone in milliseconds, for trying configs and for tests."""
+"""A tiny random Llama with a byte tokenizer: a backbone built in milliseconds, for trying configs and for tests."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def tiny_backbone(
     layers: LayerSpec = "all",
     dtype: str = "float32",
 ) -> FrozenBackbone:
-    """A Llama with random weights that knows no language; every value is decided by the arguments.
+    """A Llama with random weights; equal arguments give equal weights.
 
     Args:
-        hidden_size: Features of a layer, a multiple of 4.
+        hidden_size: Number of features of a layer, a multiple of 4.
         num_layers: Number of blocks.
-        seed: Decides the weights.
+        seed: Seed of the weights.
         stack: As in `FrozenBackbone`.
         layers: As in `FrozenBackbone`.
-        dtype: A torch dtype's name.
+        dtype: Name of a torch dtype.
     """
     config = LlamaConfig(
         vocab_size=257,
@@ -43,15 +43,25 @@ def tiny_backbone(
         max_position_embeddings=2048,
         pad_token_id=256,
     )
-    weights_dtype = getattr(torch, dtype)
+    weight_dtype = getattr(torch, dtype)
     return FrozenBackbone(
-        _random_llama(config, seed).to(weights_dtype),
+        _random_llama(config, seed).to(weight_dtype),
         byte_tokenizer(),
         name=f"tiny-{seed}",
         stack=stack,
         layers=layers,
-        with_head=lambda: _random_llama_with_head(config, seed).to(weights_dtype),
+        with_head=lambda: _random_llama_with_head(config, seed).to(weight_dtype),
     )
+
+
+def byte_tokenizer() -> Any:
+    """A transformers tokenizer with one token for each byte, ids 0–255, and a pad token, id 256."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.add_special_tokens(["<pad>"])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", model_max_length=2048)
 
 
 def _random_llama(config: LlamaConfig, seed: int) -> LlamaModel:
@@ -63,16 +73,7 @@ def _random_llama(config: LlamaConfig, seed: int) -> LlamaModel:
 def _random_llama_with_head(config: LlamaConfig, seed: int) -> LlamaForCausalLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(copy.deepcopy(config))  # saving a model writes into its configuration
+        model = LlamaForCausalLM(copy.deepcopy(config))  # saving a model changes its configuration in place
+    # The head is drawn above; the other weights are those of the frozen backbone.
     model.model.load_state_dict(_random_llama(config, seed).state_dict())
     return model.eval()
-
-
-def byte_tokenizer() -> Any:
-    """One token a byte, ids 0–255, and a pad token, id 256."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.add_special_tokens(["<pad>"])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", model_max_length=2048)

@@ -1,4 +1,4 @@
-"""Asked of every backbone before it is used: do the hooks see its hidden states, and can it do without a mask?"""
+"""Checks of a backbone before it is used: the hooks see its hidden states, and whether its attention is causal."""
 
 from __future__ import annotations
 
@@ -15,57 +15,58 @@ from probes.values import Layer
 
 @torch.no_grad()
 def check_hooks(stack: Stack, run: Callable[..., Any], *, pad_id: int, name: str) -> None:
-    """Hold the hooks against the model's own `hidden_states` on three tokens, both from one pass.
+    """Compare what the hooks see with the model's `hidden_states`, on three tokens and in one pass.
 
     Args:
-        stack: Whose blocks and final norm were found by their names.
+        stack: The stack whose blocks and final norm were found by their names.
         run: Runs the model on `(input_ids, attention_mask, **kwargs)`.
-        pad_id: A token id to leave out.
+        pad_id: A token id that the check avoids.
         name: The backbone's name, for the error.
 
     Raises:
-        ValueError: They differ: the blocks or the final norm stand in an unknown place.
+        ValueError: They differ, so the blocks or the final norm were not found where this family has them.
     """
-    ids = _token_ids(stack, pad_id)[:, :3]
-    seen: dict[Layer, Tensor] = {}
+    ids = _four_tokens(stack, pad_id)[:, :3]
+    hooked: dict[Layer, Tensor] = {}
     layers: tuple[Layer, ...] = (*range(len(stack.blocks) + 1), "final")
     wanted = [("residual", layer) for layer in layers]
-    with capture(stack, wanted, lambda _, layer, hidden: seen.update({layer: hidden}), stop=False):
+    with capture(stack, wanted, lambda _, layer, hidden: hooked.update({layer: hidden}), stop=False):
         output = run(ids, torch.ones_like(ids), output_hidden_states=True)
-    own = getattr(output, f"{stack.name}_hidden_states", None) or output.hidden_states
-    by_layer = dict(zip((*layers[: len(own) - 1], "final"), own, strict=True))  # the last is after the final norm
-    wrong = [layer for layer, hidden in by_layer.items() if layer not in seen or not torch.equal(hidden, seen[layer])]
+    reported = getattr(output, f"{stack.name}_hidden_states", None) or output.hidden_states
+    # transformers reports layers 0…L−1 and then, in place of layer L, the output of the final norm.
+    by_layer = dict(zip((*layers[: len(reported) - 1], "final"), reported, strict=True))
+    wrong = [k for k, hidden in by_layer.items() if k not in hooked or not torch.equal(hidden, hooked[k])]
     if wrong:
         raise ValueError(
-            f"The hooks on the {stack.name} of '{name}' ({type(stack.module).__name__}) disagree with its own hidden "
-            f"states at layers {wrong}; its blocks or its final norm stand in an unknown place."
+            f"The hooks on the {stack.name} of '{name}' ({type(stack.module).__name__}) disagree with the model's own "
+            f"hidden states at layers {wrong}: its blocks or its final norm are not where the package looks for them."
         )
 
 
 @torch.no_grad()
 def is_causal(stack: Stack, run: Callable[..., Any], *, pad_id: int) -> bool:
-    """Whether no token sees those behind it, so that pads on the right need no mask.
+    """Whether no position attends to later ones, so that padding on the right needs no attention mask.
 
-    Four tokens are read without a mask, with a mask of ones, and with another one at the end. The first three must come
-    out of every layer the same bit for bit; a stack of which that cannot be said is not called causal.
+    Four tokens are run without a mask, with a mask of ones, and without a mask but with another last token. The stack
+    counts as causal only if the hidden states of the first three positions are equal to the bit at every layer.
 
     Args:
-        stack: What is asked.
+        stack: The stack to check.
         run: Runs the model on `(input_ids, attention_mask, *, masked, **kwargs)`.
-        pad_id: A token id to leave out.
+        pad_id: A token id that the check avoids.
     """
-    ids = _token_ids(stack, pad_id)
-    other, ones = torch.cat([ids[:, :3], ids[:, :1]], dim=1), torch.ones_like(ids)
-    asked = ((ids, False), (ids, True), (other, False))
-    reads = [run(own, ones, masked=masked, output_hidden_states=True).hidden_states for own, masked in asked]
+    ids = _four_tokens(stack, pad_id)
+    other_last, ones = torch.cat([ids[:, :3], ids[:, :1]], dim=1), torch.ones_like(ids)
+    inputs = ((ids, False), (ids, True), (other_last, False))
+    first, *others = [run(i, ones, masked=masked, output_hidden_states=True).hidden_states for i, masked in inputs]
     return all(
-        torch.equal(hidden[:, :3], same[:, :3])
-        for read in reads[1:]
-        for hidden, same in zip(reads[0], read, strict=True)
+        torch.equal(hidden[:, :3], reference[:, :3])
+        for hidden_states in others
+        for reference, hidden in zip(first, hidden_states, strict=True)
     )
 
 
-def _token_ids(stack: Stack, pad_id: int) -> Tensor:
-    """Four different tokens, none of them a pad, shape `(1, 4)`."""
+def _four_tokens(stack: Stack, pad_id: int) -> Tensor:
+    """Four different token ids, none of them padding, shape `(1, 4)`."""
     device = next(stack.module.parameters()).device
     return torch.tensor([[i for i in range(5) if i != pad_id][:4]], device=device)

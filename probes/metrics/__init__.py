@@ -1,18 +1,20 @@
-"""Scores of every layer's probe at once, with bootstrap intervals: what torchmetrics lacks.
+"""Scores of all layers' probes at once, with bootstrap intervals, which torchmetrics does not offer.
 
-Each scorer takes all layers' logits and a matrix of row counts, so the point value (counts of one) and a thousand
-resamples are the same few matrix products. With counts of one the values equal torchmetrics'.
+Every metric takes all layers' logits and a matrix of row counts, so that the point value (all counts one) and a
+thousand bootstrap resamples are the same few matrix products. With counts of one the values equal torchmetrics'.
 """
 
 from probes.metrics.classification import auroc as auroc
-from probes.metrics.classification import classification_scores as classification_scores
-from probes.metrics.classification import multilabel_scores as multilabel_scores
-from probes.metrics.regression import regression_scores as regression_scores
 from probes.metrics.scores import MAIN_METRIC as MAIN_METRIC
+from probes.metrics.scores import METRICS as METRICS
 from probes.metrics.scores import UNITS as UNITS
-from probes.metrics.scores import Kind as Kind
+from probes.metrics.scores import ProbeMetric as ProbeMetric
 from probes.metrics.scores import Scores as Scores
+from probes.metrics.scores import TargetKind as TargetKind
 from probes.metrics.scores import bootstrap_counts as bootstrap_counts
+from probes.metrics.scores import classification_scores as classification_scores
 from probes.metrics.scores import majority_logits as majority_logits
+from probes.metrics.scores import multilabel_scores as multilabel_scores
 from probes.metrics.scores import percentile_interval as percentile_interval
+from probes.metrics.scores import regression_scores as regression_scores
 from probes.metrics.scores import score_rows as score_rows

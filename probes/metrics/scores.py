@@ -1,8 +1,13 @@
-"""The prediction that has seen no activations."""
+"""The table of metrics, and scoring with it: point values, bootstrap draws and their intervals.
+
+`METRICS` is the only place where a metric is declared. To add one, write a function with the signature of
+`ProbeMetric.function` in `classification.py` or `regression.py` and add one `ProbeMetric` to the table; its scores, its
+unit and its rows of `results.csv` follow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -10,81 +15,58 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from probes.metrics.classification import classification_scores, multilabel_scores
-from probes.metrics.regression import regression_scores
+from probes.metrics import classification, regression
+
+TargetKind = Literal["classification", "multilabel", "regression"]
+"""`classification`: one of several classes; `multilabel`: 0 or 1 for each label; `regression`: a real number."""
 
 
-def bootstrap_counts(rows: int, samples: int, *, seed: int) -> Tensor:
-    """How often each row is drawn in each resample of `rows` rows with replacement.
+@dataclass(frozen=True)
+class ProbeMetric:
+    """One metric of one kind of task.
 
-    One matrix serves every layer and control, so their differences are paired.
-
-    Args:
-        rows: Rows to draw from, and to draw.
-        samples: Resamples.
-        seed: Decides the draws, on any machine the same; 0 is a seed like any other.
-
-    Returns:
-        float32 counts, shape `(samples, rows)`; each row sums to `rows`.
-
-    Example:
-        >>> bootstrap_counts(10, 3, seed=0).sum(1).tolist()
-        [10.0, 10.0, 10.0]
+    Attributes:
+        name: Its name in `Scores` and in `results.csv`. Metrics of several kinds of task may share a name if they share
+            the unit.
+        unit: Its unit, for axes and tables.
+        kind: Kind of task.
+        function: Maps logits `(layers, rows, classes)`, targets `(rows,)` or `(rows, labels)` and counts of each row in
+            each resample, float64 `(samples, rows)`, to float64 `(samples, layers)`.
+        is_main: Whether penalties are chosen by this metric and selectivity is measured in it; true for one metric of
+            each kind, whose larger values must be better.
+        classes: The number of classes for which it is defined; `None` for any.
     """
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(rows, (samples, rows), generator=generator)
-    return torch.zeros(samples, rows).scatter_add_(1, drawn, torch.ones(samples, rows))
+
+    name: str
+    unit: str
+    kind: TargetKind
+    function: Callable[[Tensor, Tensor, Tensor], Tensor]
+    is_main: bool = False
+    classes: int | None = None
 
 
-def percentile_interval(draws: Tensor, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
-    """Percentile bootstrap interval of each column.
-
-    Args:
-        draws: One value a resample, shape `(samples, ...)`; NaN draws (a metric undefined on that resample) are
-            left out.
-        level: Share of the draws inside.
-
-    Returns:
-        Lower and upper ends, float64, shape `(...)`; NaN where every draw is NaN.
-
-    Source:
-        Efron and Tibshirani 1993, chapter 13.
-    """
-    tail = (1 - level) / 2
-    ends = torch.tensor([tail, 1 - tail], dtype=torch.float64, device=draws.device)
-    low, high = torch.nanquantile(draws.double(), ends, dim=0)
-    return low, high
-
-
-Kind = Literal["classification", "multilabel", "regression"]
-"""`classification`: one of several classes; `multilabel`: 0/1 for each label; `regression`: a real number."""
-
-MAIN_METRIC: Mapping[str, str] = MappingProxyType(
-    {"classification": "macro_f1", "multilabel": "macro_f1", "regression": "r2"}
+METRICS = (
+    ProbeMetric("accuracy", "share of rows", "classification", classification.accuracy),
+    ProbeMetric("macro_f1", "mean F1 over classes", "classification", classification.macro_f1, is_main=True),
+    ProbeMetric("cross_entropy_bits", "bits", "classification", classification.cross_entropy_bits),
+    ProbeMetric("auroc", "share of pairs", "classification", classification.binary_auroc, classes=2),
+    ProbeMetric("subset_accuracy", "share of rows", "multilabel", classification.subset_accuracy),
+    ProbeMetric("label_accuracy", "share of labels", "multilabel", classification.label_accuracy),
+    ProbeMetric("macro_f1", "mean F1 over classes", "multilabel", classification.multilabel_macro_f1, is_main=True),
+    ProbeMetric("cross_entropy_bits", "bits", "multilabel", classification.multilabel_cross_entropy_bits),
+    ProbeMetric("mse", "squared target unit", "regression", regression.mse),
+    ProbeMetric("r2", "share of variance", "regression", regression.r2, is_main=True),
+    ProbeMetric("spearman", "rank correlation", "regression", regression.spearman),
 )
-"""The metric that selectivity is measured in, by kind of task."""
+"""All metrics, in the order in which they are reported."""
+
+MAIN_METRIC: Mapping[str, str] = MappingProxyType({metric.kind: metric.name for metric in METRICS if metric.is_main})
+"""Kind of task → name of the metric by which penalties are chosen and in which selectivity is measured."""
 
 UNITS: Mapping[str, str] = MappingProxyType(
-    {
-        "accuracy": "share of rows",
-        "macro_f1": "mean F1 over classes",
-        "auroc": "share of pairs",
-        "cross_entropy_bits": "bits",
-        "subset_accuracy": "share of rows",
-        "label_accuracy": "share of labels",
-        "mse": "squared target unit",
-        "r2": "share of variance",
-        "spearman": "rank correlation",
-        "selectivity": "difference of the main metric",
-    }
+    {metric.name: metric.unit for metric in METRICS} | {"selectivity": "difference of the main metric"}
 )
-"""Unit of each metric."""
-
-_SCORERS = {
-    "classification": classification_scores,
-    "multilabel": multilabel_scores,
-    "regression": regression_scores,
-}
+"""Name of a metric → unit; also of selectivity, the main metric minus that of the same probe on shuffled labels."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +75,7 @@ class Scores:
 
     Attributes:
         values: Metric → float64 `(layers,)`.
-        draws: Metric → float64 `(samples, layers)`; empty if no resamples were asked for.
+        draws: Metric → float64 `(samples, layers)`, one value per bootstrap resample; empty without resamples.
     """
 
     values: Mapping[str, Tensor]
@@ -104,8 +86,8 @@ class Scores:
         return percentile_interval(self.draws[metric]) if metric in self.draws else None
 
 
-def score_rows(kind: Kind, logits: Tensor, targets: Tensor, counts: Tensor | None = None) -> Scores:
-    """Score every layer's logits against the targets.
+def score_rows(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor | None = None) -> Scores:
+    """Score every layer's logits against the targets with all metrics of a kind of task.
 
     Args:
         kind: Kind of task.
@@ -114,32 +96,126 @@ def score_rows(kind: Kind, logits: Tensor, targets: Tensor, counts: Tensor | Non
         counts: Resamples as from `bootstrap_counts`, shape `(samples, rows)`; `None` for point values only.
 
     Raises:
-        ValueError: There are no rows, or their number differs.
+        ValueError: There are no rows, or logits and targets have different numbers of them.
     """
     if len(targets) == 0 or logits.shape[1] != len(targets):
         raise ValueError(
-            f"Scoring wants as many targets as rows, and at least one; got {len(targets)} and {logits.shape[1]}."
+            "Scoring expects at least one row, and as many targets as rows of logits; got "
+            f"{len(targets)} targets and {logits.shape[1]} rows."
         )
-    scorer = _SCORERS[kind]
-    values = scorer(logits, targets, torch.ones(1, len(targets), device=logits.device))
-    draws = {} if counts is None else scorer(logits, targets, counts.to(logits.device))
-    return Scores({metric: value[0] for metric, value in values.items()}, draws)
+    once = torch.ones(1, len(targets), device=logits.device)
+    values = _scores_of_kind(kind, logits, targets, once)
+    draws = {} if counts is None else _scores_of_kind(kind, logits, targets, counts.to(logits.device))
+    return Scores({name: value[0] for name, value in values.items()}, draws)
 
 
-def majority_logits(kind: Kind, train_targets: Tensor, rows: int, *, classes: int) -> Tensor:
-    """Logits of the best constant prediction, from the training labels alone.
+def classification_scores(logits: Tensor, targets: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    """All metrics of single-label predictions.
 
-    For classes, the logarithm of their training frequencies: its prediction is the most frequent class, its
-    cross-entropy that of the class frequencies. For labels likewise one by one. For regression, the training mean.
+    Args:
+        logits: Before any softmax, shape `(layers, rows, classes)`.
+        targets: Class indices, int64, shape `(rows,)`.
+        counts: How often each row occurs in each resample, shape `(samples, rows)`; ones give the plain score.
+
+    Returns:
+        Metric → float64 `(samples, layers)`. AUROC is present for two classes only, and NaN in a resample that holds
+        one class only.
+    """
+    return _scores_of_kind("classification", logits, targets, counts)
+
+
+def multilabel_scores(logits: Tensor, targets: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    """All metrics of multi-label predictions; a label is predicted where its logit exceeds 0.
+
+    Args:
+        logits: Before any sigmoid, shape `(layers, rows, labels)`.
+        targets: 0 or 1, shape `(rows, labels)`.
+        counts: How often each row occurs in each resample, shape `(samples, rows)`; ones give the plain score.
+
+    Returns:
+        Metric → float64 `(samples, layers)`.
+    """
+    return _scores_of_kind("multilabel", logits, targets, counts)
+
+
+def regression_scores(predictions: Tensor, targets: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    """All metrics of predicted numbers.
+
+    Args:
+        predictions: Shape `(layers, rows)` or `(layers, rows, 1)`, in the unit of the targets.
+        targets: Shape `(rows,)`.
+        counts: How often each row occurs in each resample, shape `(samples, rows)`; ones give the plain score.
+
+    Returns:
+        Metric → float64 `(samples, layers)`. R² and Spearman's correlation are NaN in a resample of equal targets, and
+        Spearman's also where all predictions are equal.
+    """
+    return _scores_of_kind("regression", predictions, targets, counts)
+
+
+def _scores_of_kind(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    counts = counts.to(torch.float64)
+    defined = [metric for metric in METRICS if metric.kind == kind and metric.classes in (None, logits.shape[-1])]
+    return {metric.name: metric.function(logits, targets, counts) for metric in defined}
+
+
+def bootstrap_counts(rows: int, samples: int, *, seed: int) -> Tensor:
+    """How often each row is drawn in each resample of `rows` rows with replacement.
+
+    One matrix serves every layer and every control, so that their differences are paired.
+
+    Args:
+        rows: Rows to draw from, and rows in each resample.
+        samples: Number of resamples.
+        seed: Determines the draws, identically on every machine; 0 is a seed like any other.
+
+    Returns:
+        float32 counts, shape `(samples, rows)`; each resample sums to `rows`.
+
+    >>> bootstrap_counts(10, 3, seed=0).sum(1).tolist()
+    [10.0, 10.0, 10.0]
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(rows, (samples, rows), generator=generator)
+    return torch.zeros(samples, rows).scatter_add_(1, drawn, torch.ones(samples, rows))
+
+
+def percentile_interval(draws: Tensor, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
+    """Percentile bootstrap interval of each column.
+
+    Args:
+        draws: One value per resample, shape `(samples, ...)`. NaN draws, from resamples on which the metric is
+            undefined, are left out.
+        level: Share of the draws inside the interval.
+
+    Returns:
+        Lower and upper ends, float64, shape `(...)`; NaN where every draw is NaN.
+
+    Source:
+        Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
+    """
+    tail = (1 - level) / 2
+    ends = torch.tensor([tail, 1 - tail], dtype=torch.float64, device=draws.device)
+    low, high = torch.nanquantile(draws.double(), ends, dim=0)
+    return low, high
+
+
+def majority_logits(kind: TargetKind, train_targets: Tensor, rows: int, *, classes: int) -> Tensor:
+    """Logits of the best constant prediction, from the training labels alone: a baseline without activations.
+
+    For classes, the log of their training frequencies: the prediction is the most frequent class, and the cross-entropy
+    on the training rows is the entropy of the class frequencies. For multi-label tasks the same for each label. For
+    regression, the mean of the training targets.
 
     Args:
         kind: Kind of task.
-        train_targets: Shape `(train_rows,)`, or `(train_rows, labels)`.
-        rows: Rows to predict.
-        classes: Classes or labels; 1 for regression.
+        train_targets: Shape `(train_rows,)`, or `(train_rows, labels)` for multi-label tasks.
+        rows: Number of rows to predict.
+        classes: Number of classes or labels; 1 for regression.
 
     Returns:
-        Shape `(1, rows, classes)`, the same for every row.
+        float32, shape `(1, rows, classes)`, the same in every row; minus infinity for a class without training rows,
+        and plus or minus infinity for a label that all or no training rows have.
     """
     if kind == "classification":
         frequencies = torch.bincount(train_targets, minlength=classes).double() / len(train_targets)

@@ -1,7 +1,7 @@
-"""Files, figures, tables and W&B: the only room that draws or logs. It arranges numbers; others compute them.
+"""Files, figures, tables and W&B: the only package that draws or logs. Other packages compute the numbers.
 
-Names are loaded when first asked for, so that a run without W&B never imports it,
-and naming a tracker does not import matplotlib.
+Names are loaded when they are first used, so that a run without W&B does not import it, and naming a logger does not
+import matplotlib.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ if TYPE_CHECKING:
     from probes.report.figures.heatmap import heatmap
     from probes.report.figures.profiles import profiles
     from probes.report.figures.task_maps import TaskMap, task_maps
-    from probes.report.run_logger import FilesOnly, Tracker
-    from probes.report.run_report import BandedProfiles, report_bands, report_layer_by_layer, report_run
+    from probes.report.run_logger import FilesOnly, RunLogger
+    from probes.report.run_report import RunReport, curve_of, report_findings, report_layer_by_layer, report_run
     from probes.report.tables import best_layer_table, layer_table, learning_table, print_best_layers, print_screen
-    from probes.report.wandb_logger import WandbTracker
+    from probes.report.wandb_logger import WandbRunLogger
 
 __all__ = [
-    "BandedProfiles",
     "Curve",
     "FilesOnly",
+    "RunLogger",
+    "RunReport",
     "TaskMap",
-    "Tracker",
-    "WandbTracker",
+    "WandbRunLogger",
     "band_profiles",
     "best_layer_table",
+    "curve_of",
     "file_stem",
     "heatmap",
     "layer_table",
@@ -39,7 +40,7 @@ __all__ = [
     "print_screen",
     "profiles",
     "read_results",
-    "report_bands",
+    "report_findings",
     "report_layer_by_layer",
     "report_run",
     "save_png",
@@ -57,9 +58,9 @@ __getattr__ = lazy_names(
         "figures.profiles": ("profiles",),
         "figures.task_maps": ("TaskMap", "task_maps"),
         "figures.axes": ("save_png",),
-        "run_report": ("BandedProfiles", "report_bands", "report_layer_by_layer", "report_run"),
+        "run_report": ("RunReport", "curve_of", "report_findings", "report_layer_by_layer", "report_run"),
         "tables": ("best_layer_table", "layer_table", "learning_table", "print_best_layers", "print_screen"),
-        "run_logger": ("FilesOnly", "Tracker"),
-        "wandb_logger": ("WandbTracker",),
+        "run_logger": ("FilesOnly", "RunLogger"),
+        "wandb_logger": ("WandbRunLogger",),
     },
 )

@@ -7,66 +7,77 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from probes.files import whole_file
+from probes.files import replaced_file
 from probes.values import RESULT_COLUMNS, Layer, LayerByLayer, LayerByTask, Result
 
 
 def write_results(results: Iterable[Result], path: Path) -> Path:
-    """Write `results.csv`, one row a result, columns `RESULT_COLUMNS`.
+    """Write `results.csv` with one row per result and the columns `RESULT_COLUMNS`.
 
-    Floats carry all their digits (`repr`), NaN is `nan`, `None` an empty field. The file appears whole or not at all.
+    Floats keep all their digits (`repr`), NaN is `nan`, `None` an empty field. The file appears as a whole or not at
+    all.
 
     Args:
         results: The rows.
-        path: The file to write; one that is there is replaced.
+        path: The file to write; an existing file is replaced.
 
     Returns:
         `path`.
     """
     rows = ([_field(getattr(result, column)) for column in RESULT_COLUMNS] for result in results)
-    return _write(path, RESULT_COLUMNS, rows)
+    return _write_csv(path, RESULT_COLUMNS, rows)
 
 
 def read_results(path: Path) -> list[Result]:
-    """Read what `write_results` wrote; every number comes back bit by bit, every `None` as `None`.
+    """Read what `write_results` wrote; every number is the same to the bit, every `None` is `None`.
 
     Raises:
-        ValueError: The columns are not `RESULT_COLUMNS`, or a field is no number where one is wanted (the line is
-            named).
+        ValueError: The columns are not `RESULT_COLUMNS`, or a field that must be a number is not one; the message
+            names the line.
     """
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         header = tuple(next(reader, ()))
         if header != RESULT_COLUMNS:
             raise ValueError(
-                f"{path} wants the columns {', '.join(RESULT_COLUMNS)}; got {', '.join(header) or 'none'}."
+                f"{path} must have the columns {', '.join(RESULT_COLUMNS)}; got {', '.join(header) or 'none'}."
             )
         return [_result(row, f"{path}, line {reader.line_num}") for row in reader]
 
 
 def write_layer_by_task(matrix: LayerByTask, folder: Path, *, primary: bool = True) -> Path:
-    """Write a matrix as `<folder>/<file_stem>.csv`: a row a layer, a column a task, the first column names the layer.
+    """Write a matrix as `<folder>/<file_stem>.csv`: one row per layer, whose name comes first, one column per task.
 
     Args:
-        matrix: Its values are written with all their digits; cells without a value as `nan`.
+        matrix: Its values are written with all their digits, cells without a value as `nan`.
         folder: Usually `<output folder>/layer_by_task`.
-        primary: Whether the reading is the run's first; others carry theirs in the file's name.
+        primary: Whether the matrix has the run's first reading; other readings are part of the file's name.
 
     Returns:
         The file written.
     """
     rows = ([str(layer), *map(_field, values)] for layer, values in zip(matrix.layers, matrix.values, strict=True))
-    return _write(folder / f"{file_stem(matrix, primary=primary)}.csv", ("layer", *matrix.tasks), rows)
+    return _write_csv(folder / f"{file_stem(matrix, primary=primary)}.csv", ("layer", *matrix.tasks), rows)
 
 
 def write_layer_by_layer(matrix: LayerByLayer, folder: Path) -> Path:
-    """Write a matrix as `<folder>/<task>.csv`: a row a layer of x, whose name comes first, a column a layer of y."""
+    """Write a matrix as `<folder>/<task>.csv`: one row per x layer, whose name comes first, one column per y layer.
+
+    Args:
+        matrix: Its values are written with all their digits, cells without a value as `nan`.
+        folder: Usually `<output folder>/layer_by_layer/<quantity>`.
+
+    Returns:
+        The file written.
+    """
     rows = ([str(layer), *map(_field, values)] for layer, values in zip(matrix.x_layers, matrix.values, strict=True))
-    return _write(folder / f"{matrix.task}.csv", ("layer", *map(str, matrix.y_layers)), rows)
+    return _write_csv(folder / f"{matrix.task}.csv", ("layer", *map(str, matrix.y_layers)), rows)
 
 
 def file_stem(matrix: LayerByTask, *, primary: bool = True) -> str:
-    """Name of a matrix as a file: its quantity without `probe/`, `/` as `_`, and its reading unless that is primary.
+    """File name of a matrix without suffix: its quantity without `probe/`, and its reading unless that is primary.
+
+    A `/` in a quantity becomes `_`.
 
     Example:
         >>> import numpy as np
@@ -80,8 +91,8 @@ def file_stem(matrix: LayerByTask, *, primary: bool = True) -> str:
     return stem if primary else f"{stem}@{matrix.reading}"
 
 
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:
+    with replaced_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
@@ -91,32 +102,32 @@ def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 def _field(value: object) -> str:
     if value is None:
         return ""
-    if isinstance(value, float):  # NumPy's float64 is one, but its own repr is "np.float64(…)"
+    if isinstance(value, float):  # np.float64 is a float too, but its repr is "np.float64(…)"
         return repr(float(value))
     return str(value)
 
 
-def _layer(text: str) -> Layer:
+def _read_layer(text: str) -> Layer:
     return "final" if text == "final" else int(text)
 
 
-def _or_none(read: Callable[[str], object]) -> Callable[[str], object]:
+def _optional(read: Callable[[str], object]) -> Callable[[str], object]:
     return lambda text: None if text == "" else read(text)
 
 
-_READERS: dict[str, Callable[[str], object]] = {  # by the annotation in `Result`; a new one fails here, at import
+_READERS: dict[str, Callable[[str], object]] = {  # by annotation in `Result`; one without a reader fails at import
     "str": str,
     "float": float,
-    "float | None": _or_none(float),
-    "int | None": _or_none(int),
-    "Layer | None": _or_none(_layer),
+    "float | None": _optional(float),
+    "int | None": _optional(int),
+    "Layer | None": _optional(_read_layer),
 }
 _COLUMN_READERS = {f.name: _READERS[str(f.type)] for f in fields(Result)}
 
 
 def _result(row: Sequence[str], where: str) -> Result:
     if len(row) != len(RESULT_COLUMNS):
-        raise ValueError(f"{where}: wants {len(RESULT_COLUMNS)} fields; got {len(row)}.")
+        raise ValueError(f"{where} must have {len(RESULT_COLUMNS)} fields; got {len(row)}.")
     try:
         values = {column: _COLUMN_READERS[column](text) for column, text in zip(RESULT_COLUMNS, row, strict=True)}
     except ValueError as error:

@@ -1,122 +1,49 @@
-"""Many pictures at once: this process draws, and where they are many, so do others beside it."""
+"""Draws and saves many pictures, several at a time if there are enough of them."""
 
 from __future__ import annotations
 
-import copyreg
-import os
-import pickle
-import subprocess
-import sys
-from collections import deque
 from collections.abc import Callable, Mapping
-from io import BytesIO
 from pathlib import Path
-from threading import Thread
-from types import MappingProxyType
-from typing import IO, Any
+from typing import Any
 
-from matplotlib import rcParams, rcParamsOrig
+from joblib import Parallel, cpu_count, delayed
+from matplotlib import rc_context, rcParams, rcParamsOrig
 from matplotlib.figure import Figure
 
 from probes.report.figures.axes import save_png
 
 Drawing = Callable[[], Figure]
-"""Draws a figure. To be drawn elsewhere it is pickled: a `partial` of a figure function and its values."""
-PICTURES_A_HELPER = 16  # fewer are drawn before it has started
-MOST_HELPERS = 3
-_DONE = b"done\n"
-_Job = tuple[Path, Drawing]
+"""Draws a figure: a `partial` of a figure function and its values, which joblib can send to another process."""
+
+PICTURES_PER_WORKER = 16  # drawing them takes several times as long as starting a process
+MOST_WORKERS = 4  # each loads matplotlib and its fonts into memory
 
 
-def save_pictures(drawings: Mapping[Path, Drawing], *, helpers: int | None = None) -> None:
-    """Draw and save each picture; in what order, and by which process, is left open.
+def save_pictures(drawings: Mapping[Path, Drawing], *, workers: int | None = None) -> None:
+    """Draw and save each picture, in no particular order, in the matplotlib style that is set here.
 
-    A helper that fails hands its picture back, so that an error is raised here, as if there were no helpers.
+    An error in a drawing is raised here as it is, whichever process met it.
 
     Args:
-        drawings: Where each picture shall lie, and how it is drawn.
-        helpers: Processes besides this one; `None`: one for every `PICTURES_A_HELPER` pictures, as far as there are
-            cores, and `MOST_HELPERS` at most.
+        drawings: The file of each picture, and how it is drawn.
+        workers: Number of processes; 1 draws in this one. `None`: one more for every `PICTURES_PER_WORKER` pictures,
+            up to the number of cores and `MOST_WORKERS`.
     """
-    waiting: deque[_Job] = deque(drawings.items())
-    if helpers is None:
-        helpers = min(MOST_HELPERS, (os.cpu_count() or 1) - 1, len(waiting) // PICTURES_A_HELPER)
-    returned: deque[_Job] = deque()
-    threads = [Thread(target=_hand_over, args=(waiting, returned), daemon=True) for _ in range(helpers)]
-    for thread in threads:
-        thread.start()
-    try:
-        _draw_all(waiting)
-    finally:
-        waiting.clear()
-        for thread in threads:
-            thread.join()
-    _draw_all(returned)
+    if workers is None:
+        workers = min(MOST_WORKERS, cpu_count(), 1 + len(drawings) // PICTURES_PER_WORKER)
+    # joblib's processes are neither forks of this one, whose threads (torch, W&B) would not survive, nor do they import
+    # the main script as those of `multiprocessing` do: a script without `if __name__ == "__main__"` would run again.
+    style = _changed_style()
+    parallel = Parallel(n_jobs=workers, backend="loky")
+    parallel(delayed(_save_picture)(path, draw, style) for path, draw in drawings.items())
 
 
-def _draw_all(waiting: deque[_Job]) -> None:
-    while (job := _next(waiting)) is not None:
-        path, draw = job
+def _save_picture(path: Path, draw: Drawing, style: dict[Any, Any]) -> None:
+    with rc_context(style):
         save_png(draw(), path)
 
 
-def _next(waiting: deque[_Job], *, last: bool = False) -> _Job | None:
-    """Take one; several threads may, so that an empty queue shows only then."""
-    try:
-        return waiting.pop() if last else waiting.popleft()
-    except IndexError:
-        return None
-
-
-def _hand_over(waiting: deque[_Job], returned: deque[_Job]) -> None:
-    """Start a helper and give it one picture after another, from the other end of the queue."""
-    command = [sys.executable, "-m", "probes.report.pictures"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as helper:
-        assert helper.stdin is not None
-        assert helper.stdout is not None
-        pipes = helper.stdin, helper.stdout
-        while (job := _next(waiting, last=True)) is not None:
-            if not _drawn(job, *pipes):
-                returned.append(job)
-                return
-
-
-def _drawn(job: _Job, requests: IO[bytes], answers: IO[bytes]) -> bool:
-    """Have a helper draw one picture; false where that fails, for whatever reason."""
-    try:
-        requests.write(_pickled((_changed_style(), job)))
-        requests.flush()
-    except (OSError, pickle.PicklingError, AttributeError, TypeError):  # the last three: what cannot be pickled
-        return False
-    return answers.readline() == _DONE
-
-
-def _changed_style() -> dict[str, Any]:
-    """Settings of matplotlib that were changed after its start."""
-    return {key: value for key, value in rcParams.items() if key != "backend" and value != rcParamsOrig[key]}
-
-
-def _pickled(request: object) -> bytes:
-    buffer = BytesIO()
-    pickler = pickle.Pickler(buffer)
-    pickler.dispatch_table = copyreg.dispatch_table | {MappingProxyType: lambda proxy: (dict, (dict(proxy),))}
-    pickler.dump(request)
-    return buffer.getvalue()
-
-
-def _help() -> None:
-    """Draw what is asked for on the standard input, until there is no more."""
-    while True:
-        try:
-            style, (path, draw) = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        rcParams.update(style)
-        save_png(draw(), path)
-        sys.stdout.buffer.write(_DONE)
-        sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    _help()
+def _changed_style() -> dict[Any, Any]:
+    """Settings of matplotlib that were changed after its import."""
+    settings = rcParams.copy()  # reading "backend" from the original would import pyplot
+    return {name: value for name, value in settings.items() if name != "backend" and value != rcParamsOrig[name]}

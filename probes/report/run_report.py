@@ -1,15 +1,15 @@
-"""Layers of one backbone against layers of another: files, one picture a quantity, one hand-over to the tracker."""
+"""What a run's findings leave behind: files, figures, and each quantity handed to the logger once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from probes.analysis.bands.segments import Band
+from probes.analysis import Findings, SegmentedQuantity, group_means, interval_of, layer_by_task, result_rows
 from probes.report.csv_files import file_stem, write_layer_by_layer, write_layer_by_task, write_results
 from probes.report.figures.axes import save_png
 from probes.report.figures.band_profiles import Curve, band_profiles
@@ -17,8 +17,53 @@ from probes.report.figures.heatmap import heatmap
 from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
 from probes.report.figures.profiles import profiles
 from probes.report.pictures import Drawing, save_pictures
-from probes.report.run_logger import Tracker
-from probes.values import Layer, LayerByLayer, LayerByTask, Reading, Result
+from probes.report.run_logger import RunLogger
+from probes.values import Layer, LayerByLayer, LayerByTask, LayerProfile, Reading, Result, RunNames
+
+
+class RunReport(NamedTuple):
+    """What was reported: the rows of `results.csv`, and the heatmaps in the order of the findings' matrices."""
+
+    results: list[Result]
+    heatmaps: list[Path]
+
+
+def report_findings(
+    output_dir: Path,
+    findings: Findings,
+    *,
+    names: RunNames,
+    logger: RunLogger,
+    best_layers: Mapping[str, Layer] | None = None,
+) -> RunReport:
+    """Write and log everything a run has found; see `report_run` and `report_bands`.
+
+    Args:
+        output_dir: The run's folder.
+        findings: All profiles, and what follows from them.
+        names: What all rows of `results.csv` share.
+        logger: Receives each quantity once.
+        best_layers: Each task's layer chosen on validation.
+    """
+    results = result_rows(findings.profiles, names)
+    matrices = [layer_by_task(group) for group in findings.matrices]
+    primary = matrices[0].reading if matrices else None
+    heatmaps = report_run(
+        output_dir,
+        results=results,
+        matrices=matrices,
+        best_layers=best_layers or {},
+        logger=logger,
+        summary=findings.summary(primary, best_layers),
+    )
+    report_bands(output_dir, findings.segmented, logger=logger, primary=primary)
+    return RunReport(results, heatmaps)
+
+
+def curve_of(profile: LayerProfile, name: str | None = None) -> Curve:
+    """A profile as a curve with its 95 % intervals, named after its task unless a name is given."""
+    layers = tuple(layer for layer in profile.layers if layer is not None)
+    return Curve(profile.task if name is None else name, layers, profile.estimates.values, *interval_of(profile))
 
 
 def report_run(
@@ -27,23 +72,22 @@ def report_run(
     results: Iterable[Result],
     matrices: Sequence[LayerByTask],
     best_layers: Mapping[str, Layer],
-    tracker: Tracker,
+    logger: RunLogger,
     summary: Mapping[str, float | int | str] | None = None,
 ) -> list[Path]:
     """Write `results.csv`, `layer_by_task/*.csv` and `figures/*.png`, and log each quantity once.
 
-    The reading of the first matrix is the run's primary one: its quantities come first, their files carry no reading in
-    their names, the curves over layers of those with intervals are drawn too, but for specificity
-    (`figures/<quantity>_profiles.png`), and the best layers, which were chosen for it, are marked in its figures alone.
+    The reading of the first matrix is the run's primary one. Its quantities come first and their files carry no reading
+    in their names. Those with intervals, except specificity, are also drawn as curves over layers
+    (`figures/<quantity>_profiles.png`). The best layers were chosen for it, so only its figures mark them.
 
     Args:
         output_dir: The run's folder.
         results: All rows of `results.csv`.
-        matrices: The quantities, each once a reading.
+        matrices: The quantities, each once per reading.
         best_layers: Each task's layer chosen on validation.
-        tracker: Told each quantity, the summary (`best_layer/<task>`, `mean/<metric>` of `mean_at_best_layer`), then
-            offered the CSV files and the folder `probes`.
-        summary: More summary values; they win over those of the same name.
+        logger: Receives each quantity, then the summary, then the CSV files and the folder `probes` as artifacts.
+        summary: Summary values besides `best_layer/<task>`.
 
     Returns:
         The heatmaps, primary reading first, otherwise in the order of `matrices`.
@@ -64,27 +108,11 @@ def report_run(
         drawings |= own
     save_pictures(drawings)
     for matrix, picture in zip(ordered, heatmaps, strict=True):
-        tracker.log_matrix(matrix, picture, primary=matrix.reading == primary)
-    of_primary = [matrix for matrix in ordered if matrix.reading == primary]
+        logger.log_matrix(matrix, picture, primary=matrix.reading == primary)
     best = {f"best_layer/{task}": layer for task, layer in best_layers.items()}
-    tracker.summarize({**best, **mean_at_best_layer(of_primary, best_layers), **(summary or {})})
-    tracker.log_artifacts([*files, *(folder for folder in [output_dir / "probes"] if folder.is_dir())])
+    logger.summarize({**best, **(summary or {})})
+    logger.log_artifacts([*files, *(folder for folder in [output_dir / "probes"] if folder.is_dir())])
     return heatmaps
-
-
-def mean_at_best_layer(matrices: Iterable[LayerByTask], best_layers: Mapping[str, Layer]) -> dict[str, float]:
-    """Mean over tasks of each probe score at the task's best layer, as `mean/<metric>`; empty cells are left out."""
-    means = {}
-    for matrix in matrices:
-        cells = [
-            matrix.values[matrix.layers.index(best_layers[task]), column]
-            for column, task in enumerate(matrix.tasks)
-            if best_layers.get(task) in matrix.layers
-        ]
-        known = [value for value in cells if np.isfinite(value)]
-        if known and matrix.quantity.startswith("probe/"):
-            means[f"mean/{matrix.quantity.removeprefix('probe/')}"] = float(np.mean(known))
-    return means
 
 
 def _drawings(folder: Path, matrix: LayerByTask, best_layers: Mapping[str, Layer] | None) -> dict[Path, Drawing]:
@@ -103,57 +131,52 @@ def _refuse_one_file_for_two(matrices: Iterable[LayerByTask], primary: Reading |
         if stem in owners:
             raise ValueError(
                 f"'{owners[stem].quantity}' and '{matrix.quantity}' of {matrix.reading} would both be {stem}.csv. "
-                "Hand over each quantity once a reading, under names that differ."
+                "Give each quantity of a reading a name of its own."
             )
         owners[stem] = matrix
 
 
-@dataclass(frozen=True)
-class BandedProfiles:
-    """One quantity's curves, a task each, and the bands that layers fall into.
-
-    Attributes:
-        quantity: Its name.
-        unit: Its unit.
-        reading: Stack, site and pooling.
-        curves: One a task.
-        bands: As `find_segments` gives them.
-    """
-
-    quantity: str
-    unit: str
-    reading: Reading
-    curves: tuple[Curve, ...]
-    bands: tuple[Band, ...]
-
-
 def report_bands(
-    output_dir: Path, profiles: Sequence[BandedProfiles], *, tracker: Tracker, primary: Reading | None
+    output_dir: Path, segmented: Sequence[SegmentedQuantity], *, logger: RunLogger, primary: Reading | None
 ) -> list[Path]:
-    """Draw each as `figures/bands_<quantity>.png`, with its reading in the name unless that is the primary one."""
+    """Draw each quantity over layers with its bands as `figures/bands_<quantity>.png`, and log the picture.
+
+    Args:
+        output_dir: The run's folder.
+        segmented: The quantities, a profile for each task, with their bands.
+        logger: Receives each picture once.
+        primary: The reading whose files carry none in their names.
+    """
     pictures = []
-    for profile in profiles:
-        name = profile.quantity if profile.reading == primary else f"{profile.quantity}@{profile.reading}"
-        figure = band_profiles(profile.curves, quantity=f"{profile.quantity} ({profile.unit})", bands=profile.bands)
+    for quantity in segmented:
+        first = quantity.profiles[0]
+        name = first.name if first.reading == primary else f"{first.name}@{first.reading}"
+        (mean,) = group_means(quantity.profiles, {profile.task: "mean" for profile in quantity.profiles})
+        figure = band_profiles(
+            [curve_of(profile) for profile in quantity.profiles],
+            mean=curve_of(mean),
+            quantity=f"{first.name} ({first.unit})",
+            bands=quantity.segments.bands,
+        )
         path = save_png(figure, output_dir / "figures" / f"bands_{name.replace('/', '_')}.png")
-        tracker.log_picture(f"bands/{name}", path)
+        logger.log_picture(f"bands/{name}", path)
         pictures.append(path)
     return pictures
 
 
 def report_layer_by_layer(
-    output_dir: Path, matrices: Sequence[LayerByLayer], *, tracker: Tracker, primary: Reading
+    output_dir: Path, matrices: Sequence[LayerByLayer], *, logger: RunLogger, primary: Reading
 ) -> list[Path]:
     """Write `layer_by_layer/<quantity>/<task>.csv` and `figures/layer_by_layer_<quantity>.png`, and log each quantity.
 
     Args:
         output_dir: The run's folder.
         matrices: Any number of quantities, readings and tasks; each once.
-        tracker: Told each quantity once.
+        logger: Receives each quantity once.
         primary: The reading whose files carry none in their names.
 
     Returns:
-        One picture a quantity and reading, a panel a task.
+        One picture for each quantity and reading, with a panel for each task.
     """
     groups: dict[str, list[LayerByLayer]] = {}
     for matrix in matrices:
@@ -165,6 +188,6 @@ def report_layer_by_layer(
         for matrix in group:
             write_layer_by_layer(matrix, output_dir / "layer_by_layer" / stem)
         picture = save_png(layer_by_layer_heatmaps(group), output_dir / "figures" / f"layer_by_layer_{stem}.png")
-        tracker.log_layer_by_layer(name, group, picture)
+        logger.log_layer_by_layer(name, group, picture)
         pictures.append(picture)
     return pictures

@@ -1,4 +1,4 @@
-"""What a run prints: tables for the screen."""
+"""What a run prints: tables for the terminal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from probes.report.figures.heatmap import LEVEL
-from probes.values import Layer, Reading, Result
+from probes.metrics import MAIN_METRIC
+from probes.values import SIGNIFICANCE_LEVEL, Layer, Reading, Result
 
-MAIN_METRICS = ("macro_f1", "r2")  # whichever of them a task has; selectivity is measured on it
+_MAIN_METRICS = tuple(dict.fromkeys(MAIN_METRIC.values()))
+
 _BASELINES = ("shuffled labels", "selectivity", "accuracy", "majority accuracy")
-_WIDTH_OF_A_FILE = 120  # rich assumes 80 columns where there is no terminal, and would fold the table
+_ANSWER_METRICS = {
+    "answer_loss_nats": "loss (nats)",
+    "exact_match": "exact match",
+    "rouge_l": "ROUGE-L",
+    "chrf": "chrF",
+}
+_WIDTH_OF_FILES = 120  # columns; where there is no terminal, rich assumes 80 and would fold the tables
+
+_Cell = tuple[str, Layer | None, str, str]  # task, layer, metric, control
 
 
 def best_layer_table(
@@ -27,33 +36,86 @@ def best_layer_table(
     classes: Mapping[str, int] | None = None,
     reading: Reading | None = None,
 ) -> Table:
-    """Arrange, for each task, the test scores at its best layer beside their baselines.
+    """Arrange the test scores of each task at its best layer beside their baselines, one row per task.
 
-    Nothing is computed: a number the results don't hold is left blank.
+    A number that is not among the results is left blank.
 
     Args:
         results: Any results; those of the test split, the best layers and the reading are shown.
-        best_layers: Each task's layer chosen on validation; decides which tasks are shown, and their order.
-        classes: Each task's number of classes; without it there is no such column.
-        reading: Stack, site and pooling to show; by default that of the first result which has a layer.
+        best_layers: Each task's layer chosen on validation; it decides which tasks are shown, and in which order.
+        classes: Each task's number of classes; `None` omits this column.
+        reading: Stack, site and pooling to show; by default that of the first result that has a layer.
 
     Raises:
-        ValueError: Two results claim one cell, such as those of two seeds.
+        ValueError: Two results belong to the same cell, such as those of two seeds.
     """
-    tested = _cells(results, reading)
-    title = "Test scores at the best layer (chosen on validation)"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    cells = _test_cells(results, reading)
+    table = _empty_table("Test scores at the best layer (chosen on validation)")
     table.add_column("task", overflow="fold")
     if classes is not None:
         table.add_column("classes", justify="right")
-    metrics = [_main_metric(tested, task, layer) for task, layer in best_layers.items()]
-    score = " or ".join(dict.fromkeys(filter(None, metrics))) or MAIN_METRICS[0]
+    metrics = [_main_metric(cells, task, layer) for task, layer in best_layers.items()]
+    score = " or ".join(dict.fromkeys(filter(None, metrics))) or _MAIN_METRICS[0]
     for name in ("best layer", f"{score} [95 %]", *_BASELINES, "n"):
         longest_word = max(3, *map(len, name.split()))
         table.add_column(name, justify="right", min_width=longest_word, no_wrap="[" in name)
     for (task, layer), metric in zip(best_layers.items(), metrics, strict=True):
         count = [] if classes is None else [str(classes.get(task, ""))]
-        table.add_row(escape(task), *count, str(layer), *_scores(tested, task, layer, metric or MAIN_METRICS[0]))
+        table.add_row(escape(task), *count, str(layer), *_scores(cells, task, layer, metric or _MAIN_METRICS[0]))
+    return table
+
+
+def layer_table(results: Iterable[Result], metric: str) -> Table:
+    """Summarise one quantity over layers, one row per task: its lowest and highest value, its mean, significant layers.
+
+    The first reading that has the quantity is shown.
+
+    Args:
+        results: Any results; those of the metric that have a layer and a value are shown.
+        metric: Name of the quantity.
+    """
+    table = _empty_table(metric)
+    table.add_column("task", overflow="fold")
+    significant = f"layers with p < {SIGNIFICANCE_LEVEL}"
+    for name in ("lowest [95 %]", "at layer", "highest [95 %]", "at layer", "mean", significant, "n"):
+        table.add_column(name, justify="right", no_wrap="[" in name)
+    for task, over_layers in _by_task(results, metric).items():
+        extremes = [pick(over_layers, key=lambda result: result.value) for pick in (min, max)]
+        tested = [result.p for result in over_layers if result.p is not None]
+        passed = f"{sum(p < SIGNIFICANCE_LEVEL for p in tested)} of {len(tested)}" if tested else ""
+        mean = format(fmean(result.value for result in over_layers), ".3f")
+        ends = [text for result in extremes for text in (_number_with_interval(result), str(result.layer))]
+        table.add_row(escape(task), *ends, mean, passed, _count(over_layers[0]))
+    return table
+
+
+def learning_table(results: Iterable[Result]) -> Table:
+    """Arrange the test scores of a model's answers before and after tuning, one row per tuned model.
+
+    Args:
+        results: Any results; those of the roles `base`, `control` and `experimental` with a score of answers are shown.
+            The seed tells models of the same task and role apart, from the second one on.
+    """
+    base: dict[tuple[str, str], Result] = {}
+    tuned: dict[tuple[str, str, int | None], dict[str, Result]] = {}
+    for result in results:
+        if result.metric not in _ANSWER_METRICS or result.layer is not None:
+            continue
+        if result.role == "base":
+            base[result.task, result.metric] = result
+        else:
+            tuned.setdefault((result.task, result.role, result.seed), {})[result.metric] = result
+    table = _empty_table("Test scores of answers: base model → tuned model")
+    table.add_column("model")
+    for title in _ANSWER_METRICS.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    first_seed: dict[tuple[str, str], int | None] = {}
+    for task, role, seed in tuned:
+        first_seed.setdefault((task, role), seed)
+    for (task, role, seed), scores in tuned.items():
+        repeated = "" if seed in {None, first_seed[task, role]} else f", seed {seed}"
+        changes = [f"{_number(base.get((task, name)))} → {_number(scores.get(name))}" for name in _ANSWER_METRICS]
+        table.add_row(escape(f"{task} ({role}{repeated})"), *changes)
     return table
 
 
@@ -66,26 +128,26 @@ def print_best_layers(
     classes: Mapping[str, int] | None = None,
     console: Console | None = None,
 ) -> None:
-    """Print the table of best layers, then where the picture and everything else lie.
+    """Print the table of best layers, then the paths of the figure and of everything else.
 
     Args:
         results: As for `best_layer_table`.
         best_layers: As for `best_layer_table`.
-        figure: A picture to point at.
+        figure: A figure to point at.
         output_dir: The folder to point at.
         classes: As for `best_layer_table`.
         console: Where to print; by default the standard output.
     """
-    lines = {"picture": figure, "everything": output_dir}
+    paths = {"picture": figure, "everything": output_dir}
     table = best_layer_table(results, best_layers=best_layers, classes=classes)
-    print_screen(table, *(f"{name}: {path}" for name, path in lines.items() if path is not None), console=console)
+    print_screen(table, *(f"{name}: {path}" for name, path in paths.items() if path is not None), console=console)
 
 
 def print_screen(*parts: RenderableType, console: Console | None = None) -> None:
-    """Print tables and lines; lines are not folded, so that paths can be copied, nor read as markup."""
+    """Print tables and lines; lines are neither folded, so that paths can be copied, nor read as markup."""
     if console is None:
         console = Console()
-        console.width = console.width if console.is_terminal else max(console.width, _WIDTH_OF_A_FILE)
+        console.width = console.width if console.is_terminal else max(console.width, _WIDTH_OF_FILES)
     for part in parts:
         if isinstance(part, str):
             console.print(part, markup=False, highlight=False, soft_wrap=True)
@@ -93,137 +155,71 @@ def print_screen(*parts: RenderableType, console: Console | None = None) -> None
             console.print(part)
 
 
-_Cell = tuple[str, Layer | None, str, str]  # task, layer, metric, control
+def _empty_table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
-def _cells(results: Iterable[Result], reading: Reading | None) -> dict[_Cell, Result]:
-    """Test results of one reading; a baseline that belongs to no layer belongs to every reading."""
+def _test_cells(results: Iterable[Result], reading: Reading | None) -> dict[_Cell, Result]:
+    """Test results of one reading; a baseline without a layer belongs to every reading."""
     cells: dict[_Cell, Result] = {}
     for result in results:
-        own = Reading(result.stack, result.site, result.pooling)
         if result.layer is not None and reading is None:
-            reading = own
-        if result.split != "test" or (result.layer is not None and own != reading):
+            reading = _reading_of(result)
+        if result.split != "test" or (result.layer is not None and _reading_of(result) != reading):
             continue
         cell = (result.task, result.layer, result.metric, result.control)
         if result.layer is not None and cell in cells:
             raise ValueError(
-                f"Two results claim {result.metric} of task '{result.task}' at layer {result.layer}. Hand over those "
-                "of one study, role, probe and seed."
+                f"Two results give {result.metric} of task '{result.task}' at layer {result.layer}. Pass results of "
+                "one study, role, probe and seed."
             )
         cells.setdefault(cell, result)
     return cells
 
 
-def _main_metric(cells: Mapping[_Cell, Result], task: str, layer: Layer) -> str | None:
-    return next((metric for metric in MAIN_METRICS if (task, layer, metric, "") in cells), None)
-
-
-def _scores(cells: Mapping[_Cell, Result], task: str, layer: Layer, metric: str) -> list[str]:
-    score = cells.get((task, layer, metric, ""))
-    return [
-        _number(score) + _interval(score),
-        _number(cells.get((task, layer, metric, "shuffled_labels"))),
-        _number(cells.get((task, layer, "selectivity", "")), sign="+"),
-        _number(cells.get((task, layer, "accuracy", ""))),
-        _number(cells.get((task, None, "accuracy", "majority"))),
-        "" if score is None or score.n is None else f"{score.n:,}",
-    ]
-
-
-def _number(result: Result | None, *, sign: str = "") -> str:
-    return "" if result is None else format(result.value, f"{sign}.3f")
-
-
-def _interval(result: Result | None) -> str:
-    if result is None or result.ci_low is None or result.ci_high is None:
-        return ""
-    return escape(f" [{result.ci_low:.2f}, {result.ci_high:.2f}]")
-
-
-def layer_table(results: Iterable[Result], metric: str) -> Table:
-    """Arrange one quantity of the first reading that has it: lowest, highest and mean over layers, by task.
-
-    Args:
-        results: Any results; those of the metric that have a layer and a value are shown.
-        metric: Name of the quantity.
-    """
-    table = Table(title=metric, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("task", overflow="fold")
-    for name in ("lowest [95 %]", "at layer", "highest [95 %]", "at layer", "mean", f"layers with p < {LEVEL}", "n"):
-        table.add_column(name, justify="right", no_wrap="[" in name)
-    for task, cells in _by_task(results, metric).items():
-        low, high = (pick(cells, key=lambda cell: cell.value) for pick in (min, max))
-        tested = [cell.p for cell in cells if cell.p is not None]
-        passed = f"{sum(p < LEVEL for p in tested)} of {len(tested)}" if tested else ""
-        mean = format(fmean(cell.value for cell in cells), ".3f")
-        ends = [text for cell in (low, high) for text in (_value_with_interval(cell), str(cell.layer))]
-        table.add_row(escape(task), *ends, mean, passed, f"{cells[0].n:,}" if cells[0].n is not None else "")
-    return table
-
-
 def _by_task(results: Iterable[Result], metric: str) -> dict[str, list[Result]]:
-    reading = None
+    """Results of a metric over layers, by task, for the first reading that has it; NaN values are left out."""
+    reading: Reading | None = None
     tasks: dict[str, list[Result]] = {}
     for result in results:
         if result.metric != metric or result.layer is None or math.isnan(result.value):
             continue
-        own = (result.stack, result.site, result.pooling)
-        reading = own if reading is None else reading
-        if own == reading:
+        reading = _reading_of(result) if reading is None else reading
+        if _reading_of(result) == reading:
             tasks.setdefault(result.task, []).append(result)
     return tasks
 
 
-def _value_with_interval(cell: Result) -> str:
-    if cell.ci_low is None or cell.ci_high is None:
-        return f"{cell.value:.3f}"
-    return escape(f"{cell.value:.3f} [{cell.ci_low:.2f}, {cell.ci_high:.2f}]")
+def _reading_of(result: Result) -> Reading:
+    return Reading(result.stack, result.site, result.pooling)
 
 
-_ANSWER_METRICS = {
-    "answer_loss_nats": "loss (nats)",
-    "exact_match": "exact match",
-    "rouge_l": "ROUGE-L",
-    "chrf": "chrF",
-}
+def _main_metric(cells: Mapping[_Cell, Result], task: str, layer: Layer) -> str | None:
+    return next((metric for metric in _MAIN_METRICS if (task, layer, metric, "") in cells), None)
 
 
-def learning_table(results: Iterable[Result]) -> Table:
-    """Arrange test scores of answers: base → tuned, a line a model.
-
-    Args:
-        results: Any results; those of the roles `base`, `control` and `experimental` with an answer metric are shown.
-            Models of one task and role after the first are told apart by their seeds.
-    """
-    base: dict[tuple[str, str], Result] = {}
-    tuned: dict[tuple[str, str, int | None], dict[str, Result]] = {}
-    for result in results:
-        if result.metric not in _ANSWER_METRICS or result.layer is not None:
-            continue
-        if result.role == "base":
-            base[result.task, result.metric] = result
-        else:
-            tuned.setdefault((result.task, result.role, result.seed), {})[result.metric] = result
-    table = Table(
-        title="Test answers of the base → of the tuned model", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
-    )
-    table.add_column("model")
-    for title in _ANSWER_METRICS.values():
-        table.add_column(title, justify="right", no_wrap=True)
-    first: dict[tuple[str, str], int | None] = {}
-    for task, role, seed in tuned:
-        first.setdefault((task, role), seed)
-    for (task, role, seed), scores in tuned.items():
-        again = "" if seed in {None, first[task, role]} else f", seed {seed}"
-        cells = [_change(base.get((task, metric)), scores.get(metric)) for metric in _ANSWER_METRICS]
-        table.add_row(escape(f"{task} ({role}{again})"), *cells)
-    return table
+def _scores(cells: Mapping[_Cell, Result], task: str, layer: Layer, metric: str) -> list[str]:
+    """A task's score, its baselines and its number of examples, in the order of the columns."""
+    score = cells.get((task, layer, metric, ""))
+    return [
+        _number_with_interval(score),
+        _number(cells.get((task, layer, metric, "shuffled_labels"))),
+        _number(cells.get((task, layer, "selectivity", "")), sign="+"),
+        _number(cells.get((task, layer, "accuracy", ""))),
+        _number(cells.get((task, None, "accuracy", "majority"))),
+        _count(score),
+    ]
 
 
-def _change(before: Result | None, after: Result | None) -> str:
-    return f"{_answer_score(before)} → {_answer_score(after)}"
+def _number(result: Result | None, *, sign: str = "") -> str:
+    return "" if result is None or math.isnan(result.value) else format(result.value, f"{sign}.3f")
 
 
-def _answer_score(result: Result | None) -> str:
-    return "" if result is None or result.value != result.value else f"{result.value:.3f}"
+def _number_with_interval(result: Result | None) -> str:
+    if result is None or result.ci_low is None or result.ci_high is None:
+        return _number(result)
+    return escape(f"{_number(result)} [{result.ci_low:.2f}, {result.ci_high:.2f}]")
+
+
+def _count(result: Result | None) -> str:
+    return "" if result is None or result.n is None else f"{result.n:,}"

@@ -1,4 +1,4 @@
-"""One W&B run a study job."""
+"""Logs each study job as one W&B run."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import wandb
-import wandb.apis.public  # noqa: F401  # every run imports it at its start, which takes long once torch is loaded
+import wandb.apis.public  # noqa: F401  # every run imports it when it starts, which is slow once torch is loaded
 from wandb.errors import Error as WandbError
 
+from probes.files import write_text
 from probes.report.wandb_mode import MODES, Mode, choose_mode
 from probes.values import LayerByLayer, LayerByTask
 
 RUN_ID_FILE = "wandb_run_id.txt"
 TABLE_COLUMNS = ("layer", "task", "value", "ci_low", "ci_high", "null_mean", "p", "note")
 
+_SECONDS_TO_START = 15.0  # with mode=auto; the default of W&B is 90
+
 _log = logging.getLogger(__name__)
-_SECONDS_TO_START = 15.0  # under mode=auto; W&B's own limit is 90
 
 
-class WandbTracker:
-    """Logs a study job as one W&B run, finished at its end.
+class WandbRunLogger:
+    """Logs a study job as one W&B run, which is finished when the job ends.
 
     Each quantity becomes one table, `layer_by_task/<quantity>`, and one picture, `heatmap/<quantity>` (with
-    `@<reading>` if the reading is not the run's first), under one step. W&B's own files lie in the output folder, and
-    so does the run's id, in `wandb_run_id.txt`.
+    `@<reading>` if the reading is not the run's first), under the same step. W&B writes its files to the output
+    folder, and the run's id is written there to `wandb_run_id.txt`.
 
     Attributes:
-        run_id: The id to resume, before the run; the run's own from then on. `None` where nothing is tracked.
+        run_id: Before the run, the id of the run to resume; then the id of the run. `None` if nothing is logged.
     """
 
     def __init__(
@@ -49,20 +51,20 @@ class WandbTracker:
         upload_artifacts: bool = False,
         enabled: bool = True,
     ) -> None:
-        """Keep the settings; nothing is contacted or written before `run`.
+        """Keep the settings; no server is contacted and nothing is written before `run`.
 
         Args:
             project: W&B project.
-            entity: W&B user or team; `None` is the account's default.
-            group: Runs of one sweep share it.
-            name: Shown name; `None` lets W&B invent one.
-            tags: Labels to filter runs by.
+            entity: W&B user or team; `None` is the default of the account.
+            group: W&B shows the runs of one group together, such as those of a sweep.
+            name: Name of the run; `None` lets W&B invent one.
+            tags: Labels by which runs can be filtered.
             job_type: Kind of study.
             notes: Free text.
-            mode: `online`, `offline`, `disabled`, or `auto`: online if there is a key and a server, else offline.
-            run_id: Continue this run instead of beginning one.
-            upload_artifacts: Whether probes and CSV files go along as an artifact.
-            enabled: False on every rank but the first: then nothing is tracked.
+            mode: `online`, `offline`, `disabled`, or `auto`, which `choose_mode` turns into one of them.
+            run_id: Continue this run instead of starting one.
+            upload_artifacts: Whether to upload probes and CSV files as an artifact.
+            enabled: False on every rank but the first, which then logs nothing.
 
         Raises:
             ValueError: `mode` is unknown.
@@ -74,7 +76,7 @@ class WandbTracker:
         self._upload_artifacts = upload_artifacts
         self._run: wandb.Run | None = None
         self._output_dir = Path()
-        self._about = {
+        self._arguments = {
             "project": project,
             "entity": entity,
             "group": group,
@@ -85,8 +87,8 @@ class WandbTracker:
         }
 
     @contextmanager
-    def run(self, config: Mapping[str, Any], output_dir: Path) -> Iterator[WandbTracker]:
-        """Open the run; leaving the block finishes it, with exit code 1 where an exception left it."""
+    def run(self, config: Mapping[str, Any], output_dir: Path) -> Iterator[WandbRunLogger]:
+        """Open the run; leaving the block finishes it, with exit code 1 if an exception is raised."""
         self._output_dir = output_dir
         mode, reason = choose_mode(self._mode)
         if mode != "disabled":
@@ -101,20 +103,20 @@ class WandbTracker:
                 self._run = None
 
     def log_matrix(self, matrix: LayerByTask, heatmap: Path, *, primary: bool) -> None:
-        """Log one quantity as a table, a row a cell, and its picture; numbers keep all their digits, NaN is null."""
+        """Log one quantity as a table with one row per cell, and its heatmap; numbers keep all digits, NaN is null."""
         if self._run is None:
             return
         name = matrix.quantity if primary else f"{matrix.quantity}@{matrix.reading}"
-        rows: Any = _cells(matrix)  # W&B's stubs ask for a list of its own row type
+        rows: Any = _table_rows(matrix)  # W&B's stubs expect their own type of rows
         table = wandb.Table(columns=list(TABLE_COLUMNS), data=rows)
         self._run.log({f"layer_by_task/{name}": table, f"heatmap/{name}": wandb.Image(str(heatmap))})
 
     def log_layer_by_layer(self, name: str, matrices: Sequence[LayerByLayer], picture: Path) -> None:
-        """Log one table, `layer_by_layer/<name>`, a row a task and pair of layers, and one picture of all tasks."""
+        """Log one table, `layer_by_layer/<name>`, one row per task and pair of layers, and one picture of all tasks."""
         if self._run is None:
             return
         rows: Any = [
-            [matrix.task, str(x_layer), str(y_layer), _or_none(matrix.values[i, j])]
+            [matrix.task, str(x_layer), str(y_layer), _without_nan(matrix.values[i, j])]
             for matrix in matrices
             for i, x_layer in enumerate(matrix.x_layers)
             for j, y_layer in enumerate(matrix.y_layers)
@@ -123,18 +125,17 @@ class WandbTracker:
         self._run.log({f"layer_by_layer/{name}": table, f"heatmap/layer_by_layer/{name}": wandb.Image(str(picture))})
 
     def log_picture(self, name: str, picture: Path) -> None:
-        """Log one picture."""
+        """Log a picture that belongs to no matrix."""
         if self._run is not None:
             self._run.log({name: wandb.Image(str(picture))})
 
     def summarize(self, scalars: Mapping[str, float | int | str]) -> None:
-        """Set summary values; NaN ones are left out."""
+        """Set summary values; NaN is left out."""
         if self._run is not None:
-            known = {key: value for key, value in scalars.items() if not _is_nan(value)}
-            self._run.summary.update(known)
+            self._run.summary.update({key: value for key, value in scalars.items() if not _is_nan(value)})
 
     def log_artifacts(self, paths: Iterable[Path]) -> None:
-        """Log files and folders as one artifact of type `probes`, if `upload_artifacts` is set."""
+        """Upload files and folders as one artifact of type `probes`, if `upload_artifacts` is set."""
         if self._run is None or not self._upload_artifacts:
             return
         artifact = wandb.Artifact(f"probes-{self.run_id}", type="probes")
@@ -155,42 +156,41 @@ class WandbTracker:
             reason = f"W&B refused: {error}"
             self._run = self._open("offline", config)
         self.run_id = self._run.id
-        (self._output_dir / RUN_ID_FILE).write_text(f"{self.run_id}\n", encoding="utf-8")
-        self._tell(reason)
+        write_text(self._output_dir / RUN_ID_FILE, f"{self.run_id}\n")
+        _report_place(self._run, reason)
 
     def _open(self, mode: Mode, config: dict[str, Any]) -> wandb.Run:
         settings: dict[str, Any] = {"silent": True, "console": "off", "save_code": False, "x_disable_stats": True}
         if self._mode == "auto":
             settings["init_timeout"] = _SECONDS_TO_START
         if mode == "online" and self.run_id is not None:
-            settings["resume"] = "allow"  # offline, W&B ignores it and `id` alone lets `wandb sync` join the runs
+            settings["resume"] = "allow"  # offline, `id` alone suffices: `wandb sync` appends to the run of that id
         return wandb.init(
-            **self._about,
+            **self._arguments,
             config=config,
             id=self.run_id,
             dir=str(self._output_dir),
-            mode=mode,  # pyright: ignore[reportArgumentType]  # `auto` has been decided by now
-            reinit="create_new",  # never a run that is still open in this process
+            mode=mode,  # pyright: ignore[reportArgumentType]  # `auto` has been resolved
+            reinit="create_new",  # a run that somebody else has open in this process stays untouched
             settings=wandb.Settings(**settings),
         )
 
-    def _tell(self, reason: str) -> None:
-        run = self._run
-        if run is None:
-            return
-        if run.offline:
-            folder = Path(run.dir).parent.absolute()
-            because = f" because {reason}" if reason else ""
-            _log.warning("W&B keeps this run offline%s. Upload it with: wandb sync %s", because, folder)
-        else:
-            _log.info("W&B run: %s", run.url)
+
+def _report_place(run: wandb.Run, reason: str) -> None:
+    """Log where the run is: its URL, or how to upload it and why it is offline."""
+    if run.offline:
+        folder = Path(run.dir).parent.absolute()
+        because = f" because {reason}" if reason else ""
+        _log.warning("W&B keeps this run offline%s. Upload it with: wandb sync %s", because, folder)
+    else:
+        _log.info("W&B run: %s", run.url)
 
 
-def _cells(matrix: LayerByTask) -> list[list[Any]]:
-    """Rows of the table: layers in order, and within a layer its tasks."""
+def _table_rows(matrix: LayerByTask) -> list[list[Any]]:
+    """Rows with the columns `TABLE_COLUMNS`: layer by layer, and task by task within a layer."""
     arrays = (matrix.values, matrix.ci_low, matrix.ci_high, matrix.null_mean, matrix.p)
     return [
-        [str(layer), task, *(_or_none(array[row, column]) for array in arrays), matrix.notes.get((layer, task), "")]
+        [str(layer), task, *(_without_nan(array[row, column]) for array in arrays), matrix.notes.get((layer, task), "")]
         for row, layer in enumerate(matrix.layers)
         for column, task in enumerate(matrix.tasks)
     ]
@@ -200,5 +200,5 @@ def _is_nan(value: object) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _or_none(value: float) -> float | None:
+def _without_nan(value: float) -> float | None:
     return None if math.isnan(value) else float(value)

@@ -1,107 +1,99 @@
-"""Whether W&B can be reached and let in, found out before `wandb.init`, which would raise, prompt or wait."""
+"""Whether a W&B run can be online, found out before `wandb.init`, which would raise, prompt or wait for minutes."""
 
 from __future__ import annotations
 
 import http.client
-import netrc
 import os
 import threading
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import Literal, get_args
-from urllib.parse import urlsplit
 
 import wandb
+from wandb.errors import AuthenticationError
+from wandb.sdk.lib import wbauth
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-SECONDS_TO_ANSWER = 4.0
+SECONDS_TO_RESPOND = 4.0
+"""How long the W&B server may take; a run must not wait long for a server that cannot be reached."""
 
-_ALIASES: dict[str, Mode] = {"dryrun": "offline", "run": "online"}  # W&B's older words
-_PUBLIC_HOSTS = {"api.wandb.ai", "api.forge.coreweave.com"}  # one service; a key for either opens both
+_ALIASES: dict[str, Mode] = {"dryrun": "offline", "run": "online"}  # W&B's older names of modes
+_CREDENTIALS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")  # environment variables
 
 
 def choose_mode(mode: Mode) -> tuple[Mode, str]:
-    """Turn `auto` into a mode that will work.
+    """Turn `auto` into a mode that works.
 
-    What the user said to W&B itself comes first: the variable `WANDB_MODE`, then the settings file that
-    `wandb offline` writes. Otherwise the run is online if there is a key and the server answers within
-    `SECONDS_TO_ANSWER`, else offline.
+    What the user has told W&B itself takes precedence: first the environment variable `WANDB_MODE`, then the settings
+    file that `wandb offline` writes. Otherwise the run is online if there are credentials and the server responds
+    within `SECONDS_TO_RESPOND`, else offline.
 
     Args:
-        mode: As configured; all but `auto` are returned as they are.
+        mode: As configured; any mode other than `auto` is returned as it is.
 
     Returns:
-        The mode, and why it is offline (empty if it was asked for).
+        The mode, and why it is offline (empty if the user asked for it).
 
     Raises:
-        ValueError: `WANDB_MODE` is no mode of W&B's.
+        ValueError: `WANDB_MODE` is not a mode of W&B.
     """
     if mode != "auto":
         return mode, ""
-    wished = _known(os.environ.get("WANDB_MODE", ""))
-    if wished != "auto":
-        return wished, ""
+    requested = _parse_mode(os.environ.get("WANDB_MODE", ""))
+    if requested != "auto":
+        return requested, ""
     settings = wandb.setup().settings
-    wished = _known(str(settings.mode))
-    if wished != "online":  # W&B's default is online, so that alone says nothing
-        return wished, ""
-    if not _has_key(settings.base_url, settings.api_key):
+    requested = _parse_mode(str(settings.mode))
+    if requested != "online":  # W&B's default is online, so only another mode is known to be the user's choice
+        return requested, ""
+    if not _has_credentials(settings):
         return "offline", "there is no API key (`wandb login` stores one)"
-    if not answers(settings.base_url, SECONDS_TO_ANSWER):
-        return "offline", f"{settings.base_url} does not answer"
+    if not server_responds(settings.base_url, SECONDS_TO_RESPOND):
+        return "offline", f"{settings.base_url} does not respond"
     return "online", ""
 
 
-def answers(url: str, seconds: float) -> bool:
-    """Whether a server answers at all, be it with an error; never waits longer than `seconds`.
+def server_responds(url: str, seconds: float) -> bool:
+    """Whether a server responds at all, be it with an error; returns after `seconds` at the latest.
 
-    Name lookup ignores socket timeouts, so the question is asked in a thread that is left behind if it hangs.
+    DNS lookups ignore socket timeouts, so the request runs in a thread, which is abandoned if it hangs.
     """
-    heard = threading.Event()
+    finished, responded = threading.Event(), threading.Event()
 
-    def ask() -> None:
+    def request() -> None:
         try:
             urllib.request.urlopen(url, timeout=seconds).close()
-        except urllib.error.HTTPError as answer:
-            answer.close()
+            responded.set()
+        except urllib.error.HTTPError as response:
+            response.close()
+            responded.set()
         except (OSError, http.client.HTTPException, ValueError):
-            done.set()
-            return
-        heard.set()
-        done.set()
+            pass
+        finished.set()
 
-    done = threading.Event()
-    threading.Thread(target=ask, daemon=True, name="wandb-reachable").start()
-    done.wait(seconds)
-    return heard.is_set()
+    threading.Thread(target=request, daemon=True, name="wandb-reachable").start()
+    finished.wait(seconds)
+    return responded.is_set()
 
 
-def _known(mode: str) -> Mode:
-    chosen = _ALIASES.get(mode, mode or "auto")
-    if chosen == "shared":  # several writers on one online run; whether it can be reached is still the question
+def _parse_mode(name: str) -> Mode:
+    """The mode that W&B calls `name`; `auto` if there is no name."""
+    mode = _ALIASES.get(name, name or "auto")
+    if mode == "shared":  # several processes write to one online run; the server may still be out of reach
         return "online"
-    if chosen not in MODES:
-        raise ValueError(f"The environment variable WANDB_MODE wants one of online, offline, disabled; got '{mode}'.")
-    return chosen
+    if mode not in MODES:
+        raise ValueError(
+            f"The environment variable WANDB_MODE must be one of online, offline and disabled; got '{name}'."
+        )
+    return mode
 
 
-def _has_key(base_url: str, key_in_settings: str | None) -> bool:
-    if key_in_settings or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+def _has_credentials(settings: wandb.Settings) -> bool:
+    """Whether `wandb.init` finds credentials without a prompt, in the environment, its settings or a netrc file."""
+    if any(os.environ.get(name) for name in _CREDENTIALS) or settings.api_key or settings.identity_token_file:
         return True
-    host = urlsplit(base_url).netloc
-    hosts = _PUBLIC_HOSTS if host in _PUBLIC_HOSTS else {host}
-    return any(_netrc_password(candidate) for candidate in hosts)
-
-
-def _netrc_password(host: str) -> str:
-    places = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
-    for place in map(Path, places):
-        try:
-            entry = netrc.netrc(place.expanduser()).hosts.get(host)
-        except (OSError, netrc.NetrcParseError):
-            continue
-        if entry is not None:
-            return entry[2] or ""
-    return ""
+    try:
+        return wbauth.read_netrc_auth(host=settings.base_url) is not None
+    except AuthenticationError:
+        return True  # there is a key of the wrong form; `wandb.init` refuses it and explains why

@@ -1,6 +1,7 @@
-"""Whole runs: the rooms in order, top to bottom.
+"""Whole runs: each study takes the packages in order, top to bottom.
 
-Names are loaded when first asked for, so that a study imports nothing that only another one needs.
+A study is an object with the method `run(context, *, …)`, which names the parts of the config it asks for. Names are
+loaded when first asked for, so that a study imports nothing that only another one needs.
 """
 
 from __future__ import annotations
@@ -10,21 +11,23 @@ from typing import TYPE_CHECKING
 from probes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from probes.studies.compare import compare_study
+    from probes.studies.compare import CompareStudy
     from probes.studies.layer_by_layer.figures import MapSettings
     from probes.studies.layer_by_layer.mixture import MixtureSettings
-    from probes.studies.layer_by_layer.study import layer_by_layer_study
-    from probes.studies.probe import probe_study
+    from probes.studies.layer_by_layer.study import LayerByLayerStudy
+    from probes.studies.probe import ProbeStudy
+    from probes.studies.run_context import RunContext
 
-__all__ = ["MapSettings", "MixtureSettings", "compare_study", "layer_by_layer_study", "probe_study"]
+__all__ = ["CompareStudy", "LayerByLayerStudy", "MapSettings", "MixtureSettings", "ProbeStudy", "RunContext"]
 
 __getattr__ = lazy_names(
     __name__,
     {
-        "compare": ("compare_study",),
-        "layer_by_layer.study": ("layer_by_layer_study",),
+        "compare": ("CompareStudy",),
         "layer_by_layer.figures": ("MapSettings",),
         "layer_by_layer.mixture": ("MixtureSettings",),
-        "probe": ("probe_study",),
+        "layer_by_layer.study": ("LayerByLayerStudy",),
+        "probe": ("ProbeStudy",),
+        "run_context": ("RunContext",),
     },
 )

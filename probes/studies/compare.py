@@ -1,92 +1,91 @@
-"""How alike are two backbones, layer by layer, on the texts of each task? No probe, no training."""
+"""How similar are two backbones, layer by layer, on the texts of each task? No probe, no training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from probes.activations import ExtractionSettings
-from probes.analysis import cka_pairs, join_rows
+from probes.analysis import LayerAnalysis, cka_pairs, join_rows
 from probes.backbones import FrozenBackbone
-from probes.callbacks import MatrixAnalysis
-from probes.report import Tracker, layer_table, print_screen, report_layer_by_layer
-from probes.studies.run_context import Provenance
-from probes.studies.suite_activations import described, facts_of, read_suite, test_labels, test_rows_of
+from probes.report import layer_table, print_screen, report_findings, report_layer_by_layer
+from probes.studies.run_context import RunContext
+from probes.studies.suite_activations import facts_of, labels_of_test_rows, matching_test_rows, names_of, read_suite
 from probes.tasks import Suite, Task
-from probes.values import Activations, LayerByLayer, Result
+from probes.values import Activations, LayerByLayer
 
 
-def compare_study(
-    *,
-    backbone: Callable[[], FrozenBackbone],
-    reference_backbone: Callable[[], FrozenBackbone] | None,
-    suite: Callable[[], Suite],
-    extraction: ExtractionSettings,
-    callbacks: Callable[..., MatrixAnalysis],
-    tracker: Tracker,
-    cache_dir: Path,
-    output_dir: Path,
-    config: Mapping[str, Any],
-    name: str = "compare",
-) -> float:
-    """Read the test rows of every task with two backbones; leave CKA of all pairs of layers and profiles over layers.
+@dataclass(frozen=True, kw_only=True)
+class CompareStudy:
+    """CKA of all pairs of layers of two backbones, and profiles of matched layers, on the test rows of every task.
 
-    Args:
-        backbone: Loads the backbone whose layers are the rows.
-        reference_backbone: Loads the one whose layers are the columns.
-        suite: Loads and checks the tasks; labels are not needed.
-        extraction: Poolings, sites, lengths, for both.
-        callbacks: Makes the analysis: which quantities are measured layer against matched layer.
-        tracker: Where numbers are logged besides files.
-        cache_dir: Activations are kept under it.
-        output_dir: Everything the run leaves.
-        config: The whole config, for the record.
-        name: Stands in `results.csv`.
-
-    Returns:
-        Mean debiased CKA of matched layers over layers and tasks; NaN if it was not among the measures.
-
-    Raises:
-        ValueError: There is no reference backbone; or what the rooms raise on bad input.
+    Attributes:
+        name: Names the study in `results.csv`.
     """
-    if reference_backbone is None:
-        raise ValueError("`study=compare` wants a second model: set `reference_backbone` to an option of `backbone`.")
-    provenance = Provenance(output_dir / "provenance.json")
-    with provenance.stage("tasks"):
-        loaded = suite()
-    with tracker.run(config, output_dir):
-        sides = []
-        for load in (backbone, reference_backbone):
-            with provenance.stage("backbones"):
-                model = load()
-            with provenance.stage("activations"):
-                sides.append(read_suite(loaded, model, extraction, cache_dir, splits=("test",)))
-            del model
-        x, y = sides
-        provenance.record({**facts_of(loaded, x), "reference": facts_of(loaded, y)})
-        reference = test_rows_of(y, loaded, like=x)
-        analysis = callbacks(reference=reference)
-        pairs: list[LayerByLayer] = []
-        for reading, task in ((reading, task) for reading in x.layers for task in loaded.tasks):
-            with provenance.stage("analysis"):
-                rows = x.rows(task, "test", reading)
-                pairs.append(_all_pairs(task, rows, reference(task.name, reading), names=(x.backbone, y.backbone)))
-                analysis.add_rows(task.name, rows, test_labels(task))
-        with provenance.stage("report"):
-            common = Result(study=name, backbone=x.backbone, reference=y.backbone, suite=loaded.name)
-            describe = partial(described, common=common, suite=loaded)
-            found = analysis.finish(output_dir, tracker=tracker, describe=describe)
-            primary = next(iter(x.layers))
-            pictures = report_layer_by_layer(output_dir, pairs, tracker=tracker, primary=primary)
-    lines = (f"picture: {pictures[0]}", f"everything: {output_dir}")
-    print_screen(layer_table(found.results, "reference_cka"), *lines)
-    values = [result.value for result in found.results if result.metric == "reference_cka"]
-    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+
+    name: str = "compare"
+
+    def run(
+        self,
+        context: RunContext,
+        *,
+        backbone: Callable[[], FrozenBackbone],
+        reference_backbone: Callable[[], FrozenBackbone] | None,
+        suite: Callable[[], Suite],
+        extraction: ExtractionSettings,
+        analysis: LayerAnalysis,
+    ) -> float:
+        """Read the test rows with both backbones, one after the other, and compare them.
+
+        Args:
+            context: Logger, folders, config.
+            backbone: Loads the backbone whose layers are the rows.
+            reference_backbone: Loads the one whose layers are the columns.
+            suite: Loads and checks the tasks; labels are not needed.
+            extraction: Poolings, sites, lengths, for both.
+            analysis: Measures each layer against the matched layer.
+
+        Returns:
+            Mean debiased CKA of matched layers over layers and tasks; NaN if it was not among the measures.
+
+        Raises:
+            ValueError: There is no reference backbone; or bad input, as the packages it passes through say.
+        """
+        if reference_backbone is None:
+            raise ValueError(
+                "`study=compare` needs a second model: set `reference_backbone` to an option of `backbone`."
+            )
+        with context.stage("tasks"):
+            loaded = suite()
+        with context.logged():
+            sides = []
+            for load in (backbone, reference_backbone):
+                with context.stage("backbones"):
+                    model = load()
+                with context.stage("activations"):
+                    sides.append(read_suite(loaded, model, extraction, context.cache_dir, splits=("test",)))
+                del model
+            x, y = sides
+            context.provenance.record({**facts_of(loaded, x), "reference": facts_of(loaded, y)})
+            reference = matching_test_rows(y, loaded, like=x)
+            pairs: list[LayerByLayer] = []
+            for reading, task in ((reading, task) for reading in x.layers for task in loaded.tasks):
+                with context.stage("analysis"):
+                    rows, other = x.rows(task, "test", reading), reference(task.name, reading)
+                    pairs.append(_all_pairs(task, rows, other, names=(x.backbone, y.backbone)))
+                    analysis.add(task.name, rows, labels_of_test_rows(task), reference=other)
+            with context.stage("report"):
+                names = names_of(self.name, loaded, x.backbone, y.backbone)
+                report = report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
+                primary = next(iter(x.layers))
+                pictures = report_layer_by_layer(context.output_dir, pairs, logger=context.logger, primary=primary)
+        lines = (f"picture: {pictures[0]}", f"everything: {context.output_dir}")
+        print_screen(layer_table(report.results, "reference_cka"), *lines)
+        values = [result.value for result in report.results if result.metric == "reference_cka"]
+        return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
 def _all_pairs(task: Task, x: Activations, y: Activations, *, names: tuple[str, str]) -> LayerByLayer:

@@ -1,120 +1,132 @@
-"""What can a probe read out of each layer, task by task? The rooms in order, top to bottom."""
+"""What can a probe decode from each layer, task by task?"""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from probes.activations import ExtractionSettings
-from probes.analysis import Column
+from probes.analysis import LayerAnalysis, result_rows
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
-from probes.metrics import MAIN_METRIC, UNITS
-from probes.report import Tracker, print_best_layers, write_results
-from probes.studies.run_context import Provenance
-from probes.studies.suite_activations import SuiteActivations, described, facts_of, read_suite, task_data, test_rows_of
+from probes.report import print_best_layers, report_findings, write_results
+from probes.studies.run_context import RunContext
+from probes.studies.suite_activations import (
+    SuiteActivations,
+    facts_of,
+    matching_test_rows,
+    names_of,
+    read_suite,
+    task_data,
+)
 from probes.tasks import Suite, Task
-from probes.training import ProbeSettings, TaskData, TaskProbes, TrainerFactory, fit_task
-from probes.values import LayerByTask, Reading, Result
+from probes.trainers import TrainerFactory
+from probes.training import ProbeSettings, TaskProbes, fit_task
+from probes.values import Reading
 
 _log = logging.getLogger(__name__)
 
 
-def probe_study(
-    *,
-    backbone: Callable[[], FrozenBackbone],
-    suite: Callable[[], Suite],
-    extraction: ExtractionSettings,
-    probe: ProbeSettings,
-    trainer: TrainerFactory,
-    callbacks: Callable[..., MatrixAnalysis],
-    reference_backbone: Callable[[], FrozenBackbone] | None = None,
-    tracker: Tracker,
-    seed: int,
-    cache_dir: Path,
-    output_dir: Path,
-    config: Mapping[str, Any],
-    name: str = "probe",
-) -> float:
-    """Read every layer once, train a bank of probes a task, leave tables, figures, probes and provenance.
+@dataclass(frozen=True, kw_only=True)
+class ProbeStudy:
+    """One bank of probes a task over all layers, with controls and intervals, beside measures that need no probe.
 
-    Args:
-        backbone: Loads the backbone; called after the suite was found to be in order.
-        suite: Loads and checks the tasks.
-        extraction: Poolings, sites, lengths.
-        probe: Architecture and training of the probes.
-        trainer: Makes the Lightning trainer of one task.
-        callbacks: Makes the analysis that goes along with all trainers.
-        reference_backbone: Loads a backbone whose layers the same rows are compared with.
-        tracker: Where numbers are logged besides files.
-        seed: Decides initialisation, order, folds and control labels; never the data.
-        cache_dir: Activations are kept under it.
-        output_dir: Everything the run leaves.
-        config: The whole config, for the record.
-        name: Stands in `results.csv`.
-
-    Returns:
-        Mean over tasks of validation macro-F1 at the validation-best layer; negative MSE for regression.
-
-    Raises:
-        ValueError: No task has labels; or what the rooms raise on bad input.
+    Attributes:
+        name: Names the study in `results.csv`.
     """
-    provenance = Provenance(output_dir / "provenance.json")
-    with provenance.stage("tasks"):
-        loaded_suite = with_labels(suite())
-    with tracker.run(config, output_dir):
-        with provenance.stage("backbone"):
-            loaded = backbone()
-        with provenance.stage("activations"):
-            activations = read_suite(loaded_suite, loaded, extraction, cache_dir)
-        del loaded
-        provenance.record(facts_of(loaded_suite, activations))
-        reference = None
-        if reference_backbone is not None:
-            with provenance.stage("reference activations"):
-                reference = read_suite(loaded_suite, reference_backbone(), extraction, cache_dir, splits=("test",))
-        analysis = callbacks(reference=reference and test_rows_of(reference, loaded_suite, like=activations))
-        with_analysis = partial(trainer, callbacks=[*_own_callbacks(trainer), analysis])
-        common = Result(study=name, backbone=activations.backbone, suite=loaded_suite.name)
-        if reference is not None:
-            common = replace(common, reference=reference.backbone)
-        fits: dict[Reading, dict[str, TaskProbes]] = {reading: {} for reading in activations.layers}
-        results: list[Result] = []
-        for reading, task in ((reading, task) for reading in fits for task in loaded_suite.tasks):
-            with provenance.stage("probes"):
-                data = task_data(task, activations, reading)
-                fit = fit_task(data, probe, with_analysis, seed)
-                analysis.add_task(data)  # if no trainer ran, because every layer is constant
-                for column in _probe_columns(data, fit):
-                    analysis.table.add(column, reported=False)
-            fits[reading][task.name] = fit
-            fit.save(_probe_file(output_dir, task, reading, first=next(iter(fits))), metadata=_identity(activations))
-            results += [described(result, common=common, suite=loaded_suite) for result in fit.results]
-            write_results(results, output_dir / "results.csv")  # after each task: a run that dies keeps what it has
-        with provenance.stage("report"):
-            primary = next(iter(fits.values()))
-            best = {task: layer for task, fit in primary.items() if (layer := fit.validation_best_layer) is not None}
-            matrices = [matrix for reading in fits for matrix in layer_by_task(results, reading)]
-            found = analysis.finish(
-                output_dir,
-                tracker=tracker,
-                results=results,
-                matrices=matrices,
-                best_layers=best,
-                describe=partial(described, common=common, suite=loaded_suite),
-            )
-    classes = {task.name: len(task.labels) for task in loaded_suite.tasks if task.labels}
-    print_best_layers(results, best_layers=best, figure=found.heatmaps[0], output_dir=output_dir, classes=classes)
-    return _mean_of_known(fit.objective for fit in primary.values())
+
+    name: str = "probe"
+
+    def run(
+        self,
+        context: RunContext,
+        *,
+        backbone: Callable[[], FrozenBackbone],
+        suite: Callable[[], Suite],
+        extraction: ExtractionSettings,
+        probe: ProbeSettings,
+        trainer: TrainerFactory,
+        analysis: LayerAnalysis,
+        callbacks: Callable[..., MatrixAnalysis],
+        reference_backbone: Callable[[], FrozenBackbone] | None = None,
+    ) -> float:
+        """Read every layer once, train the probes of each task, and leave tables, figures, probes and provenance.
+
+        Args:
+            context: Logger, seed, folders, config.
+            backbone: Loads the backbone; called after the suite was found to be in order.
+            suite: Loads and checks the tasks.
+            extraction: Poolings, sites, lengths.
+            probe: Architecture and training of the probes.
+            trainer: Makes the Lightning trainer of one task.
+            analysis: Measures the test rows of each task and holds all findings.
+            callbacks: Makes the callback that decides when the trainers hand rows to the analysis.
+            reference_backbone: Loads a backbone whose layers the same rows are compared with.
+
+        Returns:
+            Mean over tasks of validation macro-F1 at the validation-best layer; negative MSE for regression.
+
+        Raises:
+            ValueError: No task has labels; or bad input, as the packages it passes through say.
+        """
+        with context.stage("tasks"):
+            loaded_suite = with_labels(suite())
+        with context.logged():
+            with context.stage("backbone"):
+                loaded = backbone()
+            with context.stage("activations"):
+                activations = read_suite(loaded_suite, loaded, extraction, context.cache_dir)
+            del loaded
+            context.provenance.record(facts_of(loaded_suite, activations))
+            names = names_of(self.name, loaded_suite, activations.backbone)
+            reference = None
+            if reference_backbone is not None:
+                with context.stage("reference activations"):
+                    read = read_suite(
+                        loaded_suite, reference_backbone(), extraction, context.cache_dir, splits=("test",)
+                    )
+                names = names_of(self.name, loaded_suite, activations.backbone, read.backbone)
+                reference = matching_test_rows(read, loaded_suite, like=activations)
+            callback = callbacks(analysis, reference=reference)
+            with_callback = partial(trainer, callbacks=[*_callbacks_of(trainer), callback])
+            fits: dict[Reading, dict[str, TaskProbes]] = {reading: {} for reading in activations.layers}
+            for reading, task in ((reading, task) for reading in fits for task in loaded_suite.tasks):
+                with context.stage("probes"):
+                    data = task_data(task, activations, reading)
+                    fit = fit_task(data, probe, with_callback, context.seed)
+                    callback.add_task(data)  # if no trainer ran, because every layer is constant
+                    analysis.table.add(fit.profiles)
+                fits[reading][task.name] = fit
+                file = _probe_file(context.output_dir, task, reading, first=next(iter(fits)))
+                fit.save(file, metadata=_identity(activations))
+                # After each task, so that a run that dies keeps the scores it has.
+                write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
+            with context.stage("report"):
+                primary = next(iter(fits.values()))
+                best = {
+                    task: layer for task, fit in primary.items() if (layer := fit.validation_best_layer) is not None
+                }
+                report = report_findings(
+                    context.output_dir, analysis.finish(), names=names, logger=context.logger, best_layers=best
+                )
+        classes = {task.name: len(task.labels) for task in loaded_suite.tasks if task.labels}
+        print_best_layers(
+            report.results,
+            best_layers=best,
+            figure=report.heatmaps[0],
+            output_dir=context.output_dir,
+            classes=classes,
+        )
+        return _mean_of_known(fit.objective for fit in primary.values())
 
 
 def with_labels(suite: Suite) -> Suite:
-    """The tasks that probes can be trained on; the others are named once.
+    """The tasks that probes can be trained on; the others are named once in the log.
 
     Raises:
         ValueError: None is left.
@@ -126,25 +138,9 @@ def with_labels(suite: Suite) -> Suite:
     if not tasks:
         raise ValueError(
             f"Suite '{suite.name}' has no task with labels: {', '.join(without) or 'it is empty'}. "
-            "Probing wants classification, multi-label or regression tasks: set `suite.tasks`."
+            "Probing needs classification, multi-label or regression tasks: set `suite.tasks`."
         )
     return Suite(suite.name, tasks)
-
-
-def layer_by_task(results: Sequence[Result], reading: Reading) -> list[LayerByTask]:
-    """The test scores of trained probes as matrices, one a metric, the main one first."""
-    of_reading = [
-        r
-        for r in results
-        if (r.stack, r.site, r.pooling) == (reading.stack, reading.site, reading.pooling)
-        and r.split == "test"
-        and not r.control
-        and r.layer is not None
-    ]
-    metrics = sorted(dict.fromkeys(r.metric for r in of_reading), key=lambda metric: metric not in MAIN_METRIC.values())
-    return [
-        LayerByTask.pivot(f"probe/{m}", UNITS[m], [r for r in of_reading if r.metric == m], reading) for m in metrics
-    ]
 
 
 def _mean_of_known(values: Iterable[float]) -> float:
@@ -152,16 +148,9 @@ def _mean_of_known(values: Iterable[float]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def _own_callbacks(trainer: TrainerFactory) -> list[Any]:
+def _callbacks_of(trainer: TrainerFactory) -> list[Any]:
     """Callbacks that `conf/trainer` names."""
     return list(getattr(trainer, "keywords", {}).get("callbacks") or [])
-
-
-def _probe_columns(data: TaskData, fit: TaskProbes) -> list[Column]:
-    return [
-        Column(quantity, UNITS[quantity.removeprefix("probe/")], data.task, data.reading, data.layers, estimates)
-        for quantity, estimates in fit.estimates.items()
-    ]
 
 
 def _probe_file(output_dir: Path, task: Task, reading: Reading, *, first: Reading) -> Path:

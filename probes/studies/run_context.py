@@ -1,23 +1,70 @@
-"""What a run was made of and what it cost: `provenance.json`."""
+"""What every study is given besides its parts: logger, seed, folders, config, and the record of the run."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from probes.files import write_json
+from probes.report import RunLogger
 
 _PACKAGES = ("probes", "torch", "transformers", "lightning", "torchmetrics", "hydra-core", "wandb", "datasets", "peft")
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """The circumstances of one run.
+
+    Attributes:
+        logger: Where numbers are logged besides files.
+        seed: Decides initialisation, order, folds and control labels; never the data (that is `suite.seed`).
+        cache_dir: Activations and tuned models are kept under it, shared by all runs.
+        output_dir: Everything the run leaves.
+        config: The whole config, for the record.
+        provenance: Collects facts and seconds for `provenance.json`.
+    """
+
+    logger: RunLogger
+    seed: int
+    cache_dir: Path
+    output_dir: Path
+    config: Mapping[str, Any]
+    provenance: Provenance
+
+    @classmethod
+    def of(
+        cls, *, logger: RunLogger, seed: int, cache_dir: Path, output_dir: Path, config: Mapping[str, Any] | None = None
+    ) -> RunContext:
+        """A context with a new provenance file in the output folder."""
+        provenance = Provenance(output_dir / "provenance.json")
+        return cls(
+            logger=logger,
+            seed=seed,
+            cache_dir=cache_dir,
+            output_dir=output_dir,
+            config=config or {},
+            provenance=provenance,
+        )
+
+    def logged(self) -> AbstractContextManager[object]:
+        """Open the logger's run; leaving the block ends it, as failed where an exception left it."""
+        return self.logger.run(self.config, self.output_dir)
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Add what the block takes to the seconds of a stage in `provenance.json`."""
+        return self.provenance.stage(name)
+
+
 class Provenance:
-    """Collects facts and seconds per stage while a study runs, and writes them at every stage's end.
+    """Facts and seconds per stage of a run, written to `provenance.json` whenever they change.
 
     Args:
         path: The file, in the run's output folder.
@@ -36,7 +83,7 @@ class Provenance:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add what the context takes to a stage's seconds."""
+        """Add what the block takes to a stage's seconds."""
         start = time.perf_counter()
         try:
             yield
@@ -47,9 +94,7 @@ class Provenance:
     def record(self, facts: Mapping[str, Any]) -> None:
         """Add facts and write the file."""
         self._facts |= facts
-        content = self._facts | {"seconds": {name: round(s, 3) for name, s in self._seconds.items()}}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps(content, indent=1, default=str) + "\n")
+        write_json(self._path, self._facts | {"seconds": {name: round(s, 3) for name, s in self._seconds.items()}})
 
 
 def _versions() -> dict[str, str]:

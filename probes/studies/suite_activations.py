@@ -1,10 +1,10 @@
-"""From a suite and a backbone to the activations of every row: tokens, one pass, rows by id."""
+"""From a suite and a backbone to the activations of every row: tokens, one forward pass, rows by id."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from probes.activations import ActivationStore, ExtractionSettings, PassReport, fill_stores, open_stores, row_ids
-from probes.backbones import FrozenBackbone, TokenizedTexts
-from probes.tasks import SPLITS, Suite, Task
+from probes.backbones import ReadableBackbone, TokenizedTexts
+from probes.tasks import Suite, Task
 from probes.training import LabelledActivations, TaskData
-from probes.values import Activations, Layer, Reading, Result
+from probes.values import SPLITS, Activations, Layer, Reading, RunNames
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SuiteActivations:
-    """Every row of a suite as one backbone sees it.
+    """The activations of a suite's rows in one backbone, read from the store when asked for.
 
     Attributes:
         backbone: The backbone's name.
@@ -50,13 +50,13 @@ class SuiteActivations:
 
 def read_suite(
     suite: Suite,
-    backbone: FrozenBackbone,
+    backbone: ReadableBackbone,
     settings: ExtractionSettings,
     cache_dir: Path,
     *,
     splits: Sequence[str] = SPLITS,
 ) -> SuiteActivations:
-    """Tokenise every row of a suite, run the backbone on texts it has not seen, and say how rows find theirs.
+    """Tokenize every row of a suite and run the backbone on the texts that are not in the store yet.
 
     Args:
         suite: The tasks.
@@ -67,7 +67,7 @@ def read_suite(
 
     Raises:
         ValueError: A text has no tokens, an unknown pooling or site, NaN activations.
-        OSError: No room on the disk.
+        OSError: The disk is full.
     """
     stores = open_stores(backbone, settings, cache_dir / "activations")
     tokenized: dict[tuple[str, str], TokenizedTexts] = {}
@@ -96,12 +96,13 @@ def read_suite(
     )
 
 
-def test_rows_of(
+def matching_test_rows(
     read: SuiteActivations, suite: Suite, *, like: SuiteActivations
 ) -> Callable[[str, Reading], Activations]:
-    """How a task's test rows are found in another backbone: its reading that stands in the same place.
+    """How to find a task's test rows in another backbone: by the reading in the same position.
 
-    Two backbones read with the same settings may have different stacks and default poolings, but as many readings.
+    Two backbones read with the same settings may have different stacks and default poolings, but they have the same
+    number of readings.
     """
     tasks = {task.name: task for task in suite.tasks}
     readings = dict(zip(like.layers, read.layers, strict=True))
@@ -109,8 +110,8 @@ def test_rows_of(
 
 
 def task_data(task: Task, activations: SuiteActivations, reading: Reading) -> TaskData:
-    """A task with labels as one backbone sees it, ready for probes."""
-    assert task.kind != "generation"  # studies have left these out
+    """A task's activations and labels of all splits, ready for probes."""
+    assert task.kind != "generation"  # studies leave these out
     splits = {
         split: LabelledActivations(activations.rows(task, split, reading), torch.tensor(task.splits[split].labels))
         for split in ("train", "validation", "test")
@@ -118,23 +119,22 @@ def task_data(task: Task, activations: SuiteActivations, reading: Reading) -> Ta
     return TaskData(task=task.name, kind=task.kind, labels=task.labels, **splits)
 
 
-def test_labels(task: Task) -> Tensor | None:
-    """Labels of a task's test rows as measures want them: int64 classes, else float; `None` without labels."""
+def labels_of_test_rows(task: Task) -> Tensor | None:
+    """Labels of a task's test rows as measures expect them: int64 classes, else float; `None` without labels."""
     if task.kind == "generation":
         return None
     labels = torch.tensor(task.splits["test"].labels)
     return labels if task.kind == "classification" else labels.float()
 
 
-def described(result: Result, *, common: Result, suite: Suite) -> Result:
-    """A result with the names of study, backbones and suite filled in, and the cluster of its task."""
-    cluster = next((task.cluster for task in suite.tasks if task.name == result.task), "")
-    names = {name: getattr(common, name) for name in ("study", "backbone", "reference", "suite")}
-    return replace(result, cluster=cluster, **names)
+def names_of(study: str, suite: Suite, backbone: str, reference: str = "") -> RunNames:
+    """What all rows of a study's results share."""
+    clusters = {task.name: task.cluster for task in suite.tasks}
+    return RunNames(study=study, backbone=backbone, reference=reference, suite=suite.name, clusters=clusters)
 
 
 def facts_of(suite: Suite, activations: SuiteActivations) -> dict[str, Any]:
-    """What `provenance.json` tells of a suite read by a backbone."""
+    """What `provenance.json` records of a suite read by a backbone."""
     report = activations.report
     return {
         "backbone": activations.backbone,

@@ -1,4 +1,4 @@
-"""From rows as read to tasks as studied: labels, a validation split, the cap on rows, prompts, and all checks."""
+"""From a raw task to a task: encoded labels, a validation split, capped splits, rendered prompts, and every check."""
 
 from __future__ import annotations
 
@@ -8,83 +8,84 @@ from typing import TypeVar
 
 import numpy as np
 
-from probes.tasks.checks import check_classes, check_leaks, check_splits, check_texts
-from probes.tasks.labels import Labelling, label_rows
-from probes.tasks.splits import MaxRows, capped, carve_validation, row_cap
-from probes.tasks.task import SPLITS, Render, Split, Task, TaskRows
+from probes.tasks.checks import check_classes, check_leaks, check_prompts, check_splits
+from probes.tasks.labels import EncodedLabels, encode_labels
+from probes.tasks.splits import MaxRows, carve_validation, draw_rows, row_cap
+from probes.tasks.task import RawTask, Render, Split, Task
+from probes.values import SPLITS
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-Positions = Mapping[str, tuple[str, np.ndarray]]
-"""Split → the split as read that its rows come from, and their positions there."""
+_T = TypeVar("_T")
+_Positions = Mapping[str, tuple[str, np.ndarray]]
+"""Split of the task → the raw split its rows come from, and their positions in it."""
 
 
-def build_task(
-    table: TaskRows, render: Render, *, max_rows: MaxRows = None, seed: int = 0, strict: bool = False
-) -> Task:
-    """Settle one task from its rows.
+def build_task(raw: RawTask, render: Render, *, max_rows: MaxRows = None, seed: int = 0, strict: bool = False) -> Task:
+    """Encode the labels of a raw task, draw its rows and render its prompts.
 
     Args:
-        table: Rows as read; a missing validation split is carved from train by the seed.
+        raw: The task as read; a missing validation split is carved from train.
         render: Row → prompt.
-        max_rows: Rows wanted at most in each split, or a mapping split → rows; `None` for all.
-        seed: Decides which rows are carved and which are kept.
-        strict: Refuse leaks between splits instead of warning.
+        max_rows: At most this many rows in each split, or a mapping split → rows; `None` for all.
+        seed: Decides which rows go to a carved validation split and which rows are drawn.
+        strict: Raise on prompts that two splits share instead of warning.
 
     Raises:
         ValueError: Bad input; see `probes.tasks.checks` and `probes.tasks.labels`.
     """
-    check_splits(table)
-    labelling = label_rows(table)
-    positions = _split_positions(table, labelling, render, seed)
+    check_splits(raw)
+    encoded = encode_labels(raw)
+    positions = _split_positions(raw, encoded, render, seed)
     splits: dict[str, Split] = {}
     for split in SPLITS:
         origin, available = positions[split]
-        labels = _take(labelling.by_split[origin], available)
-        kept = capped(labels, labelling.kind, row_cap(max_rows, split), seed=seed, task=table.name, split=split)
-        splits[split] = _split(table, labelling, render, origin, available[kept])
+        labels = _take(encoded.labels[origin], available)
+        drawn = draw_rows(labels, encoded.kind, row_cap(max_rows, split), seed=seed, task=raw.name, split=split)
+        splits[split] = _render_split(raw, encoded, render, origin, available[drawn])
     task = Task(
-        table.name,
-        labelling.kind,
-        labelling.labels,
+        raw.name,
+        encoded.kind,
+        encoded.class_names,
         splits,
-        cluster=table.cluster,
-        unseen=table.unseen,
-        source=table.source,
+        cluster=raw.cluster,
+        unseen=raw.unseen,
+        source=raw.source,
     )
     check_classes(task)
     check_leaks(task, strict=strict)
     return task
 
 
-def _split_positions(table: TaskRows, labelling: Labelling, render: Render, seed: int) -> Positions:
-    if "validation" in table.rows:
-        return {split: (split, np.arange(len(table.rows[split]))) for split in SPLITS}
-    keys = [render(row) for row in table.rows["train"]]
-    labels = labelling.by_split["train"]
-    strata = labels if labelling.kind == "classification" else [None] * len(labels)
-    chosen = carve_validation(keys, strata, seed=seed, task=table.name)
-    if not chosen.any():
+def _split_positions(raw: RawTask, encoded: EncodedLabels, render: Render, seed: int) -> _Positions:
+    if "validation" in raw.rows:
+        return {split: (split, np.arange(len(raw.rows[split]))) for split in SPLITS}
+    prompts = [render(row) for row in raw.rows["train"]]
+    labels = encoded.labels["train"]
+    strata = labels if encoded.kind == "classification" else [None] * len(labels)
+    in_validation = carve_validation(prompts, strata, seed=seed, task=raw.name)
+    if not in_validation.any():
         raise ValueError(
-            f"Task '{table.name}' has no validation split and too few training rows ({len(keys)}) to carve one from. "
+            f"Task '{raw.name}' has no validation split and too few training rows ({len(prompts)}) to carve one from. "
             "Add the split, or leave the task out of `suite.tasks`."
         )
-    log.warning(
+    _log.warning(
         "Task '%s' has no validation split: %d of its %d training rows serve as one, drawn by `suite.seed`=%d.",
-        table.name, chosen.sum(), len(keys), seed,
+        raw.name, in_validation.sum(), len(prompts), seed,
     )  # fmt: skip
-    carved = {"train": ("train", np.flatnonzero(~chosen)), "validation": ("train", np.flatnonzero(chosen))}
-    return {**carved, "test": ("test", np.arange(len(table.rows["test"])))}
+    return {
+        "train": ("train", np.flatnonzero(~in_validation)),
+        "validation": ("train", np.flatnonzero(in_validation)),
+        "test": ("test", np.arange(len(raw.rows["test"]))),
+    }
 
 
-def _split(table: TaskRows, labelling: Labelling, render: Render, origin: str, positions: np.ndarray) -> Split:
-    rows = table.rows[origin]
-    prompts = [render(rows[i]) for i in positions.tolist()]
-    check_texts(table, origin, positions.tolist(), prompts)
-    labels = _take(labelling.by_split[origin], positions)
-    return Split(tuple(prompts), tuple(labels), tuple(_take(labelling.targets[origin], positions)))
+def _render_split(raw: RawTask, encoded: EncodedLabels, render: Render, origin: str, positions: np.ndarray) -> Split:
+    prompts = [render(row) for row in _take(raw.rows[origin], positions)]
+    check_prompts(raw, origin, positions.tolist(), prompts)
+    labels, targets = _take(encoded.labels[origin], positions), _take(encoded.targets[origin], positions)
+    return Split(tuple(prompts), tuple(labels), tuple(targets))
 
 
-def _take(values: Sequence[T], positions: np.ndarray) -> list[T]:
+def _take(values: Sequence[_T], positions: np.ndarray) -> list[_T]:
     return [values[i] for i in positions.tolist()]

@@ -1,149 +1,167 @@
-"""Bad input, found before anything expensive runs: empty texts, lost classes, leaks, duplicates, unknown names."""
+"""Checks of the input, before anything expensive runs: unknown names, missing splits and classes, leaks, duplicates."""
 
 from __future__ import annotations
 
 import difflib
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from probes.tasks.task import SPLITS, Split, Task, TaskRows
+from probes.tasks.task import Label, RawTask, Split, Task
+from probes.values import SPLITS
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
-def choose_tasks(wanted: Sequence[str] | str | None, available: Sequence[str]) -> tuple[str, ...]:
-    """Names of the tasks wanted, all of them for `None`.
+def choose_tasks(names: Sequence[str] | str | None, available: Sequence[str]) -> tuple[str, ...]:
+    """The tasks named, in that order; all that are available for `None`.
 
     Raises:
-        ValueError: A name is unknown (the message shows the close match and what there is), repeated, or none is left.
+        ValueError: There is no task of that name (the message suggests the closest one and lists all), a name is given
+            twice, or none is given.
 
     Example:
         >>> choose_tasks(["rte"], ["sst2", "rte"])
         ('rte',)
     """
-    if wanted is None:
+    if names is None:
         return tuple(available)
-    names = [wanted] if isinstance(wanted, str) else list(wanted)
-    for name in names:
+    chosen = [names] if isinstance(names, str) else list(names)
+    for name in chosen:
         if name not in available:
-            close = difflib.get_close_matches(name, available, n=1)
-            meant = f" Did you mean '{close[0]}'?" if close else ""
             raise ValueError(
-                f"No task '{name}'.{meant} There are {', '.join(available)}. Set `suite.tasks` among these."
+                f"No task '{name}'.{did_you_mean(name, available)} There are {', '.join(available)}. Set `suite.tasks` "
+                "among these."
             )
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated or not names:
+    repeated = [name for name, count in Counter(chosen).items() if count > 1]
+    if repeated or not chosen:
         fault = f"names {', '.join(repeated)} twice" if repeated else "is empty"
         raise ValueError(f"`suite.tasks` {fault}. Name each task once, or set `suite.tasks=null` for all.")
-    return tuple(names)
+    return tuple(chosen)
 
 
-def check_splits(table: TaskRows) -> None:
-    """Refuse a task without training or test rows; a missing validation split is carved from train elsewhere.
+def did_you_mean(name: str, available: Iterable[str]) -> str:
+    """A question for an error message, with a space before it; `""` if no available name is close.
+
+    Example:
+        >>> did_you_mean("ste2", ["rte", "sst2"])
+        " Did you mean 'sst2'?"
+    """
+    close = difflib.get_close_matches(name, list(available), n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def check_splits(raw: RawTask) -> None:
+    """Refuse a task without training or test rows; a missing validation split is allowed, an empty one is not.
 
     Raises:
         ValueError: A split is missing or empty.
     """
     for split in SPLITS:
-        present = split in table.rows
-        if (not present and split != "validation") or (present and not table.rows[split]):
+        present = split in raw.rows
+        if (not present and split != "validation") or (present and not raw.rows[split]):
             state = "is empty" if present else "is missing"
-            there = ", ".join(name for name, rows in table.rows.items() if rows) or "none"
+            with_rows = ", ".join(name for name, rows in raw.rows.items() if rows) or "none"
             raise ValueError(
-                f"Split '{split}' of task '{table.name}' {state}; splits with rows: {there}. Every task needs train "
+                f"Split '{split}' of task '{raw.name}' {state}; splits with rows: {with_rows}. Every task needs train "
                 "and test rows. Add the file or map the split, or leave the task out of `suite.tasks`."
             )
 
 
-def check_texts(table: TaskRows, split: str, positions: Sequence[int], prompts: Sequence[str]) -> None:
-    """Refuse empty prompts.
+def check_prompts(raw: RawTask, split: str, positions: Sequence[int], prompts: Sequence[str]) -> None:
+    """Refuse prompts that are empty or only white space.
+
+    Args:
+        raw: The task the prompts were rendered from.
+        split: Its split.
+        positions: Of each prompt's row in that split, counted from 0.
+        prompts: As rendered.
 
     Raises:
-        ValueError: A prompt has nothing but white space.
+        ValueError: A prompt is empty.
     """
     for position, prompt in zip(positions, prompts, strict=True):
         if not prompt.strip():
             raise ValueError(
-                f"The text of {table.place(split, position)} is empty. Fill it or drop the row, or choose another "
+                f"The text of {raw.locate(split, position)} is empty. Fill it in or drop the row, or choose another "
                 "`suite.prompt`."
             )
 
 
 def check_classes(task: Task) -> None:
-    """Refuse tasks whose training split cannot teach what the other splits ask.
+    """Refuse a task whose training split lacks classes; warn of classes without any row.
 
     Raises:
-        ValueError: A single class in train, or a class of another split that train has not.
+        ValueError: The training split has a single class (classification), or lacks a class that another split has
+            (classification, multi-label).
     """
-    if task.kind == "multilabel":
-        _check_bearers(task)
-    if task.kind != "classification":
+    if task.kind not in {"classification", "multilabel"}:
         return
-    seen = {split: {label for label in rows.labels if isinstance(label, int)} for split, rows in task.splits.items()}
-    if len(seen["train"]) < 2:
-        only = ", ".join(task.labels[index] for index in seen["train"])
+    classes = {split: _classes_in(rows.labels) for split, rows in task.splits.items()}
+    in_train = classes["train"]
+    if task.kind == "classification" and len(in_train) < 2:
         raise ValueError(
-            f"Task '{task.name}' has a single class in its training split: {only}. Probing wants two or more; "
-            "leave the task out of `suite.tasks`."
+            f"Task '{task.name}' has a single class in its training split: {_class_names(task, in_train)}. Probing "
+            "needs two or more; leave the task out of `suite.tasks`."
         )
-    for split, classes in seen.items():
-        if missing := sorted(classes - seen["train"]):
-            _refuse_absent(task, split, missing, sorted(seen["train"]))
-    if idle := sorted(set(range(len(task.labels))) - set().union(*seen.values())):
-        log.warning("Task '%s': no row is labelled %s.", task.name, ", ".join(task.labels[index] for index in idle))
-
-
-def _check_bearers(task: Task) -> None:
-    seen = {
-        split: {
-            index for label in rows.labels if isinstance(label, tuple) for index, entry in enumerate(label) if entry
-        }
-        for split, rows in task.splits.items()
-    }
-    for split, bearers in seen.items():
-        if missing := sorted(bearers - seen["train"]):
-            _refuse_absent(task, split, missing, sorted(seen["train"]))
-
-
-def _refuse_absent(task: Task, split: str, missing: Iterable[int], present: Iterable[int]) -> None:
-    wanted, known = (", ".join(task.labels[index] for index in indices) for indices in (missing, present))
-    raise ValueError(
-        f"Split '{split}' of task '{task.name}' asks for {wanted}: absent in train, which has {known}. "
-        "Mend the splits, or leave the task out of `suite.tasks`."
-    )
+    for split, in_split in classes.items():
+        if absent := in_split - in_train:
+            raise ValueError(
+                f"Split '{split}' of task '{task.name}' has rows of class {_class_names(task, absent)}, which train "
+                f"lacks; train has {_class_names(task, in_train)}. Correct the splits, or leave the task out of "
+                "`suite.tasks`."
+            )
+    unused = set(range(len(task.labels))) - set().union(*classes.values())
+    if task.kind == "classification" and unused:
+        _log.warning("Task '%s': no row has the label %s.", task.name, _class_names(task, unused))
 
 
 def check_leaks(task: Task, *, strict: bool) -> None:
-    """Count prompts that two splits share; said in the log, refused if strict. Repeats within a split are said too.
+    """Warn of prompts that two splits share (raise if `strict`), and of prompts repeated within a split.
 
     Raises:
-        ValueError: `strict`, and a prompt stands in two splits.
+        ValueError: `strict`, and two splits share a prompt.
     """
     distinct = {split: set(rows.prompts) for split, rows in task.splits.items()}
-    for one, other in combinations(distinct, 2):
-        if shared := distinct[one] & distinct[other]:
-            rows = task.splits[other].prompts
+    for first, second in combinations(distinct, 2):
+        if shared := distinct[first] & distinct[second]:
+            prompts = task.splits[second].prompts
             message = (
-                f"Leak: {sum(prompt in shared for prompt in rows)} of {len(rows)} rows in split '{other}' of task "
-                f"'{task.name}' also stand in '{one}', such as {min(shared)[:80]!r}."
+                f"Leak: {sum(prompt in shared for prompt in prompts)} of {len(prompts)} rows in split '{second}' of "
+                f"task '{task.name}' are also in '{first}', for example {min(shared)[:80]!r}."
             )
             if strict:
-                raise ValueError(f"{message} Drop them, or set `suite.strict=false` to be warned only.")
-            log.warning("%s Scores on it flatter; `suite.strict=true` refuses it.", message)
+                raise ValueError(f"{message} Drop them, or set `suite.strict=false` to get a warning instead.")
+            _log.warning("%s Scores on them are too optimistic; `suite.strict=true` makes this an error.", message)
     for split, rows in task.splits.items():
-        _say_repeats(task.name, split, rows)
+        _warn_of_duplicates(task.name, split, rows)
 
 
-def _say_repeats(task: str, split: str, rows: Split) -> None:
-    repeats = len(rows) - len(set(rows.prompts))
-    if repeats:
-        answers: dict[str, set[object]] = {}
-        for prompt, label, target in zip(rows.prompts, rows.labels, rows.targets, strict=True):
-            answers.setdefault(prompt, set()).add(target if label is None else label)
-        torn = sum(len(different) > 1 for different in answers.values())
-        log.warning(
-            "Duplicates: %d rows in split '%s' of task '%s' repeat an earlier prompt; %d prompts have several answers.",
-            repeats, split, task, torn,
-        )  # fmt: skip
+def _classes_in(labels: Iterable[Label]) -> set[int]:
+    """The class indices that occur in rows of a classification or a multi-label task."""
+    classes: set[int] = set()
+    for label in labels:
+        if isinstance(label, tuple):
+            classes.update(index for index, entry in enumerate(label) if entry)
+        elif isinstance(label, int):
+            classes.add(label)
+    return classes
+
+
+def _class_names(task: Task, indices: Iterable[int]) -> str:
+    return ", ".join(task.labels[index] for index in sorted(indices))
+
+
+def _warn_of_duplicates(task: str, split: str, rows: Split) -> None:
+    duplicates = len(rows) - len(set(rows.prompts))
+    if not duplicates:
+        return
+    answers: defaultdict[str, set[Label | str]] = defaultdict(set)
+    for prompt, label, target in zip(rows.prompts, rows.labels, rows.targets, strict=True):
+        answers[prompt].add(target if label is None else label)
+    ambiguous = sum(len(distinct) > 1 for distinct in answers.values())
+    _log.warning(
+        "Duplicates: %d rows in split '%s' of task '%s' repeat an earlier prompt; %d prompts have several answers.",
+        duplicates, split, task, ambiguous,
+    )  # fmt: skip

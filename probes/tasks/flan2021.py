@@ -1,38 +1,31 @@
-"""FLAN 2021, drawn from the heads of its files: the public copy on the Hub, or a folder laid out like it."""
+"""FLAN 2021, streamed from its public copy on the Hub or read from a folder that is laid out like it."""
 
 from __future__ import annotations
 
-import difflib
+import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
+from urllib.parse import quote
 
 import numpy as np
 
-from probes.tasks.local import read_row
-from probes.tasks.splits import MaxRows, generator, row_cap
-from probes.tasks.task import SPLITS, Row
-
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
-import logging
-import re
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
-from urllib.parse import quote
-
 from probes.tasks.build import build_task
-from probes.tasks.checks import check_splits, choose_tasks
-from probes.tasks.local import FILE_ENDINGS
-from probes.tasks.prompts import renderer
-from probes.tasks.splits import split_name
-from probes.tasks.task import Suite, Task, TaskRows
+from probes.tasks.checks import check_splits, choose_tasks, did_you_mean
+from probes.tasks.local import parse_row, task_of_file
+from probes.tasks.prompts import prompt_renderer
+from probes.tasks.splits import MaxRows, named_generator, row_cap, split_name
+from probes.tasks.task import RawTask, Row, Suite, Task
+from probes.values import SPLITS
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+_log = logging.getLogger(__name__)
 
 CLUSTERS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "natural_language_inference": (
@@ -60,101 +53,18 @@ CLUSTERS: Mapping[str, tuple[str, ...]] = MappingProxyType({
 })  # fmt: skip
 """Cluster → its tasks (Wei et al. 2022, arXiv:2109.01652)."""
 
-UNSEEN = ("cola", "trec", "math_dataset")
-"""Kept out of a tuning mixture by default: no other task of FLAN 2021 is of their kind, so none stands in for them."""
-
-CLUSTER_OF: Mapping[str, str] = MappingProxyType({task: cluster for cluster, own in CLUSTERS.items() for task in own})
+CLUSTER_OF: Mapping[str, str] = MappingProxyType(
+    {task: cluster for cluster, tasks in CLUSTERS.items() for task in tasks}
+)
 """Task → its cluster, in the order of `CLUSTERS`."""
 
-
-def held_out(unseen: Sequence[str]) -> set[str]:
-    """The tasks that names of tasks and clusters stand for.
-
-    Raises:
-        ValueError: There is no task or cluster of a name.
-    """
-    names = [unseen] if isinstance(unseen, str) else unseen
-    for name in names:
-        if name not in CLUSTER_OF and name not in CLUSTERS:
-            close = difflib.get_close_matches(name, [*CLUSTER_OF, *CLUSTERS], n=1)
-            meant = f" Did you mean '{close[0]}'?" if close else ""
-            raise ValueError(
-                f"FLAN 2021 has no task or cluster '{name}'.{meant} Set `suite.unseen` to tasks or to clusters: "
-                f"{', '.join(CLUSTERS)}."
-            )
-    return {task for name in names for task in CLUSTERS.get(name, (name,))}
-
+UNSEEN = ("cola", "trec", "math_dataset")
+"""Kept out of a tuning mixture by default: no other task of FLAN 2021 resembles them."""
 
 MAX_ROWS: Mapping[str, int | None] = MappingProxyType({"train": None, "validation": 1_000, "test": 10_000})
-"""Split → rows of it at most by default."""
+"""Split → the most rows it has by default; `train_rows_per_cluster` limits the training rows."""
 
-
-@dataclass(frozen=True)
-class Draw:
-    """Which rows of a file are kept; attributes as in `load_flan2021_suite`.
-
-    Raises:
-        ValueError: A cap or the buffer is out of range; the message names the key to set.
-    """
-
-    max_rows: MaxRows
-    train_rows_per_cluster: int | None
-    shuffle_buffer: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.train_rows_per_cluster is not None and self.train_rows_per_cluster < 1:
-            raise ValueError(
-                "`suite.train_rows_per_cluster` wants a whole number from 1 up, or null; got "
-                f"{self.train_rows_per_cluster}."
-            )
-        if self.shuffle_buffer < 0:
-            raise ValueError(f"`suite.shuffle_buffer` wants a whole number from 0 up; got {self.shuffle_buffer}.")
-        for split in SPLITS:
-            row_cap(self.max_rows, split)  # refuses bad caps before anything is read
-
-    def cap(self, task: str, split: str) -> int | None:
-        """Rows at most of a task's split; `None` for all."""
-        caps = [row_cap(self.max_rows, split)]
-        if split == "train" and self.train_rows_per_cluster is not None:
-            caps.append(max(1, self.train_rows_per_cluster // len(CLUSTERS[CLUSTER_OF[task]])))
-        return min((cap for cap in caps if cap is not None), default=None)
-
-    def rows(self, system: AbstractFileSystem, file: str, task: str, split: str) -> list[Row]:
-        """The rows kept of one file, in its order.
-
-        Raises:
-            ValueError: A line that was read is no row, or not UTF-8.
-        """
-        with system.open(file, "r", encoding="utf-8-sig", block_size=0) as stream:  # 0: no reading ahead
-            lines = _numbered_lines(cast("Iterable[str]", stream), file)
-            if (cap := self.cap(task, split)) is not None:
-                rng = generator(self.seed, task, split, "stream")
-                lines = islice(shuffled(lines, self.shuffle_buffer, rng), cap)
-            return [read_row(Path(file), number, line) for number, line in sorted(lines)]
-
-
-def _numbered_lines(stream: Iterable[str], file: str) -> Iterator[tuple[int, str]]:
-    try:
-        yield from ((number, line) for number, line in enumerate(stream, start=1) if line.strip())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
-
-
-def shuffled(lines: Iterator[tuple[int, str]], size: int, rng: np.random.Generator) -> Iterator[tuple[int, str]]:
-    """Lines in a random order in which none comes more than `size` places early; n of them need n + size read."""
-    held = list(islice(lines, size))
-    for line in lines:
-        if held:
-            place = rng.integers(len(held))
-            line, held[place] = held[place], line
-        yield line
-    yield from (held[place] for place in rng.permutation(len(held)))
-
-
-log = logging.getLogger(__name__)
-
-Files = dict[str, dict[str, str]]
+_Files = dict[str, dict[str, str]]
 """Task → split → path of its file."""
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -177,69 +87,157 @@ def load_flan2021_suite(
 ) -> Suite:
     """Read tasks of FLAN 2021 from `split/task_10templates_split.jsonl` (or `split/task.jsonl`).
 
-    Files are streamed and left as soon as enough rows are drawn. The rows come from the head of a file through a
-    seeded shuffle buffer: a file is read for at most `max_rows + shuffle_buffer` lines, of which `max_rows` are kept,
-    in the order of the file. A smaller cap keeps a part of what a larger one keeps. They are no even draw from a whole
-    file. Nothing is kept on disk; to read often, download the copy and set `path` to its folder.
+    Files are streamed, and reading stops as soon as enough rows are drawn: rows come from the head of a file through a
+    seeded shuffle buffer, so that at most `max_rows + shuffle_buffer` lines are read, of which `max_rows` are kept, in
+    the order of the file. They are therefore not a uniform sample of the whole file. What a smaller cap draws is a
+    subset of what a larger one draws. Nothing is stored on disk; to read the suite often, download the dataset and set
+    `path` to its folder.
 
     The kind of a task is inferred from the targets of the training rows drawn (`probes.tasks.labels`). The rows have
     `inputs`, `targets` and `task`, so there is no `raw` prompt.
 
     Args:
-        path: Name of the data set on the Hub, a local folder, or an address that `fsspec` reads.
-        revision: Branch, tag or commit of the data set on the Hub.
-        tasks: Names of the tasks wanted, in this order; for `None` all of `CLUSTERS` that have files (the copy on the
-            Hub has 66 of 69: newsroom, winogrande and xsum are not in it).
-        unseen: Tasks, or whole clusters, marked as kept out of a tuning mixture.
-        max_rows: Rows at most in each split, or a mapping split → rows.
-        train_rows_per_cluster: Training rows at most of a cluster, in equal shares for its tasks in `CLUSTERS`, whether
-            they are in the suite or not; `None` for no such cap.
-        shuffle_buffer: Lines a drawn row may come from beyond the head of `max_rows` lines; 0 takes the head itself.
-        prompt: `instruction`; see `probes.tasks.prompts.renderer`.
-        template: A string with `{inputs}` or `{task}` placeholders instead.
+        path: Name of the dataset on the Hub, a local folder, or an address that `fsspec` reads.
+        revision: Branch, tag or commit of the dataset on the Hub; `None` for the newest.
+        tasks: Names of the tasks to load, in this order; `None` for all of `CLUSTERS` that have files (the copy on the
+            Hub has 66 of 69: it lacks newsroom, winogrande and xsum).
+        unseen: Tasks, or whole clusters, that are marked as kept out of a tuning mixture.
+        max_rows: At most this many rows in each split, or a mapping split → rows.
+        train_rows_per_cluster: At most this many training rows in each cluster, divided equally between all its tasks
+            in `CLUSTERS`, whether they are in the suite or not; `None` for no such limit.
+        shuffle_buffer: How many lines beyond the first `max_rows` a drawn row may come from; 0 takes the first lines.
+        prompt: `instruction`; see `probes.tasks.prompts.prompt_renderer`.
+        template: A string with `{inputs}` or `{task}` placeholders, used in place of `prompt`.
         seed: Decides which rows are drawn, and the validation split where there is none.
-        strict: Refuse rows that stand in two splits instead of warning.
+        strict: Raise on prompts that two splits share instead of warning.
         name: Name of the suite.
 
     Raises:
         FileNotFoundError: A task has no file, or none for train or test.
-        ValueError: There is no such data set or folder, or bad rows or settings; the message names the key to set.
+        ValueError: There is no such dataset or folder, or rows or settings are bad; the message names the key to set.
     """
-    draw = Draw(max_rows, train_rows_per_cluster, shuffle_buffer, seed)
-    unseen_tasks = held_out(unseen)
+    sampler = StreamSampler(max_rows, train_rows_per_cluster, shuffle_buffer, seed)
+    unseen_tasks = expand_clusters(unseen)
     system, files = _find_files(path, revision)
     built: list[Task] = []
     for task in _choose(tasks, files, path):
-        table = TaskRows(
+        raw = RawTask(
             name=task,
-            rows={split: draw.rows(system, file, task, split) for split, file in files[task].items()},
+            rows={split: sampler.rows(system, file, task, split) for split, file in files[task].items()},
             cluster=CLUSTER_OF[task],
             unseen=task in unseen_tasks,
             source=path,
-            places={split: f"{file}, rows counted as drawn" for split, file in files[task].items()},
+            locations={split: f"{file}, rows counted as drawn" for split, file in files[task].items()},
         )
-        check_splits(table)
-        render = renderer(task, table.rows["train"], prompt=prompt, template=template)
-        built.append(build_task(table, render, seed=seed, strict=strict))
+        check_splits(raw)
+        render = prompt_renderer(task, raw.rows["train"], prompt=prompt, template=template)
+        built.append(build_task(raw, render, seed=seed, strict=strict))
     return Suite(name, tuple(built))
 
 
-def _find_files(path: str, revision: str | None) -> tuple[AbstractFileSystem, Files]:
-    from fsspec.core import url_to_fs  # like the next, slow to import: only those who need it wait
-    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]  # of the library it uses
+def expand_clusters(names: Sequence[str]) -> set[str]:
+    """The tasks named, and all tasks of the clusters named.
 
-    files: Files = {}
+    Raises:
+        ValueError: There is no task or cluster of that name.
+
+    Example:
+        >>> sorted(expand_clusters(["sst2", "coreference"]))
+        ['definite_pronoun_resolution', 'sst2', 'winogrande', 'wsc']
+    """
+    names = [names] if isinstance(names, str) else names
+    for name in names:
+        if name not in CLUSTER_OF and name not in CLUSTERS:
+            raise ValueError(
+                f"FLAN 2021 has no task or cluster '{name}'.{did_you_mean(name, [*CLUSTER_OF, *CLUSTERS])} Set "
+                f"`suite.unseen` to tasks or to clusters: {', '.join(CLUSTERS)}."
+            )
+    return {task for name in names for task in CLUSTERS.get(name, (name,))}
+
+
+@dataclass(frozen=True)
+class StreamSampler:
+    """Draws rows from the head of a streamed file; `load_flan2021_suite` explains the attributes.
+
+    Raises:
+        ValueError: A cap or the buffer is out of range; the message names the key to set.
+    """
+
+    max_rows: MaxRows
+    train_rows_per_cluster: int | None
+    shuffle_buffer: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.train_rows_per_cluster is not None and self.train_rows_per_cluster < 1:
+            raise ValueError(
+                f"`suite.train_rows_per_cluster` must be at least 1, or null; got {self.train_rows_per_cluster}."
+            )
+        if self.shuffle_buffer < 0:
+            raise ValueError(f"`suite.shuffle_buffer` must be at least 0; got {self.shuffle_buffer}.")
+        for split in SPLITS:
+            row_cap(self.max_rows, split)  # raises on a bad cap before any file is opened
+
+    def cap(self, task: str, split: str) -> int | None:
+        """The most rows of a task's split; `None` for no limit."""
+        caps = [row_cap(self.max_rows, split)]
+        if split == "train" and self.train_rows_per_cluster is not None:
+            caps.append(max(1, self.train_rows_per_cluster // len(CLUSTERS[CLUSTER_OF[task]])))
+        return min((cap for cap in caps if cap is not None), default=None)
+
+    def rows(self, system: AbstractFileSystem, file: str, task: str, split: str) -> list[Row]:
+        """The rows drawn from one file, in the order of the file.
+
+        Raises:
+            ValueError: A line that was read is not a row, or not UTF-8.
+        """
+        with system.open(file, "r", encoding="utf-8-sig", block_size=0) as stream:  # block_size 0: no reading ahead
+            lines = _numbered_lines(cast("Iterable[str]", stream), file)
+            if (cap := self.cap(task, split)) is not None:
+                rng = named_generator(self.seed, task, split, "stream")
+                lines = islice(shuffle_in_buffer(lines, self.shuffle_buffer, rng), cap)
+            return [parse_row(Path(file), number, line) for number, line in sorted(lines)]
+
+
+def shuffle_in_buffer(
+    lines: Iterator[tuple[int, str]], size: int, rng: np.random.Generator
+) -> Iterator[tuple[int, str]]:
+    """Numbered lines in a random order, drawn from a buffer of `size` lines that is refilled from the stream.
+
+    No line comes more than `size` places early, and the first n need n + `size` lines to be read.
+    """
+    buffer = list(islice(lines, size))
+    for line in lines:
+        if buffer:
+            slot = rng.integers(len(buffer))
+            line, buffer[slot] = buffer[slot], line
+        yield line
+    yield from (buffer[slot] for slot in rng.permutation(len(buffer)))
+
+
+def _numbered_lines(stream: Iterable[str], file: str) -> Iterator[tuple[int, str]]:
+    try:
+        yield from ((number, line) for number, line in enumerate(stream, start=1) if line.strip())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error.reason}). Save it as UTF-8.") from error
+
+
+def _find_files(path: str, revision: str | None) -> tuple[AbstractFileSystem, _Files]:
+    from fsspec.core import url_to_fs  # imported here because, like the next, it is slow to import
+    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]  # from its HTTP library
+
+    files: _Files = {}
     try:
         system, root = url_to_fs(_address(path, revision))
         folders = {split_name(PurePosixPath(folder).name): folder for folder in system.ls(root, detail=False)}
         for split in (split for split in SPLITS if split in folders):
             for file in sorted(system.ls(folders[split], detail=False)):
                 if file.endswith(".jsonl"):
-                    files.setdefault(FILE_ENDINGS.sub("", PurePosixPath(file).stem), {})[split] = file
+                    files.setdefault(task_of_file(PurePosixPath(file).stem), {})[split] = file
     except (OSError, ValueError, HTTPError) as error:
         raise ValueError(
             f"Cannot list '{path}': {type(error).__name__}: {error} Set `suite.path` (and `suite.revision`) to the "
-            "data set on the Hub, or to a folder of split/task.jsonl files."
+            "dataset on the Hub, or to a folder of split/task.jsonl files."
         ) from error
     return system, files
 
@@ -251,28 +249,28 @@ def _address(path: str, revision: str | None) -> str:
     if "://" in path:
         return path
     if not _HUB_NAME.fullmatch(path):
-        raise FileNotFoundError("there is no such folder, and it is no name of a data set (owner/name).")
+        raise FileNotFoundError("there is no such folder, and it is not the name of a dataset (owner/name).")
     return f"hf://datasets/{path}" + ("" if revision is None else f"@{quote(revision, safe='')}")
 
 
-def _choose(tasks: Sequence[str] | str | None, files: Files, path: str) -> tuple[str, ...]:
-    """The tasks wanted, all of which have files for train and test."""
+def _choose(names: Sequence[str] | str | None, files: _Files, path: str) -> tuple[str, ...]:
+    """The tasks named, all of which have files for train and test."""
     present = [task for task in CLUSTER_OF if task in files]
     absent = [task for task in CLUSTER_OF if task not in files]
-    wanted = [tasks] if isinstance(tasks, str) else tasks
-    lost = [task for task in wanted or () if task in absent]
-    if lost or not present:
+    named = [names] if isinstance(names, str) else names
+    named_but_absent = [task for task in named or () if task in absent]
+    if named_but_absent or not present:
         raise FileNotFoundError(
-            f"'{path}' has no split/task.jsonl for {', '.join(lost) or 'any task of FLAN 2021'}. It has "
+            f"'{path}' has no split/task.jsonl for {', '.join(named_but_absent) or 'any task of FLAN 2021'}. It has "
             f"{', '.join(present) or 'none'}. Set `suite.tasks` among these, or `suite.path` to another copy."
         )
-    if wanted is None and absent:
-        log.info("'%s' has %d of the %d tasks of FLAN 2021, not %s.", path, len(present), len(CLUSTER_OF), absent)
-    chosen = choose_tasks(wanted, present)
+    if named is None and absent:
+        _log.info("'%s' has %d of the %d tasks of FLAN 2021, not %s.", path, len(present), len(CLUSTER_OF), absent)
+    chosen = choose_tasks(named, present)
     if missing := [(split, task) for task in chosen for split in ("train", "test") if split not in files[task]]:
-        names = ", ".join(f"{split}/{task}_10templates_{split}.jsonl" for split, task in missing)
+        file_names = ", ".join(f"{split}/{task}_10templates_{split}.jsonl" for split, task in missing)
         raise FileNotFoundError(
-            f"'{path}' lacks {names} (or the same as split/task.jsonl). Every task needs train and test rows: add the "
-            f"files, or leave {', '.join(dict.fromkeys(task for _, task in missing))} out of `suite.tasks`."
+            f"'{path}' lacks {file_names} (or the same as split/task.jsonl). Every task needs train and test rows: add "
+            f"the files, or leave {', '.join(dict.fromkeys(task for _, task in missing))} out of `suite.tasks`."
         )
     return chosen

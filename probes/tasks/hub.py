@@ -1,4 +1,4 @@
-"""Suites from datasets on the Hub, or from any folder `datasets.load_dataset` reads."""
+"""Suites from datasets on the Hub, or from any folder that `datasets.load_dataset` can read."""
 
 from __future__ import annotations
 
@@ -11,27 +11,8 @@ from probes.tasks.build import build_task
 from probes.tasks.checks import choose_tasks
 from probes.tasks.prompts import PROMPTS, template_renderer
 from probes.tasks.splits import MaxRows, split_name
-from probes.tasks.task import SPLITS, Kind, Render, Row, Suite, Task, TaskRows
-
-_AS_NAMED: Mapping[str, str | None] = {split: split for split in SPLITS}
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubTask:
-    """Where one task lies in a dataset; see `load_hub_suite` for the meaning of each field."""
-
-    name: str
-    path: str
-    config: str | None = None
-    revision: str | None = None
-    splits: Mapping[str, str | None] | None = None
-    text: str = "text"
-    instruction: str | None = None
-    label: str = "label"
-    labels: Sequence[str] | None = None
-    kind: Kind | None = None
-    cluster: str = ""
-    unseen: bool = False
+from probes.tasks.task import RawTask, Row, Suite, Task, TaskKind
+from probes.values import SPLITS
 
 
 def load_hub_suite(
@@ -44,7 +25,7 @@ def load_hub_suite(
     instruction: str | None = None,
     label: str = "label",
     labels: Sequence[str] | None = None,
-    kind: Kind | None = None,
+    kind: TaskKind | None = None,
     definitions: Mapping[str, Mapping[str, Any]] | None = None,
     tasks: Sequence[str] | None = None,
     max_rows: MaxRows = None,
@@ -54,61 +35,83 @@ def load_hub_suite(
     strict: bool = False,
     name: str | None = None,
 ) -> Suite:
-    """Load one task, or several defined by what differs between them.
+    """Load one task of a dataset, or several that are defined by their differences.
 
     Args:
         path: Name of the dataset on the Hub, or a local folder.
-        config: Its configuration, `None` for the only one.
-        revision: Branch, tag or commit.
-        splits: `train`, `validation`, `test` → split of the dataset; `None`: called the same there. An empty
-            `validation` is carved from train by `seed`; name a labelled split as `test` where the real one has no
-            labels (GLUE).
+        config: Configuration of the dataset; `None` if it has only one.
+        revision: Branch, tag or commit; `None` for the newest.
+        splits: `train`, `validation`, `test` → split of the dataset; `None` if they have these names there. An empty
+            `validation` is carved from train. Where the dataset's test split has no labels (GLUE), name a labelled
+            split as `test`.
         text: The raw prompt: a column, or a template with `{column}` placeholders.
         instruction: The instruction prompt: a template with `{column}` placeholders.
-        label: The column of labels.
-        labels: Names of the classes in index order (or the words the column holds); `None`: those of the dataset.
-        kind: `classification`, `multilabel`, `regression` or `generation`; `None`: by the type of `label`.
+        label: The column with the labels.
+        labels: Names of the classes in index order (or the strings in the column); `None` for those of the dataset.
+        kind: `classification`, `multilabel`, `regression` or `generation`; `None` to infer it from the type of `label`.
         definitions: Task name → those of the arguments above that differ for it, and its `cluster` and `unseen`.
-            `None`: one task, called like the suite.
-        tasks: Names of the tasks wanted, in this order; all of them for `None`.
-        max_rows: Rows at most in each split (or a mapping split → rows), drawn by `seed` so that no class vanishes.
+            `None` for one task with the name of the suite.
+        tasks: Names of the tasks to load, in this order; `None` for all.
+        max_rows: At most this many rows in each split, or a mapping split → rows, drawn so that no class vanishes.
         prompt: `instruction` or `raw`.
-        template: A string with `{column}` placeholders instead, for all tasks.
-        seed: Decides which rows are drawn.
-        strict: Refuse rows that stand in two splits instead of warning.
-        name: Name of the suite; the last part of `path` for `None`.
+        template: A string with `{column}` placeholders, used for all tasks in place of `prompt`.
+        seed: Decides which rows are drawn, and the carved validation split.
+        strict: Raise on prompts that two splits share instead of warning.
+        name: Name of the suite; `None` for the last part of `path`.
 
     Raises:
-        ValueError: No such dataset, configuration, split or column, or bad rows; the message names the key to set.
+        ValueError: There is no such dataset, configuration, split or column, or rows are bad; the message names the
+            key to set.
     """
     suite_name = name or path.rstrip("/").rsplit("/", 1)[-1]
     base = HubTask(
         name=suite_name, path=path, config=config, revision=revision, splits=splits, text=text,
         instruction=instruction, label=label, labels=labels, kind=kind,
     )  # fmt: skip
-    defined = {task: _define(base, task, changes) for task, changes in (definitions or {suite_name: {}}).items()}
+    definitions = definitions or {suite_name: {}}
+    tasks_by_name = {task: _define(base, task, changes) for task, changes in definitions.items()}
     built: list[Task] = []
-    for task in choose_tasks(tasks, tuple(defined)):
-        definition = defined[task]
-        chosen, key = _template(definition, prompt, template)
+    for task in choose_tasks(tasks, tuple(tasks_by_name)):
+        definition = tasks_by_name[task]
+        text_template, key = _template(definition, prompt, template)
         dataset = _load(definition)
-        render = _renderer(definition, dataset, chosen, key)
-        table = _read(definition, dataset, chosen)
-        built.append(build_task(table, render, max_rows=max_rows, seed=seed, strict=strict))
+        source_splits = _source_splits(definition, dataset)
+        columns = [column for column in dataset[source_splits["train"]].column_names if column != definition.label]
+        render = template_renderer(task, text_template, columns, key)
+        raw = _read(definition, dataset, source_splits, text_template)
+        built.append(build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict))
     return Suite(suite_name, tuple(built))
 
 
+@dataclass(frozen=True, kw_only=True)
+class HubTask:
+    """Where to find one task in a dataset; `load_hub_suite` explains each field."""
+
+    name: str
+    path: str
+    config: str | None = None
+    revision: str | None = None
+    splits: Mapping[str, str | None] | None = None
+    text: str = "text"
+    instruction: str | None = None
+    label: str = "label"
+    labels: Sequence[str] | None = None
+    kind: TaskKind | None = None
+    cluster: str = ""
+    unseen: bool = False
+
+
 def _define(base: HubTask, task: str, changes: Mapping[str, Any]) -> HubTask:
-    known = {field.name for field in fields(HubTask)} - {"name"}
-    if unknown := sorted(set(changes) - known):
+    """One task: the settings of the suite with the changes of `suite.definitions.<task>`."""
+    keys = {field.name for field in fields(HubTask)} - {"name"}
+    if unknown := sorted(set(changes) - keys):
         raise ValueError(
-            f"`suite.definitions.{task}` has no key {', '.join(unknown)}. Its keys are {', '.join(sorted(known))}."
+            f"`suite.definitions.{task}` has no key {', '.join(unknown)}. Its keys are {', '.join(sorted(keys))}."
         )
     definition = dataclasses.replace(base, **{**changes, "name": task})
-    unknown_splits = sorted({split_name(split) for split in definition.splits or _AS_NAMED} - set(SPLITS))
-    if unknown_splits:
+    if unknown := sorted({split_name(split) for split in definition.splits or ()} - set(SPLITS)):
         raise ValueError(
-            f"`suite.splits` knows {', '.join(SPLITS)}; got {', '.join(unknown_splits)} for task '{task}'."
+            f"`suite.splits` of task '{task}' has no key {', '.join(unknown)}. Its keys are {', '.join(SPLITS)}."
         )
     return definition
 
@@ -130,80 +133,78 @@ def _template(definition: HubTask, prompt: str, template: str | None) -> tuple[s
 
 
 def _load(definition: HubTask) -> Mapping[str, Any]:
-    from datasets import exceptions, load_dataset  # takes a second: only those who need it wait
+    """Split of the dataset → its `datasets.Dataset`."""
+    from datasets import exceptions, load_dataset  # imported here because it takes a second
 
-    where = f"dataset '{definition.path}'" + (f", configuration '{definition.config}'" if definition.config else "")
+    dataset = f"dataset '{definition.path}'" + (f", configuration '{definition.config}'" if definition.config else "")
     try:
         loaded = load_dataset(definition.path, definition.config, revision=definition.revision)
         return {str(split): rows for split, rows in loaded.items()}
     except (exceptions.DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise ValueError(
-            f"No {where} found: {error} Set `suite.path` (and `suite.revision`) to a dataset on the Hub or a folder."
+            f"No {dataset} found: {error} Set `suite.path` (and `suite.revision`) to a dataset on the Hub or a folder."
         ) from error
     except (ValueError, RuntimeError) as error:
         raise ValueError(
-            f"Cannot read {where}: {error} Set `suite.config`, or `suite.revision=refs/convert/parquet` where the "
-            "repository only has a loading script."
+            f"Cannot read {dataset}: {error} Set `suite.config`, or `suite.revision=refs/convert/parquet` if the "
+            "repository has only a loading script."
         ) from error
 
 
-def _renderer(definition: HubTask, dataset: Mapping[str, Any], template: str, key: str) -> Render:
-    split = _source_splits(definition, dataset)["train"]
-    columns = [column for column in dataset[split].column_names if column != definition.label]
-    return template_renderer(definition.name, template, columns, key)
-
-
 def _source_splits(definition: HubTask, dataset: Mapping[str, Any]) -> dict[str, str]:
-    """Split here → split there, those left empty dropped; `train` and `test` are asked for even when not named."""
-    wanted = {split_name(split): source for split, source in (definition.splits or _AS_NAMED).items()}
-    chosen = {split: source for split in SPLITS if (source := wanted.get(split)) is not None}
-    for split in ("train", "test"):
-        if split not in chosen:
+    """Split of the task → split of the dataset; a validation split that is to be carved from train is left out."""
+    mapping = definition.splits or {split: split for split in SPLITS}
+    sources = {split_name(split): source for split, source in mapping.items()}
+    found: dict[str, str] = {}
+    for split in SPLITS:
+        source = sources.get(split)
+        if source is None:
+            if split == "validation":
+                continue
             raise ValueError(f"`suite.splits.{split}` of task '{definition.name}' is empty; only `validation` may be.")
-    for split, source in list(chosen.items()):
         if source in dataset:
-            continue
-        if split == source == "validation":
-            del chosen[split]  # not asked for by name: carved from train, with a word in the log
-            continue
-        raise ValueError(
-            f"Dataset '{definition.path}' has no split '{source}' for task '{definition.name}'. It has "
-            f"{', '.join(dataset)}. Set `suite.splits.{split}` among these."
-        )
-    return chosen
+            found[split] = source
+        elif not (
+            split == source == "validation"
+        ):  # the default name may be absent: `build_task` then carves and warns
+            raise ValueError(
+                f"Dataset '{definition.path}' has no split '{source}' for task '{definition.name}'. It has "
+                f"{', '.join(dataset)}. Set `suite.splits.{split}` among these."
+            )
+    return found
 
 
-def _read(definition: HubTask, dataset: Mapping[str, Any], template: str) -> TaskRows:
-    splits = _source_splits(definition, dataset)
-    columns = dataset[splits["train"]].column_names
-    if definition.kind != "generation" and definition.label not in columns:
+def _read(definition: HubTask, dataset: Mapping[str, Any], splits: Mapping[str, str], template: str) -> RawTask:
+    train = dataset[splits["train"]]
+    if definition.kind != "generation" and definition.label not in train.column_names:
         raise ValueError(
             f"Dataset '{definition.path}' has no column '{definition.label}' for task '{definition.name}'. It has "
-            f"{', '.join(columns)}. Set `suite.label` among these."
+            f"{', '.join(train.column_names)}. Set `suite.label` among these."
         )
-    rows = {split: _rows(dataset[source], definition, template) for split, source in splits.items()}
-    return TaskRows(
+    return RawTask(
         name=definition.name,
-        rows=rows,
+        rows={split: _rows(dataset[source], definition, template) for split, source in splits.items()},
         kind=definition.kind,
-        labels=_class_names(definition, dataset[splits["train"]].features.get(definition.label)),
+        labels=_class_names(definition, train.features.get(definition.label)),
         cluster=definition.cluster,
         unseen=definition.unseen,
         source=":".join(part for part in (definition.path, definition.config) if part),
-        places={split: f"split '{source}' of {definition.path}" for split, source in splits.items()},
+        locations={split: f"split '{source}' of {definition.path}" for split, source in splits.items()},
     )
 
 
-def _rows(split: Any, definition: HubTask, template: str) -> list[Row]:
-    used = [column for column in split.column_names if f"{{{column}" in template and column != definition.label]
-    labelled = definition.label in split.column_names
-    answers = "targets" if definition.kind == "generation" else "label"
-    columns = [list(split[column]) for column in used] + ([list(split[definition.label])] if labelled else [])
-    names = [*used, answers] if labelled else used
+def _rows(dataset: Any, definition: HubTask, template: str) -> list[Row]:
+    """The columns that the template names and the label, which is the answer (`targets`) of a generation task."""
+    names = [name for name in dataset.column_names if f"{{{name}" in template and name != definition.label]
+    columns = [list(dataset[name]) for name in names]
+    if definition.label in dataset.column_names:
+        names.append("targets" if definition.kind == "generation" else "label")
+        columns.append(list(dataset[definition.label]))
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _class_names(definition: HubTask, feature: Any) -> tuple[str, ...] | None:
+    """The declared names, else those of a `ClassLabel` feature (or of a list of these), else `None`."""
     if definition.labels is not None:
         return tuple(str(name) for name in definition.labels)
     names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)

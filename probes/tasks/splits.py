@@ -1,26 +1,28 @@
-"""Which rows belong to which split: names, a validation split where there is none, and a cap on the rows."""
+"""Which rows go to which split: names of splits, a validation split carved from train, and caps on the rows."""
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from probes.tasks.task import SPLITS, Kind, Label
-
-log = logging.getLogger(__name__)
-
-_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "validation"}
-_VALIDATION_SHARE = 0.2
-_VALIDATION_ROWS = 1000
+from probes.tasks.task import Label, TaskKind
+from probes.values import SPLITS
 
 MaxRows = int | Mapping[str, int | None] | None
+"""At most this many rows in every split, or split → number; `None` for all rows."""
+
+CARVED_SHARE = 0.2
+"""Share of the training rows that a carved validation split gets, ..."""
+CARVED_ROWS = 1_000
+"""... and the most rows it gets: more make the choice of a penalty or a layer no better."""
+
+_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "validation"}
 
 
 def split_name(name: str) -> str:
-    """The word used here for a split: `val`, `valid`, `dev` and `eval` are `validation`; others stay as they are.
+    """The project's name of a split: `val`, `valid`, `dev` and `eval` are `validation`; other names stay as they are.
 
     Example:
         >>> split_name("dev"), split_name("test")
@@ -29,108 +31,116 @@ def split_name(name: str) -> str:
     return _ALIASES.get(name, name)
 
 
-def generator(seed: int, *names: str) -> np.random.Generator:
-    """Random numbers that depend on the seed and the names alone, never on global state or on other tasks."""
-    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
-
-
 def carve_validation(keys: Sequence[Hashable], strata: Sequence[Hashable], *, seed: int, task: str) -> np.ndarray:
     """Draw a fifth of the training rows, at most 1,000, as the validation split.
 
     Args:
-        keys: What a row says; rows with equal keys stay together, so that no row ends up on both sides.
-        strata: The label of each row; each keeps its share on both sides.
+        keys: One per row; rows with equal keys go to the same side, so that the carving makes no leak.
+        strata: The label of each row; each label has about the same share on both sides.
         seed: `suite.seed`.
-        task: Name of the task, part of the seed.
+        task: Name of the task; each draws rows of its own.
 
     Returns:
         bool, shape `(rows,)`: true where the row goes to validation.
     """
-    rng = generator(seed, task, "carve")
-    share = min(_VALIDATION_SHARE, _VALIDATION_ROWS / max(1, len(keys)))
-    groups: dict[Hashable, list[Hashable]] = {}
+    rng = named_generator(seed, task, "carve")
+    share = min(CARVED_SHARE, CARVED_ROWS / max(1, len(keys)))
+    keys_by_stratum: dict[Hashable, list[Hashable]] = {}
     for key, stratum in zip(keys, strata, strict=True):
-        groups.setdefault(stratum, []).append(key)
+        keys_by_stratum.setdefault(stratum, []).append(key)
     chosen: set[Hashable] = set()
-    for members in groups.values():
-        distinct = [key for key in dict.fromkeys(members) if key not in chosen]
-        count = min(len(distinct) - 1, max(1, round(share * len(distinct))))
+    for stratum_keys in keys_by_stratum.values():
+        distinct = [key for key in dict.fromkeys(stratum_keys) if key not in chosen]
+        count = min(len(distinct) - 1, max(1, round(share * len(distinct))))  # train keeps at least one
         chosen.update(distinct[i] for i in rng.permutation(len(distinct))[: max(0, count)])
     return np.array([key in chosen for key in keys], dtype=bool)
 
 
 def row_cap(max_rows: MaxRows, split: str) -> int | None:
-    """How many rows of a split are wanted at most, `None` for all.
+    """The most rows a split may have, `None` for no limit.
 
     Raises:
-        ValueError: `suite.max_rows` is neither empty, a whole number from 1 up, nor a mapping of splits to these.
+        ValueError: `suite.max_rows` is neither null, nor an integer of at least 1, nor a mapping of splits to these.
     """
     if isinstance(max_rows, Mapping):
         caps = {split_name(name): cap for name, cap in max_rows.items()}
         unknown = sorted(set(caps) - set(SPLITS))
         if unknown:
-            raise ValueError(f"`suite.max_rows` knows the splits {', '.join(SPLITS)}; got {', '.join(unknown)}.")
+            raise ValueError(f"`suite.max_rows` has no split {', '.join(unknown)}. Its splits are {', '.join(SPLITS)}.")
         cap = caps.get(split)
     else:
         cap = max_rows
     if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or cap < 1):
         raise ValueError(
-            f"`suite.max_rows` wants a whole number from 1 up, or a mapping of splits to such; got {max_rows!r}."
+            f"`suite.max_rows` must be an integer of at least 1, or a mapping of splits to such integers; got "
+            f"{max_rows!r}."
         )
     return cap
 
 
-def capped(labels: Sequence[Label], kind: Kind, cap: int | None, *, seed: int, task: str, split: str) -> np.ndarray:
-    """Positions of the rows kept, in order: at most `cap`, drawn by the seed so that no class vanishes.
+def draw_rows(
+    labels: Sequence[Label], kind: TaskKind, cap: int | None, *, seed: int, task: str, split: str
+) -> np.ndarray:
+    """Draw at most `cap` rows of a split so that no class vanishes.
 
-    Every class keeps its share of the rows and at least one; of multi-label rows, every label keeps a bearer;
-    generation and regression rows are drawn evenly. A smaller cap keeps (but for rounding) a part of what a larger
-    one keeps.
+    Every class keeps its share of the rows and at least one row; in multi-label tasks every class keeps a row that has
+    it; generation and regression rows are drawn uniformly. What a smaller cap draws is, up to rounding, a subset of
+    what a larger one draws.
+
+    Returns:
+        int64, shape `(drawn,)`: positions of the rows, ascending.
 
     Raises:
-        ValueError: There are more classes in the training split than rows wanted.
+        ValueError: The training split has more classes than `cap`.
     """
     total = len(labels)
     if cap is None or total <= cap:
         return np.arange(total)
-    order = generator(seed, task, split, "cap").permutation(total)
-    if kind == "classification":
-        kept = _by_class(labels, order, cap)
-    elif kind == "multilabel":
-        kept = _by_bearer(labels, order, cap)
-    else:
-        kept = order[:cap]
     classes = len(set(labels)) if kind == "classification" else 0
     if split == "train" and classes > cap:
         raise ValueError(
             f"Task '{task}' has {classes} classes in its training split, so {cap} rows cannot hold one of each. "
             f"Set `suite.max_rows` (or `suite.max_rows.train`) to {classes} or more."
         )
-    return np.sort(np.asarray(kept, dtype=np.int64))
+    order = named_generator(seed, task, split, "cap").permutation(total)
+    if kind == "classification":
+        drawn = _stratified(labels, order, cap)
+    elif kind == "multilabel":
+        drawn = _one_row_per_class_first(labels, order)[:cap]
+    else:
+        drawn = order[:cap]
+    return np.sort(np.asarray(drawn, dtype=np.int64))
 
 
-def _by_class(labels: Sequence[Label], order: np.ndarray, cap: int) -> list[int]:
-    members: dict[Label, list[int]] = {}
+def named_generator(seed: int, *names: str) -> np.random.Generator:
+    """A random generator that depends only on the seed and the names, not on global state or on other tasks."""
+    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
+
+
+def _stratified(labels: Sequence[Label], order: np.ndarray, cap: int) -> list[int]:
+    """The first rows of each class in `order`; the numbers per class follow the largest remainder method."""
+    positions: dict[Label, list[int]] = {}
     for position in order.tolist():
-        members.setdefault(labels[position], []).append(position)
-    shares = {label: cap * len(rows) / len(labels) for label, rows in members.items()}
-    counts = {label: max(1, int(share)) for label, share in shares.items()}
-    by_remainder = sorted(shares, key=lambda label: (counts[label] - shares[label], str(label)))
+        positions.setdefault(labels[position], []).append(position)
+    quotas = {label: cap * len(rows) / len(labels) for label, rows in positions.items()}
+    counts = {label: max(1, int(quota)) for label, quota in quotas.items()}
+    by_remainder = sorted(quotas, key=lambda label: (counts[label] - quotas[label], str(label)))
     while sum(counts.values()) < cap:
         for label in by_remainder:
-            if sum(counts.values()) < cap and counts[label] < len(members[label]):
+            if sum(counts.values()) < cap and counts[label] < len(positions[label]):
                 counts[label] += 1
-    while sum(counts.values()) > cap:
+    while sum(counts.values()) > cap:  # rounding rare classes up to one row took rows from the frequent ones
         largest = max(counts, key=lambda label: (counts[label], str(label)))
         counts[largest] -= 1
-    return [position for label, rows in members.items() for position in rows[: counts[label]]]
+    return [position for label, rows in positions.items() for position in rows[: counts[label]]]
 
 
-def _by_bearer(labels: Sequence[Label], order: np.ndarray, cap: int) -> list[int]:
-    first_bearers: dict[int, int] = {}
+def _one_row_per_class_first(labels: Sequence[Label], order: np.ndarray) -> list[int]:
+    """All positions in `order`, but with the first row of every class moved to the front."""
+    first_rows: dict[int, int] = {}
     for position in order.tolist():
         entries = labels[position]
         for index, entry in enumerate(entries if isinstance(entries, tuple) else ()):
             if entry:
-                first_bearers.setdefault(index, position)
-    return list(dict.fromkeys([*first_bearers.values(), *order.tolist()]))[:cap]
+                first_rows.setdefault(index, position)
+    return list(dict.fromkeys([*first_rows.values(), *order.tolist()]))

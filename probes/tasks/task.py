@@ -1,4 +1,4 @@
-"""The values this package hands out (a split's rows, a task, a suite), and a task's rows as a loader read them."""
+"""Suites, tasks and splits, which this package produces, and the raw task that a loader reads them from."""
 
 from __future__ import annotations
 
@@ -7,15 +7,27 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Label = int | float | tuple[int, ...] | None
-"""Class index; a real number (regression); one 0/1 entry a label (multi-label); `None` (generation)."""
+"""A class index (classification), a real number (regression), one 0 or 1 per class (multi-label), or `None`
+(generation)."""
 
-Kind = Literal["classification", "multilabel", "regression", "generation"]
-SPLITS = ("train", "validation", "test")
+TaskKind = Literal["classification", "multilabel", "regression", "generation"]
+
+Row = Mapping[str, Any]
+"""One example as it was read: field name → value."""
+
+Render = Callable[[Row], str]
+"""Turns a row into its prompt."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split, in order: the rendered prompt, its label, the answer in words (`""` where there is none)."""
+    """The rows of one split, in order; the three tuples have one entry per row.
+
+    Attributes:
+        prompts: What the backbone reads.
+        labels: What a probe predicts.
+        targets: The answer in words; `""` where there is none.
+    """
 
     prompts: tuple[str, ...]
     labels: tuple[Label, ...]
@@ -32,15 +44,15 @@ class Task:
     Attributes:
         name: Unique in its suite.
         kind: What the labels are.
-        labels: Names of the classes (classification, multi-label), else empty.
+        labels: Names of the classes in index order (classification, multi-label); empty for the other kinds.
         splits: `train`, `validation`, `test` → rows.
-        cluster: The family the task belongs to.
-        unseen: Kept out of a tuning mixture.
+        cluster: The family the task belongs to; `""` where it has none.
+        unseen: Whether the task is kept out of a tuning mixture.
         source: Where the examples come from.
     """
 
     name: str
-    kind: Kind
+    kind: TaskKind
     labels: tuple[str, ...]
     splits: Mapping[str, Split]
     cluster: str = ""
@@ -50,43 +62,39 @@ class Task:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks studied together."""
+    """Tasks that are studied together."""
 
     name: str
     tasks: tuple[Task, ...]
 
 
-Row = Mapping[str, Any]
-Render = Callable[[Row], str]
-
-
 @dataclass(frozen=True, kw_only=True)
-class TaskRows:
-    """Rows of one task as read.
+class RawTask:
+    """One task as a loader read it: before labels are encoded, prompts rendered and rows drawn.
 
     Attributes:
         name: Unique in its suite.
-        rows: Split → rows in order. A row has `targets` (the answer in words) or `label` or both, and whatever fields
-            its prompt is made of.
-        kind: What the labels are; `None`: inferred from them.
-        labels: Names of the classes in index order; `None`: inferred.
-        cluster: The family the task belongs to.
-        unseen: Kept out of a tuning mixture.
+        rows: Split → rows in order. A row has `targets` (the answer in words) or `label` or both, and the fields its
+            prompt is made of.
+        kind: What the labels are; `None` to infer it from them.
+        labels: Names of the classes in index order; `None` to infer them.
+        cluster: The family the task belongs to; `""` where it has none.
+        unseen: Whether the task is kept out of a tuning mixture.
         source: Where the examples come from.
-        places: Split → where its rows lie, for messages.
+        locations: Split → where its rows are stored, for error messages.
     """
 
     name: str
     rows: Mapping[str, Sequence[Row]]
-    kind: Kind | None = None
+    kind: TaskKind | None = None
     labels: tuple[str, ...] | None = None
     cluster: str = ""
     unseen: bool = False
     source: str = ""
-    places: Mapping[str, str] = field(default_factory=dict)
+    locations: Mapping[str, str] = field(default_factory=dict)
 
-    def place(self, split: str, position: int | None = None) -> str:
-        """Where a split, or the row at a position counted from 0, is found: task, split, file and line."""
-        place = self.places.get(split, "")
+    def locate(self, split: str, position: int | None = None) -> str:
+        """Describe where a split, or its row at a position counted from 0, is found: task, split, row and file."""
+        location = self.locations.get(split, "")
         row = "" if position is None else f", row {position + 1}"
-        return f"task '{self.name}', split '{split}'{row}" + (f" ({place})" if place else "")
+        return f"task '{self.name}', split '{split}'{row}" + (f" ({location})" if location else "")

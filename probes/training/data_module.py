@@ -1,4 +1,4 @@
-"""The activations of one task in batches, as a Lightning data module serves them."""
+"""The activations of one task in batches of rows or of layers, as a Lightning data module serves them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from torch import Tensor
 from probes.seeds import derive_seed
 from probes.training.task_data import TaskData
 
+EVALUATION_ROWS = 512
+"""Rows per validation batch."""
+
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of all layers with the targets of the probe and of its controls.
+    """Rows of all layers with the targets of the probes and of their controls.
 
     Attributes:
         values: Raw activations, shape `(layers, rows, features)`.
@@ -33,7 +36,7 @@ class Rows:
         return self.values.shape[1]
 
     def at(self, rows: Tensor | slice) -> Rows:
-        """Return some of the rows, by index; a slice gives a view."""
+        """Return some of the rows: a copy for indices, a view for a slice."""
         values = self.values[:, rows] if isinstance(rows, slice) else self.values.index_select(1, rows)
         return Rows(values, self.targets[:, rows], self.weights[:, rows])
 
@@ -42,105 +45,19 @@ class Rows:
         return Rows(self.values[layers], self.targets, self.weights)
 
 
-class RowBatch(NamedTuple):
-    """Values `(layers, batch, features)`, targets `(1 + controls, batch, ...)`, weights `(1 + controls, batch)`.
-
-    `share` is what one row counts in the batch's mean loss: 1 over the rows of all processes' shares, times their
-    number (distributed training takes the mean of the processes' gradients).
-    """
-
-    values: Tensor
-    targets: Tensor
-    weights: Tensor
-    share: float
-
-
-class RowBatches:
-    """Batches of rows, in a new order every pass if shuffled; the orders depend on the seed alone.
-
-    Not a `DataLoader`: indexing one tensor in memory needs no workers, and every process takes its own part of each
-    batch. Rows in order are served as views, which are not to be written to.
-
-    Args:
-        rows: What to serve.
-        batch_size: Rows a batch, over all processes.
-        shuffle_seed: Decides the orders; `None` serves rows in order.
-        rank: This process.
-        world_size: Processes.
-    """
-
-    def __init__(
-        self, rows: Rows, batch_size: int, *, shuffle_seed: int | None = None, rank: int = 0, world_size: int = 1
-    ) -> None:
-        self.rows, self.batch_size, self.shuffle_seed = rows, batch_size, shuffle_seed
-        self.rank, self.world_size = rank, world_size
-        self._passes = itertools.count()
-
-    def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
-
-    def __iter__(self) -> Iterator[RowBatch]:
-        order = self._order(next(self._passes))
-        for start in range(0, len(self.rows), self.batch_size):
-            stop = min(start + self.batch_size, len(self.rows))
-            mine = slice(start + self.rank, stop, self.world_size)
-            part = self.rows.at(mine if order is None else order[mine])
-            yield RowBatch(part.values, part.targets, part.weights, self.world_size / (stop - start))
-
-    def _order(self, number: int) -> Tensor | None:
-        if self.shuffle_seed is None:
-            return None
-        generator = torch.Generator().manual_seed(derive_seed(self.shuffle_seed, "order", number))
-        return torch.randperm(len(self.rows), generator=generator)
-
-
-class LayerBatch(NamedTuple):
-    """All rows of some layers; `first` is the index of the first of them."""
-
-    values: Tensor
-    targets: Tensor
-    weights: Tensor
-    first: int
-
-
-class LayerBatches:
-    """All rows of a few layers at a time, for solvers that see the whole training split.
-
-    Args:
-        rows: What to serve.
-        layers_per_batch: Layers a batch.
-    """
-
-    def __init__(self, rows: Rows, layers_per_batch: int) -> None:
-        self.rows, self.layers_per_batch = rows, layers_per_batch
-
-    def __len__(self) -> int:
-        return -(-len(self.rows.values) // self.layers_per_batch)
-
-    def __iter__(self) -> Iterator[LayerBatch]:
-        first = 0
-        for values in self.rows.values.split(self.layers_per_batch):
-            yield LayerBatch(values, self.rows.targets, self.rows.weights, first)
-            first += len(values)
-
-
-EVALUATION_ROWS = 512
-"""Rows of a validation batch."""
-
-
 class ActivationDataModule(LightningDataModule):
     """Serves activations that lie in memory, by rows for minibatches or by layers for the exact solver.
 
-    Every process sees all validation rows, so all of them stop and choose alike; a `DistributedSampler`, which repeats
-    rows, is never used.
+    Every process sees all validation rows, so that all processes make the same decisions; a `DistributedSampler`, which
+    repeats rows, is never used.
 
     Args:
         train: Training rows.
-        validation: Validation rows; `None` where nothing is decided while training.
-        batch_size: Rows a training batch, over all processes; `None` serves all rows of some layers instead.
-        layers_per_batch: Layers a batch, if all rows are served.
-        seed: Decides the order of rows; 0 is a seed like any other.
-        task_data: The whole task these rows are of, all splits and layers, for callbacks that look at it.
+        validation: Validation rows; `None` where training makes no decisions.
+        batch_size: Rows per training batch, over all processes; `None` serves all rows of some layers instead.
+        layers_per_batch: Layers per batch, if all rows are served.
+        seed: Decides the order of the rows; 0 is a seed like any other.
+        task_data: The whole task that these rows come from, with all splits and layers, for callbacks that analyse it.
     """
 
     def __init__(
@@ -166,5 +83,100 @@ class ActivationDataModule(LightningDataModule):
         return RowBatches(self.train, self.batch_size, shuffle_seed=self.seed, rank=rank, world_size=world_size)
 
     def val_dataloader(self) -> RowBatches | list[None]:
-        """Serve validation rows in order."""
+        """Serve all validation rows in order, on every process."""
         return [] if self.validation is None else RowBatches(self.validation, EVALUATION_ROWS)
+
+
+class RowBatch(NamedTuple):
+    """Some rows of all layers.
+
+    Attributes:
+        values: Raw activations, shape `(layers, batch, features)`.
+        targets: Shape `(1 + controls, batch, ...)`.
+        weights: Shape `(1 + controls, batch)`.
+        mean_factor: What turns a sum over these rows into a mean over the batch: the number of processes, over the
+            batch's rows on all processes. Distributed training averages the gradients of the processes, so that the
+            number of processes cancels.
+    """
+
+    values: Tensor
+    targets: Tensor
+    weights: Tensor
+    mean_factor: float
+
+
+class RowBatches:
+    """Batches of rows, in a new order in every pass if shuffled; the orders depend on the seed alone.
+
+    This is no `DataLoader`: tensors in memory need no workers, and each process takes its share of every batch, so that
+    a batch holds the same rows whatever the number of processes. Unshuffled rows are served as views, which must not be
+    written to.
+
+    Args:
+        rows: The rows to serve.
+        batch_size: Rows per batch, over all processes.
+        shuffle_seed: Decides the orders; `None` serves the rows in order.
+        rank: Number of this process.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self, rows: Rows, batch_size: int, *, shuffle_seed: int | None = None, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.rows, self.batch_size, self.shuffle_seed = rows, batch_size, shuffle_seed
+        self.rank, self.world_size = rank, world_size
+        self._passes = itertools.count()
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        order = self._order_of_pass(next(self._passes))
+        for start in range(0, len(self.rows), self.batch_size):
+            stop = min(start + self.batch_size, len(self.rows))
+            positions = slice(start + self.rank, stop, self.world_size)
+            batch = self.rows.at(positions if order is None else order[positions])
+            yield RowBatch(batch.values, batch.targets, batch.weights, self.world_size / (stop - start))
+
+    def _order_of_pass(self, number: int) -> Tensor | None:
+        if self.shuffle_seed is None:
+            return None
+        generator = torch.Generator().manual_seed(derive_seed(self.shuffle_seed, "order", number))
+        return torch.randperm(len(self.rows), generator=generator)
+
+
+class LayerBatch(NamedTuple):
+    """All rows of some consecutive layers.
+
+    Attributes:
+        values: Raw activations, shape `(layers, rows, features)`.
+        targets: Shape `(1 + controls, rows, ...)`.
+        weights: Shape `(1 + controls, rows)`.
+        first_layer: Index of the first of these layers.
+    """
+
+    values: Tensor
+    targets: Tensor
+    weights: Tensor
+    first_layer: int
+
+
+class LayerBatches:
+    """All rows of a few layers at a time, for a solver that needs the whole training split at once.
+
+    Args:
+        rows: The rows to serve.
+        layers_per_batch: Layers per batch.
+    """
+
+    def __init__(self, rows: Rows, layers_per_batch: int) -> None:
+        self.rows, self.layers_per_batch = rows, layers_per_batch
+
+    def __len__(self) -> int:
+        return -(-len(self.rows.values) // self.layers_per_batch)
+
+    def __iter__(self) -> Iterator[LayerBatch]:
+        first_layer = 0
+        for values in self.rows.values.split(self.layers_per_batch):
+            yield LayerBatch(values, self.rows.targets, self.rows.weights, first_layer)
+            first_layer += len(values)

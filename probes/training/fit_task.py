@@ -1,8 +1,8 @@
-"""Probes from plain tensors, without any configuration."""
+"""From activations and labels to the probes of every layer and their scores: for a task, or from plain tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.metrics import MAIN_METRIC, Kind
+from probes.analysis import result_rows
+from probes.metrics import MAIN_METRIC, TargetKind
 from probes.seeds import derive_seed
 from probes.trainers import TrainerFactory, default_trainer
 from probes.training.bank.minibatch_module import class_weights
@@ -20,11 +21,12 @@ from probes.training.bank.probe_module import Standardiser, row_batched_logits
 from probes.training.data_module import Rows
 from probes.training.layer_probes import LayerProbes
 from probes.training.probe_settings import ProbeSettings
-from probes.training.scoring import ScoreSheet, SplitLogits, SplitScores
+from probes.training.saved_probes import save_probes
+from probes.training.scoring import SplitLogits, TaskScorer
 from probes.training.selection import Selection, fold_of_rows, select, with_shuffled_controls
 from probes.training.task_data import LabelledActivations, TaskData
-from probes.training.train_bank import Recipe, is_exact
-from probes.values import Activations, Estimates, Layer, Reading, Result
+from probes.training.train_bank import BankSpec, is_exact
+from probes.values import NO_READING, SPLITS, Activations, Layer, LayerProfile, Result
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,16 @@ class TaskProbes:
 
     Attributes:
         probes: The chosen probe of each layer.
-        results: Rows of `results.csv`, but for what the study fills in.
-        estimates: `probe/<main metric>` and `probe/selectivity` on test at every layer, with the errors that layers
-            share, for what is computed from several layers at once.
+        profiles: Every metric of the probes and of their baselines, on every split, over all layers.
     """
 
     probes: LayerProbes
-    results: list[Result]
-    estimates: Mapping[str, Estimates]
+    profiles: tuple[LayerProfile, ...]
+
+    @property
+    def results(self) -> list[Result]:
+        """The scores as rows of `results.csv`, without the names that a study fills in."""
+        return result_rows(self.profiles)
 
     @property
     def objective_metric(self) -> str:
@@ -58,22 +62,27 @@ class TaskProbes:
         """Validation macro-F1, or negative mean squared error, at the validation-best layer; NaN if there is none."""
         return max(self._validation_scores().values(), default=float("nan"))
 
-    def _validation_scores(self) -> dict[Layer, float]:
-        sign = -1.0 if self.probes.kind == "regression" else 1.0
-        return {
-            result.layer: sign * result.value
-            for result in self.results
-            if (result.split, result.control, result.metric) == ("validation", "", self.objective_metric)
-            and result.layer is not None
-            and result.value == result.value
-        }
+    def profile(self, metric: str, *, split: str = "test", control: str = "") -> LayerProfile:
+        """The profile of one metric, such as `macro_f1` or `selectivity`.
+
+        Raises:
+            KeyError: There is none.
+        """
+        for profile in self.profiles:
+            if (profile.metric, profile.split, profile.control) == (metric, split, control):
+                return profile
+        there = sorted({profile.metric for profile in self.profiles})
+        raise KeyError(f"Task '{self.probes.task}' has no {split} score '{metric}' {control}. There are {there}.")
 
     def save(self, path: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
-        """Write the probes, see `LayerProbes.save`."""
-        return self.probes.save(path, metadata)
+        """Write the probes to one file, see `save_probes`."""
+        return save_probes(self.probes, path, metadata)
 
-
-SPLITS = ("train", "validation", "test")
+    def _validation_scores(self) -> dict[Layer, float]:
+        """Scores by layer, higher is better; layers without a probe are left out."""
+        sign = -1.0 if self.probes.kind == "regression" else 1.0
+        by_layer = self.profile(self.objective_metric, split="validation").by_layer()
+        return {layer: sign * value for layer, value in by_layer if value == value}
 
 
 def fit_task(data: TaskData, settings: ProbeSettings, trainer_factory: TrainerFactory, seed: int) -> TaskProbes:
@@ -93,15 +102,11 @@ def fit_task(data: TaskData, settings: ProbeSettings, trainer_factory: TrainerFa
     _, constant = Standardiser.of(data.train.activations.values)
     live = (~constant).nonzero()[:, 0]
     layers = tuple(data.layers[i] for i in live.tolist())
-    recipe = Recipe(data, layers, data.num_classes, exact, settings, trainer_factory, seed)
+    spec = BankSpec(data, layers, data.num_classes, exact, settings, trainer_factory, seed)
     rows = {split: _rows(data, split, live, settings, seed) for split in SPLITS}
-    selection = select(rows["train"], rows["validation"], recipe) if layers else None
-    probes = _chosen_probes(data, recipe, selection)
-    answers = [] if selection is None else _answers(selection, rows)
-    sheet = _sheet(data, recipe, selection)
-    scores = [sheet.score(answer) for answer in answers]
-    estimates = sheet.estimates(scores[-1], data.layers) if scores else {}
-    return TaskProbes(probes, _results(probes, scores, rows, sheet), estimates)
+    selection = select(rows["train"], rows["validation"], spec) if layers else None
+    probes = _chosen_probes(data, spec, selection)
+    return TaskProbes(probes, tuple(_profiles(data, spec, selection, rows)))
 
 
 def _rows(data: TaskData, split: str, live: Tensor, settings: ProbeSettings, seed: int) -> Rows:
@@ -121,20 +126,20 @@ def _of_layers(values: Tensor, layers: Tensor) -> Tensor:
     return values[first : last + 1] if len(layers) == last - first + 1 else values[layers]
 
 
-def _chosen_probes(data: TaskData, recipe: Recipe, selection: Selection | None) -> LayerProbes:
+def _chosen_probes(data: TaskData, spec: BankSpec, selection: Selection | None) -> LayerProbes:
     penalties = dict.fromkeys(data.layers, float("nan"))
     if selection is not None:
-        penalties |= zip(recipe.layers, selection.penalties(recipe.settings), strict=True)
+        penalties |= zip(spec.layers, selection.penalties(spec.settings), strict=True)
     return LayerProbes(
         task=data.task,
         kind=data.kind,
         labels=data.labels,
         layers=data.layers,
-        constant=tuple(layer for layer in data.layers if layer not in recipe.layers),
+        constant=tuple(layer for layer in data.layers if layer not in spec.layers),
         reading=data.reading,
         penalties=tuple(penalties.values()),
         in_features=data.in_features,
-        architecture=recipe.settings.architecture,
+        architecture=spec.settings.architecture,
         bank=None if selection is None else selection.bank(controls=False),
         standardiser=None if selection is None else selection.trained.standardiser,
         target_mean=0.0 if selection is None else selection.trained.target_mean,
@@ -142,54 +147,49 @@ def _chosen_probes(data: TaskData, recipe: Recipe, selection: Selection | None) 
     )
 
 
-def _answers(selection: Selection, rows: Mapping[str, Rows]) -> list[SplitLogits]:
-    """Apply the chosen probes and their controls to every split."""
+def _profiles(
+    data: TaskData, spec: BankSpec, selection: Selection | None, rows: Mapping[str, Rows]
+) -> Iterator[LayerProfile]:
+    """Scores of the chosen probes, their controls and the majority baseline on every split."""
+    settings = spec.settings
+    scorer = TaskScorer(
+        data=data,
+        probe=settings.name,
+        probed_layers=spec.layers,
+        penalties=[] if selection is None else selection.penalties(settings),
+        remarks=[] if selection is None else selection.notes(settings),
+        bootstrap_samples=settings.bootstrap_samples,
+        seed=spec.seed,
+    )
+    logits_by_split = {} if selection is None else _logits_by_split(selection, rows)
+    for outputs in logits_by_split.values():
+        yield from scorer.profiles(outputs)
+    train_targets = rows["train"].targets[0]
+    metrics: list[str] = []
+    for split in SPLITS:
+        scored = logits_by_split[split].targets[0] if split in logits_by_split else rows[split].targets[0]
+        if len(scored) > 0:
+            majority = scorer.majority_profiles(split, train_targets, scored)
+            metrics = [profile.metric for profile in majority]
+            yield from majority
+    if selection is None:
+        for split in SPLITS:
+            yield from scorer.missing_profiles(split, metrics)
+
+
+def _logits_by_split(selection: Selection, rows: Mapping[str, Rows]) -> dict[str, SplitLogits]:
+    """Logits of the chosen probes and their controls on every split; those of a cross-validation are out of fold."""
     trained, bank = selection.trained, selection.bank(controls=True)
-    answers = []
+    found = {}
     for split in SPLITS:
         if split == "validation":
-            note = f"out of fold, {selection.folds}-fold cross-validation" if selection.folds else ""
-            answers.append(SplitLogits(split, selection.logits, selection.rows.targets, note))
+            remark = f"out of fold, {selection.folds}-fold cross-validation" if selection.folds else ""
+            found[split] = SplitLogits(split, selection.logits, selection.rows.targets, remark)
             continue
         logits = row_batched_logits(bank, trained.standardiser, rows[split].values)
         logits = logits * trained.target_deviation + trained.target_mean
-        answers.append(SplitLogits(split, logits, rows[split].targets))
-    return answers
-
-
-def _sheet(data: TaskData, recipe: Recipe, selection: Selection | None) -> ScoreSheet:
-    settings, reading = recipe.settings, data.reading
-    common = {
-        "task": data.task,
-        "stack": reading.stack,
-        "site": reading.site,
-        "pooling": reading.pooling,
-        "probe": settings.name,
-        "seed": recipe.seed,
-    }
-    return ScoreSheet(
-        kind=data.kind,
-        common=common,
-        layers=recipe.layers,
-        penalties=[] if selection is None else selection.penalties(settings),
-        notes=[] if selection is None else selection.notes(settings),
-        samples=settings.bootstrap_samples,
-        seed=recipe.seed,
-    )
-
-
-def _results(
-    probes: LayerProbes, scores: list[SplitScores], rows: Mapping[str, Rows], sheet: ScoreSheet
-) -> list[Result]:
-    results, train_targets = [], rows["train"].targets[0]
-    for split_scores in scores:
-        results += sheet.results(split_scores)
-    for split in SPLITS:
-        scored = next((s.answers.targets[0] for s in scores if s.answers.split == split), rows[split].targets[0])
-        if len(scored) > 0:
-            results += sheet.majority_rows(split, train_targets, scored, probes.num_classes)
-    metrics = dict.fromkeys(result.metric for result in results)
-    return results + sheet.constant_rows(SPLITS, tuple(metrics), probes.constant)
+        found[split] = SplitLogits(split, logits, rows[split].targets)
+    return found
 
 
 Array = Tensor | np.ndarray | Sequence[Any]
@@ -266,24 +266,26 @@ def _pair(x: Array | None, y: Array | None, split: str) -> tuple[Tensor, Tensor]
     return None if x is None or y is None else (_layers_first(x), _targets(y))
 
 
-def _kind(targets: Tensor) -> Kind:
+def _kind(targets: Tensor) -> TargetKind:
     if targets.ndim == 2:
         return "multilabel"
     return "regression" if targets.is_floating_point() else "classification"
 
 
-def _labels(kind: Kind, targets: Tensor, labels: Sequence[str] | None) -> tuple[str, ...]:
+def _labels(kind: TargetKind, targets: Tensor, labels: Sequence[str] | None) -> tuple[str, ...]:
     if kind == "regression":
         return ()
     count = targets.shape[1] if kind == "multilabel" else int(targets.max()) + 1
     return tuple(map(str, range(count))) if labels is None else tuple(labels)
 
 
-def _hold_out(kind: Kind, x: Tensor, y: Tensor, *, seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _hold_out(
+    kind: TargetKind, x: Tensor, y: Tensor, *, seed: int
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     fold = fold_of_rows(kind, y, 5, seed=derive_seed(seed, "test"))
     return (x[:, fold != 0], y[fold != 0]), (x[:, fold == 0], y[fold == 0])
 
 
 def _labelled(split: str, values: Tensor, targets: Tensor, layers: tuple[Layer, ...]) -> LabelledActivations:
     ids = tuple(f"{split}/{row}" for row in range(values.shape[1]))
-    return LabelledActivations(Activations(values, layers, ids, Reading("", "", "")), targets)
+    return LabelledActivations(Activations(values, layers, ids, NO_READING), targets)

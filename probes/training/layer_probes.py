@@ -1,58 +1,51 @@
-"""The chosen probe of every layer: applied to activations, saved, and loaded to the same predictions."""
+"""The chosen probe of every layer, applied to activations."""
 
 from __future__ import annotations
 
-import functools
-import importlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from probes.metrics import Kind
-from probes.training.bank.probe_bank import Architecture, ProbeBank
+from probes.architectures import ProbeArchitecture
+from probes.metrics import TargetKind
+from probes.training.bank.probe_bank import ProbeBank
 from probes.training.bank.probe_module import Standardiser, row_batched_logits
 from probes.values import Layer, Reading
-
-FORMAT = "probes/1"
 
 
 @dataclass(frozen=True)
 class LayerProbes:
-    """One trained probe a layer.
+    """One trained probe per layer; `probes.training.save_probes` writes them to a file.
 
     Attributes:
         task: Name of the task.
         kind: Kind of task.
         labels: Names of the classes or labels; empty for regression.
         layers: Names of all layers, in order.
-        constant: Those among them that have no probe, for their activations were all the same in training.
-        reading: Stack, site and pooling the activations must be of.
-        penalties: λ of each layer; NaN where there is no probe.
+        constant: The layers without a probe, because their activations were equal on all training rows.
+        reading: Stack, site and pooling that the activations must have.
+        penalties: λ of each layer's probe; NaN where there is none.
         in_features: Width of one layer's activations.
-        architecture: Gives one probe; a class or a partial of one, importable by name.
-        bank: Probes of the layers that have one; `None` if none has.
-        standardiser: Statistics of the training rows, for the same layers.
-        target_mean: Training mean of a regression target; else 0.
-        target_deviation: Training standard deviation of a regression target; else 1.
+        architecture: Constructs one probe.
+        bank: Probes of the layers that have one, one replica per layer; `None` if no layer has one.
+        standardiser: Statistics of the training rows at the same layers.
+        target_mean: Training mean of a regression target; otherwise 0.
+        target_deviation: Training standard deviation of a regression target; otherwise 1.
         metadata: What the caller adds, such as the backbone's fingerprint.
     """
 
     task: str
-    kind: Kind
+    kind: TargetKind
     labels: tuple[str, ...]
     layers: tuple[Layer, ...]
     constant: tuple[Layer, ...]
     reading: Reading
     penalties: tuple[float, ...]
     in_features: int
-    architecture: Architecture
+    architecture: ProbeArchitecture
     bank: ProbeBank | None
     standardiser: Standardiser | None
     target_mean: float = 0.0
@@ -64,162 +57,54 @@ class LayerProbes:
         """Width of the logits."""
         return 1 if self.kind == "regression" else len(self.labels)
 
+    @property
+    def probed_layers(self) -> tuple[Layer, ...]:
+        """The layers that have a probe, in order."""
+        return tuple(layer for layer in self.layers if layer not in self.constant)
+
     def logits(self, values: Tensor) -> Tensor:
-        """Apply every layer's probe.
+        """Apply the probe of every layer.
 
         Args:
-            values: Raw activations, shape `(layers, rows, features)`; layers in the order of `layers`.
+            values: Raw activations, shape `(layers, rows, features)`, at `layers` in their order.
 
         Returns:
-            Logits, or predicted numbers in the unit of the targets, shape `(layers, rows, classes)`; NaN at a constant
-            layer.
+            float32 logits, shape `(layers, rows, classes)`; for regression predicted numbers in the unit of the
+            targets, shape `(layers, rows, 1)`. NaN at a layer without a probe.
 
         Raises:
-            ValueError: The shape is another one.
+            ValueError: The activations have another shape.
         """
-        wanted = (len(self.layers), values.shape[1] if values.ndim == 3 else "rows", self.in_features)
-        if tuple(values.shape) != wanted:
+        expected = (len(self.layers), values.shape[1] if values.ndim == 3 else "rows", self.in_features)
+        if tuple(values.shape) != expected:
             raise ValueError(
-                f"The probes of task '{self.task}' want activations (layers, rows, features) = {wanted}; got "
+                f"The probes of task '{self.task}' expect activations (layers, rows, features) = {expected}; got "
                 f"{tuple(values.shape)}. Their layers are {', '.join(map(str, self.layers))}."
             )
-        live = [i for i, layer in enumerate(self.layers) if layer not in self.constant]
         logits = values.new_full((*values.shape[:2], self.num_classes), torch.nan, dtype=torch.float32)
         if self.bank is not None and self.standardiser is not None:
-            own = row_batched_logits(self.bank, self.standardiser, values[live].float())[:, 0]
-            logits[live] = own * self.target_deviation + self.target_mean
+            probed = [self.layers.index(layer) for layer in self.probed_layers]
+            # (probed layers, replicas = 1, rows, classes) → (probed layers, rows, classes)
+            outputs = row_batched_logits(self.bank, self.standardiser, values[probed].float())[:, 0]
+            logits[probed] = outputs * self.target_deviation + self.target_mean
         return logits
 
     def predict(self, values: Tensor) -> Tensor:
-        """Predict classes (index, −1 at a constant layer), labels (0/1, −1 likewise) or numbers (NaN likewise).
+        """Predict the target of every row from every layer.
 
         Args:
-            values: Raw activations, shape `(layers, rows, features)`.
+            values: Raw activations, shape `(layers, rows, features)`, at `layers` in their order.
 
         Returns:
-            Shape `(layers, rows)`, or `(layers, rows, labels)` for multi-label tasks.
+            Class indices `(layers, rows)`, 0/1 entries `(layers, rows, labels)`, or numbers `(layers, rows)`. At a
+            layer without a probe −1; NaN for regression.
+
+        Raises:
+            ValueError: The activations have another shape.
         """
         logits = self.logits(values)
         if self.kind == "regression":
             return logits[..., 0]
         predicted = logits.argmax(-1) if self.kind == "classification" else (logits > 0).long()
-        missing = logits.isnan()
-        return torch.where(missing.any(-1) if self.kind == "classification" else missing, -1, predicted)
-
-    def save(self, path: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
-        """Write the probes to one safetensors file.
-
-        Args:
-            path: The file; its folder is made if need be.
-            metadata: Anything that turns into JSON, kept beside what `metadata` holds already.
-
-        Returns:
-            The path.
-
-        Raises:
-            ValueError: The architecture has no importable name, or arguments that JSON cannot hold.
-        """
-        target, own = describe_architecture(self.architecture)
-        description = {
-            "format": FORMAT, "task": self.task, "kind": self.kind, "labels": self.labels, "layers": self.layers,
-            "constant": self.constant, "reading": vars(self.reading), "in_features": self.in_features,
-            "penalties": [None if p != p else p for p in self.penalties], "architecture": target, "arguments": own,
-            "target_mean": self.target_mean, "target_deviation": self.target_deviation,
-            "metadata": {**self.metadata, **(metadata or {})},
-        }  # fmt: skip
-        tensors: dict[str, Tensor] = {}
-        for part, module in (("bank", self.bank), ("standardiser", self.standardiser)):
-            state = {} if module is None else module.state_dict()
-            tensors |= {f"{part}.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, path, metadata={"probes": json.dumps(description)})
-        return path
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: The file holds something else.
-            ImportError: The architecture's module cannot be imported.
-        """
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("probes")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        about = json.loads(text) if text is not None else {}
-        if about.get("format") != FORMAT:
-            raise ValueError(f"'{path}' holds no probes in the format {FORMAT}; it was written by something else.")
-        architecture = functools.partial(_imported(about["architecture"]), **about["arguments"])
-        bank, standardiser = _restored(about, architecture, tensors)
-        return cls(
-            task=about["task"],
-            kind=about["kind"],
-            labels=tuple(about["labels"]),
-            layers=tuple(about["layers"]),
-            constant=tuple(about["constant"]),
-            reading=Reading(**about["reading"]),
-            penalties=tuple(float("nan") if p is None else p for p in about["penalties"]),
-            in_features=about["in_features"],
-            architecture=architecture,
-            bank=bank,
-            standardiser=standardiser,
-            target_mean=about["target_mean"],
-            target_deviation=about["target_deviation"],
-            metadata=about["metadata"],
-        )
-
-
-def load_probes(path: str | Path) -> LayerProbes:
-    """Read probes that `LayerProbes.save` wrote: same predictions, whatever class they are of."""
-    return LayerProbes.load(path)
-
-
-def describe_architecture(architecture: Architecture) -> tuple[str, dict[str, Any]]:
-    """Return the importable name of an architecture and its own arguments.
-
-    Raises:
-        ValueError: It has no such name, or arguments that JSON cannot hold.
-    """
-    own: dict[str, Any] = {}
-    target: Any = architecture
-    if isinstance(architecture, functools.partial):
-        target, own = architecture.func, dict(architecture.keywords)
-    name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
-    try:
-        found = _imported(name)
-        json.dumps(own)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"Probes of {architecture!r} can't be saved: {error}. Use an importable class and plain arguments."
-        ) from error
-    if found is not target:
-        raise ValueError(f"Probes of {architecture!r} can't be saved: '{name}' names something else.")
-    return name, own
-
-
-def _restored(
-    about: Mapping[str, Any], architecture: Architecture, tensors: Mapping[str, Tensor]
-) -> tuple[ProbeBank, Standardiser] | tuple[None, None]:
-    live = [layer for layer in about["layers"] if layer not in about["constant"]]
-    if not live:
-        return None, None
-    classes = 1 if about["kind"] == "regression" else len(about["labels"])
-    bank = ProbeBank(architecture, about["in_features"], classes, layers=live)
-    bank.load_state_dict({name[5:]: value for name, value in tensors.items() if name.startswith("bank.")})
-    return bank.eval(), Standardiser(tensors["standardiser.mean"], tensors["standardiser.deviation"])
-
-
-def _imported(name: str) -> Any:
-    """Import a class by its dotted name; a nested class comes after its module."""
-    module, _, qualname = name.rpartition(".")
-    while True:
-        try:
-            found: Any = importlib.import_module(module)
-        except ModuleNotFoundError:
-            module, _, outer = module.rpartition(".")
-            if not module:
-                raise
-            qualname = f"{outer}.{qualname}"
-            continue
-        return functools.reduce(getattr, qualname.split("."), found)
+        missing = logits.isnan().any(-1) if self.kind == "classification" else logits.isnan()
+        return torch.where(missing, -1, predicted)

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
-from probes.architectures import LinearProbe
-from probes.training.bank.probe_bank import Architecture
+from probes.architectures import LinearProbe, ProbeArchitecture
 
 FITS = ("auto", "exact", "minibatch")
 CLASS_WEIGHTS = (None, "balanced")
+_LEAST_WHOLE_NUMBERS = {
+    "controls": 0,
+    "folds": 2,
+    "min_validation_rows": 0,
+    "batch_size": 1,
+    "max_epochs": 1,
+    "patience": 1,
+    "max_iterations": 1,
+    "bootstrap_samples": 0,
+    "max_bank_bytes": 1,
+}
+"""The fields that are whole numbers, and the least value of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSettings:
-    """Everything that decides how a task's probes are trained and scored, but for the data and the seed.
+    """Everything that decides how the probes of a task are trained and scored, except for the data and the seed.
 
     Attributes:
-        name: What results call this probe.
-        architecture: Called with `(in_features, num_classes)`, gives one probe; a class or a partial of one.
-        fit: `exact` (linear probes: the optimum, with a certificate), `minibatch`, or `auto`: exact where it can be.
-        penalties: λ of λ/2 · ‖weights‖² beside the mean loss; one is chosen for each layer on validation.
+        name: Name of this probe in the results.
+        architecture: Called with `(in_features, num_classes)`, constructs one probe; a class or a partial of one.
+        fit: `exact` (linear probes only: the optimum, with a certificate), `minibatch` (AdamW with early stopping), or
+            `auto`: exact where possible.
+        penalties: λ of the term λ/2 · ‖weights‖² added to the mean loss; one is chosen for each layer on validation.
         class_weights: `balanced` gives every class the same total weight in the loss; `None` every row.
-        controls: Shuffled-label probes beside each probe.
-        folds: Parts of the cross-validation that stands in for a small validation split.
-        min_validation_rows: Below this many validation rows, cross-validate.
-        learning_rate: Of AdamW (minibatch).
-        batch_size: Rows a step (minibatch).
-        max_epochs: Passes over the training rows at most (minibatch).
+        controls: Probes of shuffled labels beside each probe.
+        folds: Folds of the cross-validation that replaces a small validation split.
+        min_validation_rows: With fewer validation rows than this, cross-validate.
+        learning_rate: Learning rate of AdamW (minibatch).
+        batch_size: Rows per step (minibatch).
+        max_epochs: Most passes over the training rows (minibatch).
         patience: Epochs without a lower validation loss after which a probe stops (minibatch).
         gradient_clip_norm: Largest norm of one probe's gradient; `None` for no limit (minibatch).
-        max_iterations: Quasi-Newton iterations at most for each penalty (exact).
+        max_iterations: Most quasi-Newton iterations for each penalty (exact).
         tolerance: Certified gap to the optimum, relative to the objective (exact).
-        bootstrap_samples: Resamples of the rows behind each 95 % interval; 0 for none.
-        max_bank_bytes: Memory a bank in training may take; more layers than fit are trained in turns.
+        bootstrap_samples: Resamples of the rows behind each 95 % interval; 0 for no intervals.
+        max_bank_bytes: Memory in bytes that probes in training may take; more layers than fit are trained in chunks.
 
     Raises:
         ValueError: A field is out of its range.
@@ -41,7 +53,7 @@ class ProbeSettings:
     """
 
     name: str = "linear"
-    architecture: Architecture = LinearProbe
+    architecture: ProbeArchitecture = LinearProbe
     fit: Literal["auto", "exact", "minibatch"] = "auto"
     penalties: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
     class_weights: Literal["balanced"] | None = None
@@ -63,7 +75,7 @@ class ProbeSettings:
         object.__setattr__(self, "penalties", tuple(float(p) for p in penalties))
         if not callable(self.architecture):
             raise TypeError(
-                f"A probe architecture is a class or a partial of one; got {type(self.architecture).__name__}. "
+                f"A probe architecture must be a class or a partial of one; got {type(self.architecture).__name__}. "
                 "Set `probe.architecture._target_` to a class and `probe.architecture._partial_` to true."
             )
         self._check_choices()
@@ -78,24 +90,18 @@ class ProbeSettings:
                 raise ValueError(f"There is no {key} '{value}'. There are {listed}. Set `probe.{key}` to one of these.")
 
     def _check_ranges(self) -> None:
-        least = {
-            "controls": 0, "folds": 2, "min_validation_rows": 0, "batch_size": 1, "max_epochs": 1, "patience": 1,
-            "max_iterations": 1, "bootstrap_samples": 0, "max_bank_bytes": 1,
-        }  # fmt: skip
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in least and (not isinstance(value, int) or value < least[field.name]):
-                raise ValueError(
-                    f"`probe.{field.name}` wants a whole number of at least {least[field.name]}; got {value!r}."
-                )
+        for key, least in _LEAST_WHOLE_NUMBERS.items():
+            value = getattr(self, key)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"`probe.{key}` must be a whole number of at least {least}; got {value!r}.")
         for key in ("learning_rate", "tolerance", "gradient_clip_norm"):
             value = getattr(self, key)
             if not (key == "gradient_clip_norm" and value is None) and not value > 0:
-                raise ValueError(f"`probe.{key}` wants a number above 0; got {value!r}.")
+                raise ValueError(f"`probe.{key}` must be a number above 0; got {value!r}.")
 
     def _check_penalties(self) -> None:
         finite = all(0 <= penalty < float("inf") for penalty in self.penalties)
         if not self.penalties or not finite or len(set(self.penalties)) < len(self.penalties):
             raise ValueError(
-                f"`probe.penalties` wants one or more different numbers of at least 0; got {list(self.penalties)}."
+                f"`probe.penalties` must be one or more distinct numbers of at least 0; got {list(self.penalties)}."
             )

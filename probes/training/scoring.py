@@ -1,9 +1,9 @@
-"""A task's chosen probes, turned into rows of `results.csv`."""
+"""A task's chosen probes, scored at every layer: profiles with intervals, null and remarks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,153 +11,162 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.metrics import MAIN_METRIC, Kind, Scores, bootstrap_counts, majority_logits, score_rows
+from probes.metrics import MAIN_METRIC, UNITS, Scores, TargetKind, bootstrap_counts, majority_logits, score_rows
 from probes.seeds import derive_seed
-from probes.values import Estimates, Layer, Result
+from probes.training.task_data import TaskData
+from probes.values import Estimates, Layer, LayerProfile
+
+NO_PROBE = "constant layer: no feature varies over the training rows"
 
 
 @dataclass(frozen=True)
 class SplitLogits:
-    """What probes and controls answer on one split.
+    """Logits of probes and controls on one split.
 
     Attributes:
         split: Its name.
-        logits: Shape `(layers, 1 + controls, rows, classes)`, the true labels' probe first.
+        logits: Shape `(layers, 1 + controls, rows, classes)`, the probe of the true labels first.
         targets: Shape `(1 + controls, rows, ...)`.
-        note: Said of every row of this split, such as that it was cross-validated.
+        remark: Reported with every score of this split, such as that it was cross-validated.
     """
 
     split: str
     logits: Tensor
     targets: Tensor
-    note: str = ""
+    remark: str = ""
 
 
 @dataclass(frozen=True)
-class SplitScores:
-    """What those answers score.
+class TaskScorer:
+    """Turns logits of one task's probes into profiles over all of the task's layers.
 
     Attributes:
-        answers: What was scored.
-        true: Scores of the probes.
-        control: Mean scores of the controls; `None` without controls.
-    """
-
-    answers: SplitLogits
-    true: Scores
-    control: Scores | None
-
-    def selectivity(self, kind: Kind) -> Scores:
-        """Main metric minus the control's, resample by resample; nothing without controls."""
-        if self.control is None:
-            return Scores({}, {})
-        metric = MAIN_METRIC[kind]
-        true, control = self.true, self.control
-        draws = {"selectivity": true.draws[metric] - control.draws[metric]} if metric in true.draws else {}
-        return Scores({"selectivity": true.values[metric] - control.values[metric]}, draws)
-
-
-@dataclass(frozen=True)
-class ScoreSheet:
-    """What the results of one task have in common.
-
-    Attributes:
-        kind: Kind of task.
-        common: Fields every result shares.
-        layers: Names of the probed layers.
-        penalties: λ of each layer.
-        notes: What is to be said of each layer; empty for most.
-        samples: Resamples behind each interval; 0 for none.
+        data: The task.
+        probe: Name of the probe.
+        probed_layers: Layers that have a probe; the others of the task are constant and get no value.
+        penalties: λ of each probed layer.
+        remarks: What must be reported of each probed layer, such as that its probe has not converged.
+        bootstrap_samples: Resamples of the rows behind each interval; 0 for none.
         seed: Decides the resamples.
     """
 
-    kind: Kind
-    common: Mapping[str, Any]
-    layers: tuple[Layer, ...]
+    data: TaskData
+    probe: str
+    probed_layers: tuple[Layer, ...]
     penalties: Sequence[float]
-    notes: Sequence[str]
-    samples: int
+    remarks: Sequence[str]
+    bootstrap_samples: int
     seed: int
 
-    def score(self, answers: SplitLogits) -> SplitScores:
-        """Score probes and controls on one split, with resamples on all splits but train."""
+    def profiles(self, outputs: SplitLogits) -> list[LayerProfile]:
+        """Every metric of the probes, of their controls, and selectivity; the main metric first.
+
+        All of them are scored on the same resamples of the rows (none on the training split), so that selectivity, the
+        main metric minus the controls', has a paired interval. The null of a score is that of the controls.
+        """
         counts = None
-        if self.samples > 0 and answers.split != "train":
-            seed = derive_seed(self.seed, "bootstrap", answers.split)
-            counts = bootstrap_counts(answers.targets.shape[1], self.samples, seed=seed)
+        if self.bootstrap_samples > 0 and outputs.split != "train":
+            seed = derive_seed(self.seed, "bootstrap", outputs.split)
+            counts = bootstrap_counts(outputs.targets.shape[1], self.bootstrap_samples, seed=seed)
         true, *shuffled = [
-            score_rows(self.kind, answers.logits[:, i], targets, counts) for i, targets in enumerate(answers.targets)
+            score_rows(self.data.kind, outputs.logits[:, i], targets, counts)
+            for i, targets in enumerate(outputs.targets)
         ]
-        return SplitScores(answers, true, _mean(shuffled) if shuffled else None)
-
-    def results(self, scores: SplitScores) -> list[Result]:
-        """Every metric of probes and controls, and selectivity, at every layer."""
-        answers, control = scores.answers, scores.control
-        rows = [*self._rows(answers, scores.true, control="", null=control)]
-        if control is not None:
-            shuffles = len(answers.targets) - 1
-            rows += self._rows(answers, control, control="shuffled_labels", null=None, shuffles=shuffles)
-            rows += self._rows(answers, scores.selectivity(self.kind), control="", null=None)
-        return rows
-
-    def estimates(self, scores: SplitScores, layers: Sequence[Layer]) -> dict[str, Estimates]:
-        """Main metric and selectivity of one split as `Estimates` of these layers, NaN at those without a probe."""
-        metric, selectivity = MAIN_METRIC[self.kind], scores.selectivity(self.kind)
-        main = Scores({metric: scores.true.values[metric]}, {k: v for k, v in scores.true.draws.items() if k == metric})
-        return {
-            f"probe/{name}": self._estimates(part, name, layers, scores.answers.targets.shape[1])
-            for part in (main, selectivity)
-            for name in part.values
-        }
-
-    def _estimates(self, scores: Scores, metric: str, layers: Sequence[Layer], rows: int) -> Estimates:
-        probed = [layers.index(layer) for layer in self.layers]
-        values, errors = np.full(len(layers), np.nan), None
-        values[probed] = scores.values[metric].numpy(force=True)
-        if metric in scores.draws:
-            draws = scores.draws[metric].numpy(force=True)
-            errors = np.full((len(draws), len(layers)), np.nan)
-            errors[:, probed] = (draws - draws.mean(0)) / math.sqrt(len(draws) - 1)
-        return Estimates(values, rows, errors)
-
-    def constant_rows(self, splits: Sequence[str], metrics: Sequence[str], layers: Sequence[Layer]) -> list[Result]:
-        """Mark the cells of layers that have no probe."""
-        note = "constant layer: no feature varies over the training rows"
+        if not shuffled:
+            return self._of_scores(outputs, true)
+        control = _mean(shuffled)
+        remark = f"mean of {len(shuffled)} shuffles" if len(shuffled) > 1 else ""
         return [
-            Result(**self.common, layer=layer, split=split, metric=metric, note=note)
-            for layer in layers
-            for split in splits
-            for metric in metrics
+            *self._of_scores(outputs, true, null=control),
+            *self._of_scores(outputs, control, control="shuffled_labels", remark=remark),
+            *self._of_scores(outputs, _difference(true, control, MAIN_METRIC[self.data.kind])),
         ]
 
-    def majority_rows(self, split: str, train_targets: Tensor, targets: Tensor, classes: int) -> list[Result]:
-        """Score the constant prediction that the training labels make best."""
-        logits = majority_logits(self.kind, train_targets, len(targets), classes=classes)
-        scores = score_rows(self.kind, logits, targets)
-        shared = {**self.common, "control": "majority", "split": split, "n": len(targets)}
-        return [Result(**shared, metric=metric, value=value[0].item()) for metric, value in scores.values.items()]
+    def majority_profiles(self, split: str, train_targets: Tensor, targets: Tensor) -> list[LayerProfile]:
+        """Scores of the constant prediction that fits the training labels best; they belong to no layer."""
+        logits = majority_logits(self.data.kind, train_targets, len(targets), classes=self.data.num_classes)
+        scores = score_rows(self.data.kind, logits, targets)
+        return [
+            self._profile(metric, split, Estimates(values.double().numpy(), len(targets)), (None,), control="majority")
+            for metric, values in scores.values.items()
+        ]
 
-    def _rows(
-        self, answers: SplitLogits, scores: Scores, *, control: str, null: Scores | None, shuffles: int = 1
-    ) -> Iterator[Result]:
-        shuffle_note = f"mean of {shuffles} shuffles" if shuffles > 1 else ""
-        for metric, values in scores.values.items():
+    def missing_profiles(self, split: str, metrics: Sequence[str]) -> list[LayerProfile]:
+        """Profiles without values, for a task of which no layer has a probe."""
+        rows = len(getattr(self.data, split).targets)
+        values = np.full(len(self.data.layers), np.nan)
+        return [
+            self._profile(metric, split, Estimates(values, rows, note=NO_PROBE), self.data.layers) for metric in metrics
+        ]
+
+    def _of_scores(
+        self,
+        outputs: SplitLogits,
+        scores: Scores,
+        *,
+        null: Scores | None = None,
+        control: str = "",
+        remark: str = "",
+    ) -> list[LayerProfile]:
+        layers = self.probed_layers if control else self.data.layers
+        joined = ("; ".join(filter(None, (of_layer, outputs.remark, remark))) for of_layer in self.remarks)
+        remarks = dict(zip(self.probed_layers, joined, strict=True))
+        profiles = []
+        for metric, values in _main_metric_first(scores.values, self.data.kind):
             interval = scores.interval(metric)
-            for i, layer in enumerate(self.layers):
-                yield Result(
-                    **self.common,
-                    layer=layer,
-                    penalty=self.penalties[i],
-                    control=control,
-                    split=answers.split,
-                    metric=metric,
-                    value=values[i].item(),
-                    ci_low=None if interval is None else interval[0][i].item(),
-                    ci_high=None if interval is None else interval[1][i].item(),
-                    null_mean=None if null is None else null.values[metric][i].item(),
-                    n=answers.targets.shape[1],
-                    note="; ".join(filter(None, (self.notes[i], answers.note, shuffle_note))),
-                )
+            has_errors = metric in scores.draws and outputs.split == "test" and not control
+            estimates = Estimates(
+                self._over(layers, values),
+                outputs.targets.shape[1],
+                errors=self._over(layers, _errors_of_draws(scores.draws[metric])) if has_errors else None,
+                null=None if null is None else self._over(layers, null.values[metric])[None],
+                note=NO_PROBE,
+                interval=None if interval is None else np.stack([self._over(layers, end) for end in interval]),
+                remarks=tuple(remarks.get(layer, "") for layer in layers),
+            )
+            profiles.append(self._profile(metric, outputs.split, estimates, layers, control=control))
+        return profiles
+
+    def _profile(
+        self, metric: str, split: str, estimates: Estimates, layers: Sequence[Layer | None], *, control: str = ""
+    ) -> LayerProfile:
+        penalties: tuple[float | None, ...] = ()
+        if control != "majority":
+            by_layer = dict(zip(self.probed_layers, self.penalties, strict=True))
+            penalties = tuple(None if layer is None else by_layer.get(layer) for layer in layers)
+        place: dict[str, Any] = {"task": self.data.task, "reading": self.data.reading, "split": split}
+        return LayerProfile(
+            quantity=f"probe/{metric}",
+            unit=UNITS[metric],
+            estimates=estimates,
+            layers=tuple(layers),
+            control=control,
+            probe=self.probe,
+            penalties=penalties,
+            seed=self.seed,
+            **place,
+        )
+
+    def _over(self, layers: Sequence[Layer], values: Tensor) -> np.ndarray:
+        """Values of the probed layers, the last axis, as float64 over `layers`; NaN at layers without a probe."""
+        spread = np.full((*values.shape[:-1], len(layers)), np.nan)
+        spread[..., [layers.index(layer) for layer in self.probed_layers]] = values.numpy(force=True)
+        return spread
+
+
+def _errors_of_draws(draws: Tensor) -> Tensor:
+    """Bootstrap draws `(samples, layers)` as errors: deviations scaled so that their squares sum to the variance."""
+    return (draws - draws.mean(0)) / math.sqrt(len(draws) - 1)
+
+
+def _main_metric_first(values: Mapping[str, Tensor], kind: TargetKind) -> list[tuple[str, Tensor]]:
+    return sorted(values.items(), key=lambda item: item[0] != MAIN_METRIC[kind])
+
+
+def _difference(true: Scores, control: Scores, metric: str) -> Scores:
+    """Selectivity: one metric of the probe minus the controls', resample by resample."""
+    draws = {"selectivity": true.draws[metric] - control.draws[metric]} if metric in true.draws else {}
+    return Scores({"selectivity": true.values[metric] - control.values[metric]}, draws)
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:

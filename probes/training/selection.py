@@ -7,70 +7,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probes.metrics import MAIN_METRIC, Kind, score_rows
+from probes.metrics import MAIN_METRIC, TargetKind, score_rows
 from probes.seeds import derive_seed
 from probes.training.bank.probe_bank import ProbeBank
 from probes.training.data_module import Rows
 from probes.training.probe_settings import ProbeSettings
-from probes.training.train_bank import Recipe, TrainedBank, train_bank
-
-
-def fold_of_rows(kind: Kind, targets: Tensor, folds: int, *, seed: int) -> Tensor:
-    """Deal rows to folds at random, every class (or range of numbers) evenly.
-
-    Args:
-        kind: Kind of task. Regression targets are dealt in order of size, multi-label rows by their set of labels.
-        targets: Shape `(rows,)`, or `(rows, labels)`.
-        folds: How many.
-        seed: Decides the deal; 0 is a seed like any other.
-
-    Returns:
-        Fold of each row, int64 `(rows,)`; −1 for the only row of a class, which no fold may take from training.
-    """
-    generator = torch.Generator().manual_seed(derive_seed(seed, "folds"))
-    if kind == "regression":
-        blocks = targets.argsort().split(folds)
-        deal = [torch.randperm(folds, generator=generator)[: len(block)] for block in blocks]
-        return torch.empty(len(targets), dtype=torch.long).index_copy_(0, torch.cat(blocks), torch.cat(deal))
-    classes = targets if targets.ndim == 1 else targets.unique(dim=0, return_inverse=True)[1]
-    shuffled = torch.randperm(len(classes), generator=generator)
-    order = shuffled[classes[shuffled].argsort(stable=True)]
-    fold = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)) % folds)
-    if kind == "classification":
-        fold[(torch.bincount(classes) == 1)[classes]] = -1
-    return fold
-
-
-def with_shuffled_controls(targets: Tensor, controls: int, *, seed: int, split: str) -> Tensor:
-    """Put control labels beside true ones: the same labels, each control in an order of its own.
-
-    Args:
-        targets: Shape `(rows, ...)`.
-        controls: How many.
-        seed: Decides the orders; 0 is a seed like any other.
-        split: Labels are shuffled within a split; its name parts the streams.
-
-    Returns:
-        Shape `(1 + controls, rows, ...)`, the true targets first.
-    """
-    orders = [torch.arange(len(targets))]
-    for control in range(controls):
-        generator = torch.Generator().manual_seed(derive_seed(seed, "control", split, control))
-        orders.append(torch.randperm(len(targets), generator=generator))
-    return torch.stack([targets[order] for order in orders])
+from probes.training.train_bank import BankSpec, TrainedBank, train_bank
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The chosen probes and what they answer on the rows they were chosen by.
+    """The chosen probes, and their logits on the rows by which they were chosen.
 
     Attributes:
         trained: Probes of every penalty, trained on the training rows.
         chosen: Index of each layer's penalty, int64 `(layers,)`.
-        logits: The chosen probes' and their controls' logits `(layers, 1 + controls, rows, classes)` on `rows`: the
-            validation rows, or all rows out of fold.
-        rows: Rows that decided.
-        folds: 0 if validation rows decided, else the folds of the cross-validation.
+        logits: Logits of the chosen probes and their controls on `rows`, shape `(layers, 1 + controls, rows, classes)`.
+        rows: The validation rows; or with cross-validation all training and validation rows, where the logits are those
+            of probes that were not trained on the row.
+        folds: Number of folds of the cross-validation; 0 if the validation rows decided.
     """
 
     trained: TrainedBank
@@ -84,84 +39,139 @@ class Selection:
         return [settings.penalties[i] for i in self.chosen.tolist()]
 
     def bank(self, *, controls: bool) -> ProbeBank:
-        """Return the chosen probe of each layer, with its controls after it or without."""
-        count = self.trained.gaps.shape[2]
-        replicas = self.chosen[:, None] * count + torch.arange(count if controls else 1)
+        """Return the chosen probe of each layer, with its controls after it if `controls`."""
+        per_penalty = self.trained.gaps.shape[2]  # replicas are ordered by penalty, then control
+        replicas = self.chosen[:, None] * per_penalty + torch.arange(per_penalty if controls else 1)
         return self.trained.bank.select(replicas)
 
     def notes(self, settings: ProbeSettings) -> list[str]:
-        """Say of each layer whether its probe or a control of it is not what was asked for; empty if all is well."""
+        """Return a note per layer that says whether its probe, or a control, diverged or did not converge; or `""`."""
         notes = []
-        for gap in pick(self.trained.gaps, self.chosen).amax(1).tolist():
+        for gap in _of_chosen(self.trained.gaps, self.chosen).amax(1).tolist():
             if gap == float("inf"):
-                notes.append("diverged: never a finite loss")
-            elif gap > settings.tolerance:
+                notes.append("diverged: the loss was never finite")
+            elif gap > settings.tolerance:  # never true for NaN, which minibatches give
                 notes.append(
-                    f"not converged: objective within {gap:.1e} of the optimum, {settings.tolerance:.1e} wanted"
+                    f"not converged: objective within {gap:.1e} of the optimum; the tolerance is "
+                    f"{settings.tolerance:.1e}"
                 )
             else:
                 notes.append("")
         return notes
 
 
-def select(train: Rows, validation: Rows, recipe: Recipe) -> Selection:
+def select(train: Rows, validation: Rows, spec: BankSpec) -> Selection:
     """Train, and choose for each layer the penalty whose probe of the true labels scores best; never on test.
 
-    The score is the main metric that is reported: macro-F1, or R² for regression. (By cross-entropy, a hard and
-    unbalanced task would get the penalty that always predicts the majority.) Equal scores go to the larger penalty. A
-    control keeps the penalty of its probe, so that both have the same capacity. With fewer than
-    `probe.min_validation_rows` validation rows, the scores are those of rows held out in turn from train and validation
-    together; standardisation and stopping, too, see a fold's training rows only. The probes kept are then trained on
-    the training rows.
+    The score is the reported main metric: macro-F1, or R² for regression. (Cross-entropy would give a hard and
+    unbalanced task the penalty that always predicts the majority.) Among equal scores the larger penalty is chosen. A
+    control keeps the penalty of its probe, so that both have the same capacity.
+
+    With fewer than `probe.min_validation_rows` validation rows, the scores come from cross-validation on training and
+    validation rows together. In each fold, the rows trained on give the statistics that standardise, and the rows held
+    out decide when minibatch training stops. The returned probes are then trained on the training rows.
     """
-    settings = recipe.settings
+    settings = spec.settings
     if len(validation) >= max(1, settings.min_validation_rows):
-        trained, rows, folds = train_bank(train, validation, recipe), validation, 0
+        trained, rows, folds = train_bank(train, validation, spec), validation, 0
         logits = trained.logits(validation.values)
     else:
-        logits, rows = _out_of_fold(_joined(train, validation), recipe)
+        logits, rows = _out_of_fold_logits(_concatenated(train, validation), spec)
         folds = settings.folds
-        trained = train_bank(*_refit_rows(train, validation, recipe), recipe)
-    chosen = _best(logits[:, :, 0], rows, recipe)
-    return Selection(trained, chosen, pick(logits, chosen), rows, folds)
+        trained = train_bank(*_refit_rows(train, validation, spec), spec)
+    chosen = _best_penalties(logits[:, :, 0], rows, spec)
+    return Selection(trained, chosen, _of_chosen(logits, chosen), rows, folds)
 
 
-def pick(by_penalty: Tensor, chosen: Tensor) -> Tensor:
-    """Take each layer's chosen penalty: `(layers, penalties, ...)` → `(layers, ...)`."""
-    return by_penalty[torch.arange(len(chosen)), chosen]
+def fold_of_rows(kind: TargetKind, targets: Tensor, folds: int, *, seed: int) -> Tensor:
+    """Assign rows to folds at random, stratified by their targets.
+
+    Args:
+        kind: Kind of task. Classes, and in multi-label tasks sets of labels, are spread evenly over the folds; so are
+            regression targets, by their order.
+        targets: Shape `(rows,)`, or `(rows, labels)`.
+        folds: Number of folds.
+        seed: Decides the assignment; 0 is a seed like any other.
+
+    Returns:
+        Fold of each row, int64 `(rows,)`; −1 for the only row of a class, which always stays in training.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, "folds"))
+    if kind == "regression":
+        # Of each block of neighbouring targets, one row goes to each fold.
+        blocks = targets.argsort().split(folds)
+        folds_by_block = [torch.randperm(folds, generator=generator)[: len(block)] for block in blocks]
+        fold = torch.empty(len(targets), dtype=torch.long)
+        return fold.index_copy_(0, torch.cat(blocks), torch.cat(folds_by_block))
+    classes = targets if targets.ndim == 1 else targets.unique(dim=0, return_inverse=True)[1]
+    shuffled = torch.randperm(len(classes), generator=generator)
+    order = shuffled[classes[shuffled].argsort(stable=True)]  # by class, at random within a class
+    fold = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)) % folds)
+    if kind == "classification":
+        fold[(torch.bincount(classes) == 1)[classes]] = -1
+    return fold
 
 
-def _best(logits: Tensor, rows: Rows, recipe: Recipe) -> Tensor:
-    order = torch.tensor(recipe.settings.penalties).argsort(descending=True)
-    metric = MAIN_METRIC[recipe.kind]
-    by_penalty = [score_rows(recipe.kind, logits[:, p], rows.targets[0]).values[metric] for p in order.tolist()]
-    scores = torch.stack(by_penalty, dim=1)
+def with_shuffled_controls(targets: Tensor, controls: int, *, seed: int, split: str) -> Tensor:
+    """Add control labels to the true ones: the same labels, shuffled within the split.
+
+    Args:
+        targets: Shape `(rows, ...)`.
+        controls: Number of controls.
+        seed: Decides the orders; 0 is a seed like any other.
+        split: Name of the split, so that each split is shuffled independently.
+
+    Returns:
+        Shape `(1 + controls, rows, ...)`, the true targets first.
+    """
+    orders = [torch.arange(len(targets))]
+    for control in range(controls):
+        generator = torch.Generator().manual_seed(derive_seed(seed, "control", split, control))
+        orders.append(torch.randperm(len(targets), generator=generator))
+    return torch.stack([targets[order] for order in orders])
+
+
+def _best_penalties(logits: Tensor, rows: Rows, spec: BankSpec) -> Tensor:
+    """Index of each layer's best penalty `(layers,)`, from logits `(layers, penalties, rows, classes)`."""
+    # From the largest penalty down, as `argmax` returns the first of equal scores.
+    order = torch.tensor(spec.settings.penalties).argsort(descending=True)
+    metric = MAIN_METRIC[spec.kind]
+    by_penalty = [score_rows(spec.kind, logits[:, p], rows.targets[0]).values[metric] for p in order.tolist()]
+    scores = torch.stack(by_penalty, dim=1)  # (layers, penalties)
     return order[scores.where(scores.isfinite(), -torch.inf).argmax(1)]
 
 
-def _out_of_fold(rows: Rows, recipe: Recipe) -> tuple[Tensor, Rows]:
-    """Logits `(layers, penalties, 1 + controls, rows, classes)` by probes that never saw the row, and the rows."""
-    fold = fold_of_rows(recipe.kind, rows.targets[0], recipe.settings.folds, seed=derive_seed(recipe.seed, "selection"))
-    parts, order = [], []
-    for number in range(recipe.settings.folds):
+def _of_chosen(by_penalty: Tensor, chosen: Tensor) -> Tensor:
+    """Index by each layer's chosen penalty: `(layers, penalties, ...)` → `(layers, ...)`."""
+    return by_penalty[torch.arange(len(chosen)), chosen]
+
+
+def _out_of_fold_logits(rows: Rows, spec: BankSpec) -> tuple[Tensor, Rows]:
+    """Logits `(layers, penalties, 1 + controls, rows, classes)` of probes not trained on the row, and the rows.
+
+    The rows come in order of their folds; those in no fold are missing.
+    """
+    fold = fold_of_rows(spec.kind, rows.targets[0], spec.settings.folds, seed=derive_seed(spec.seed, "selection"))
+    logits, order = [], []
+    for number in range(spec.settings.folds):
         held_out, kept = (fold == number).nonzero()[:, 0], (fold != number).nonzero()[:, 0]
         if len(held_out) == 0:
             continue
-        trained = train_bank(rows.at(kept), rows.at(held_out), recipe)
-        parts.append(trained.logits(rows.values[:, held_out]))
+        trained = train_bank(rows.at(kept), rows.at(held_out), spec)
+        logits.append(trained.logits(rows.values[:, held_out]))
         order.append(held_out)
-    return torch.cat(parts, dim=3), rows.at(torch.cat(order))
+    return torch.cat(logits, dim=3), rows.at(torch.cat(order))
 
 
-def _refit_rows(train: Rows, validation: Rows, recipe: Recipe) -> tuple[Rows, Rows]:
-    """Rows to train on and rows to stop by; without validation rows, a fold of train."""
-    if len(validation) > 0 or recipe.exact:
+def _refit_rows(train: Rows, validation: Rows, spec: BankSpec) -> tuple[Rows, Rows]:
+    """Rows to train on, and rows that decide when to stop: the validation rows, or without any a fold of train."""
+    if len(validation) > 0 or spec.exact:
         return train, validation
-    fold = fold_of_rows(recipe.kind, train.targets[0], recipe.settings.folds, seed=derive_seed(recipe.seed, "stopping"))
+    fold = fold_of_rows(spec.kind, train.targets[0], spec.settings.folds, seed=derive_seed(spec.seed, "stopping"))
     return train.at((fold != 0).nonzero()[:, 0]), train.at((fold == 0).nonzero()[:, 0])
 
 
-def _joined(train: Rows, validation: Rows) -> Rows:
+def _concatenated(train: Rows, validation: Rows) -> Rows:
     return Rows(
         torch.cat([train.values, validation.values], dim=1),
         torch.cat([train.targets, validation.targets], dim=1),

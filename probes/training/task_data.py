@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from probes.metrics import Kind
-from probes.values import Activations, Layer, Reading
-
-KINDS = ("classification", "multilabel", "regression")
+from probes.metrics import TargetKind
+from probes.values import SPLITS, Activations, Layer, Reading
 
 
 class LabelledActivations(NamedTuple):
-    """Activations `(layers, rows, features)` and their rows' targets.
+    """Activations `(layers, rows, features)` and the targets of their rows.
 
-    Targets are int64 class indices `(rows,)`, 0/1 entries `(rows, labels)`, or real numbers `(rows,)`.
+    Targets are class indices `(rows,)`, 0/1 entries `(rows, labels)`, or real numbers `(rows,)`.
     """
 
     activations: Activations
@@ -28,32 +26,36 @@ class LabelledActivations(NamedTuple):
 class TaskData:
     """One task at one reading.
 
+    Targets are stored as int64 class indices for classification, else as float32.
+
     Attributes:
-        task: Its name.
+        task: Name of the task.
         kind: `classification`, `multilabel` or `regression`.
         labels: Names of the classes or labels; empty for regression.
-        train: A pair of activations and targets.
-        validation: The same; may hold no rows, then everything is chosen by cross-validation.
+        train: Activations and targets of the training rows.
+        validation: The same; without rows, all choices are made by cross-validation.
         test: The same.
 
     Raises:
-        ValueError: Splits differ in layers, reading or width; a target is out of range; a class has no training rows; a
-            split is empty; an activation is NaN or infinite.
+        ValueError: The kind has no probes; splits differ in layers, reading or width; a target is out of range; a class
+            has no training rows, or every training row; a split is empty; an activation is NaN or infinite.
     """
 
     task: str
-    kind: Kind
+    kind: TargetKind
     labels: tuple[str, ...]
     train: LabelledActivations
     validation: LabelledActivations
     test: LabelledActivations
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
+        kinds = get_args(TargetKind)
+        if self.kind not in kinds:
             raise ValueError(
-                f"Task '{self.task}' is of kind '{self.kind}', which has no probes. Kinds: {', '.join(KINDS)}."
+                f"Task '{self.task}' is of kind '{self.kind}', which has no probes. Kinds with probes are "
+                f"{', '.join(kinds)}."
             )
-        for split in ("train", "validation", "test"):
+        for split in SPLITS:
             activations, targets = getattr(self, split)
             dtype = torch.long if self.kind == "classification" else torch.float32
             object.__setattr__(self, split, LabelledActivations(activations, torch.as_tensor(targets).to(dtype)))
@@ -79,42 +81,42 @@ class TaskData:
 
     @property
     def num_classes(self) -> int:
-        """Width of the logits: classes, labels, or 1 for regression."""
+        """Width of the logits: number of classes or labels, or 1 for regression."""
         return 1 if self.kind == "regression" else len(self.labels)
 
     def _check_shape(self, split: str) -> None:
         activations, targets = getattr(self, split)
-        same = (activations.layers, activations.reading, activations.values.shape[-1])
-        if same != (self.layers, self.reading, self.in_features):
+        here = (activations.layers, activations.reading, activations.values.shape[-1])
+        expected = (self.layers, self.reading, self.in_features)
+        if here != expected:
             raise ValueError(
-                f"Task '{self.task}': layers, reading and width of {split} differ from train: {same} is not "
-                f"{(self.layers, self.reading, self.in_features)}."
+                f"Task '{self.task}': layers, reading and width of {split} differ from train: {here} is not {expected}."
             )
         rows = len(activations.row_ids)
-        wanted = (rows, len(self.labels)) if self.kind == "multilabel" else (rows,)
-        if tuple(targets.shape) != wanted:
+        shape = (rows, len(self.labels)) if self.kind == "multilabel" else (rows,)
+        if tuple(targets.shape) != shape:
             raise ValueError(
-                f"Task '{self.task}': {split} wants targets of shape {wanted}; got {tuple(targets.shape)}."
+                f"Task '{self.task}': {split} expects targets of shape {shape}; got {tuple(targets.shape)}."
             )
         if rows == 0 and split != "validation":
-            raise ValueError(f"Task '{self.task}' has no {split} rows; a probe wants both train and test rows.")
+            raise ValueError(f"Task '{self.task}' has no {split} rows; a probe expects both train and test rows.")
 
     def _check_targets(self, split: str) -> None:
         targets = getattr(self, split).targets
         if self.kind == "regression":
-            right = targets.isfinite()
+            in_range = targets.isfinite()
         elif self.kind == "multilabel":
-            right = ((targets == 0) | (targets == 1)).all(1)
+            in_range = ((targets == 0) | (targets == 1)).all(1)
         else:
-            right = (targets >= 0) & (targets < len(self.labels))
-        if not right.all():
-            row = int((~right).nonzero()[0])
+            in_range = (targets >= 0) & (targets < len(self.labels))
+        if not in_range.all():
+            row = int((~in_range).nonzero()[0])
             raise ValueError(
                 f"Task '{self.task}': target {targets[row].tolist()} of {split} row "
-                f"'{getattr(self, split).activations.row_ids[row]}' is out of range for {self._range()}."
+                f"'{getattr(self, split).activations.row_ids[row]}' is out of range for {self._target_range()}."
             )
 
-    def _range(self) -> str:
+    def _target_range(self) -> str:
         if self.kind == "classification":
             return f"the labels {', '.join(f'{i} ({name})' for i, name in enumerate(self.labels))}"
         return "finite numbers" if self.kind == "regression" else f"0/1 entries of the labels {', '.join(self.labels)}"
@@ -128,12 +130,12 @@ class TaskData:
                 )
             return
         if self.kind == "classification" and len(self.labels) < 2:
-            raise ValueError(f"Task '{self.task}' has {len(self.labels)} class; a probe wants at least 2.")
-        share = targets.mean(0) if self.kind == "multilabel" else _frequencies(targets, len(self.labels))
-        absent = [name for name, s in zip(self.labels, share.tolist(), strict=True) if s == 0]
-        always = [name for name, s in zip(self.labels, share.tolist(), strict=True) if s == 1]
-        if absent or always:
-            what = f"no training row of {_quoted(absent)}" if absent else f"only training rows of {_quoted(always)}"
+            raise ValueError(f"Task '{self.task}' has {len(self.labels)} class; a probe expects at least 2.")
+        shares = targets.mean(0) if self.kind == "multilabel" else _class_shares(targets, len(self.labels))
+        absent = [name for name, share in zip(self.labels, shares.tolist(), strict=True) if share == 0]
+        constant = [name for name, share in zip(self.labels, shares.tolist(), strict=True) if share == 1]
+        if absent or constant:
+            what = f"no training row of {_quoted(absent)}" if absent else f"only training rows of {_quoted(constant)}"
             raise ValueError(
                 f"Task '{self.task}' has {what}; its labels are {_quoted(self.labels)}. Drop or regroup labels."
             )
@@ -141,18 +143,19 @@ class TaskData:
     def _check_finite(self, split: str) -> None:
         activations = getattr(self, split).activations
         for layer, values in zip(activations.layers, activations.values, strict=True):
-            if values.numel() == 0 or values.sum().isfinite():
+            if values.numel() == 0 or values.sum().isfinite():  # a sum needs no mask of the size of the layer
                 continue
             bad = (~values.isfinite().all(1)).nonzero()[:, 0].tolist()
-            if bad:
+            if bad:  # none if finite values overflowed in the sum
                 ids = ", ".join(activations.row_ids[row] for row in bad[:5]) + (", …" if len(bad) > 5 else "")
                 raise ValueError(
                     f"Task '{self.task}': activations at layer {layer} are NaN or infinite in {len(bad)} {split} "
-                    f"rows ({ids}). Try `backbone.dtype=float32`, or leave the layer out of `backbone.layers`."
+                    f"rows ({ids}). Try `backbone.dtype=float32`, or omit the layer from `backbone.layers`."
                 )
 
 
-def _frequencies(targets: Tensor, classes: int) -> Tensor:
+def _class_shares(targets: Tensor, classes: int) -> Tensor:
+    """Share of the rows that belong to each class, shape `(classes,)`."""
     return torch.bincount(targets, minlength=classes) / len(targets)
 
 

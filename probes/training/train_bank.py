@@ -1,4 +1,4 @@
-"""Training the bank of one task, in as many turns as memory asks for."""
+"""Training the bank of one task, exactly or by minibatches, in as many chunks of layers as memory requires."""
 
 from __future__ import annotations
 
@@ -8,32 +8,36 @@ import torch
 from torch import Tensor, nn
 
 from probes.architectures import LinearProbe
-from probes.metrics import Kind
+from probes.metrics import TargetKind
 from probes.seeds import derive_seed
 from probes.trainers import TrainerFactory, quiet_lightning
 from probes.training.bank.minibatch_module import MinibatchProbeModule
 from probes.training.bank.probe_bank import ProbeBank
 from probes.training.bank.probe_module import Standardiser, row_batched_logits
 from probes.training.data_module import ActivationDataModule, Rows
-from probes.training.linear_solver.solve import penalties_at_once
+from probes.training.linear_solver.solve import penalties_per_batch
 from probes.training.linear_solver.solver_module import ExactProbeModule
 from probes.training.probe_settings import ProbeSettings
 from probes.training.task_data import TaskData
 from probes.values import Layer
 
+_FLOAT_BYTES = 4
+_BANK_COPIES = 5
+"""Tensors of a bank's size in minibatch training: parameters, gradients, Adam's two moments, the best state."""
+
 
 @dataclass(frozen=True)
-class Recipe:
-    """What decides a bank beside its rows.
+class BankSpec:
+    """Everything that decides a trained bank except its rows.
 
     Attributes:
-        task_data: The task the rows are of.
-        layers: Names of the layers, fewer than the task's where some are constant or trained in another turn.
+        task_data: The task that the rows come from.
+        layers: Names of the layers; fewer than the task has where some are constant or belong to another chunk.
         num_classes: Width of the logits.
-        exact: Solve for the optimum instead of training by minibatches.
-        settings: How probes are trained.
-        trainer_factory: Makes the trainers.
-        seed: Decides starts, dropout and the order of rows.
+        exact: Whether the optimum is solved for, instead of trained towards by minibatches.
+        settings: How the probes are trained.
+        trainer_factory: Makes a Lightning trainer for each fit.
+        seed: Decides initialisation, dropout and the order of the rows.
     """
 
     task_data: TaskData
@@ -45,9 +49,13 @@ class Recipe:
     seed: int
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> TargetKind:
         """Kind of task."""
         return self.task_data.kind
+
+    def of_layers(self, layers: slice) -> BankSpec:
+        """Return the specification of the bank of some of the layers."""
+        return replace(self, layers=self.layers[layers])
 
 
 @dataclass(frozen=True)
@@ -55,12 +63,12 @@ class TrainedBank:
     """Trained probes of every layer, penalty and control.
 
     Attributes:
-        bank: Replicas are ordered by penalty, then control.
+        bank: Probes of the layers; the replicas are ordered by penalty, then control.
         standardiser: Statistics of the training rows.
-        target_mean: Added to what a regression probe answers, after scaling; 0 otherwise.
-        target_deviation: Scale of what a regression probe answers; 1 otherwise.
-        gaps: Certificates `(layers, penalties, controls)`: the exact solver's bound on the relative distance to the
-            optimum; NaN for minibatches; infinite for a probe that never had a finite loss.
+        target_mean: Mean of the training targets of a regression task; otherwise 0.
+        target_deviation: Standard deviation of the training targets of a regression task; otherwise 1.
+        gaps: float64, shape `(layers, penalties, 1 + controls)`: the exact solver's bound on (objective − optimum) /
+            objective; NaN for minibatches; infinite for a probe whose loss was never finite.
     """
 
     bank: ProbeBank
@@ -70,18 +78,25 @@ class TrainedBank:
     gaps: Tensor
 
     def logits(self, values: Tensor) -> Tensor:
-        """Logits `(layers, penalties, controls, rows, classes)` of raw activations `(layers, rows, features)`."""
+        """Compute logits, or predicted numbers in the unit of a regression task's targets.
+
+        Args:
+            values: Raw activations, shape `(layers, rows, features)`.
+
+        Returns:
+            Shape `(layers, penalties, 1 + controls, rows, classes)`.
+        """
         logits = row_batched_logits(self.bank, self.standardiser, values)
         return logits.unflatten(1, tuple(self.gaps.shape[1:])) * self.target_deviation + self.target_mean
 
 
 def is_exact(settings: ProbeSettings, probe: nn.Module) -> bool:
-    """Whether probes of this architecture are solved exactly.
+    """Tell whether probes of this architecture are solved exactly.
 
     Raises:
-        ValueError: `exact` was asked for and cannot be had.
+        ValueError: The settings require an exact fit of an architecture, or at a penalty, that has none.
     """
-    linear = type(probe) is LinearProbe
+    linear = type(probe) is LinearProbe  # a subclass may compute something else
     if settings.fit == "exact":
         if not linear:
             raise ValueError(
@@ -90,114 +105,127 @@ def is_exact(settings: ProbeSettings, probe: nn.Module) -> bool:
             )
         if 0 in settings.penalties:
             raise ValueError(
-                "An exact fit wants penalties above 0; separable rows have no optimum at 0. Set `probe.penalties`."
+                "An exact fit requires penalties above 0, as separable rows have no optimum at 0; got "
+                f"{list(settings.penalties)}. Set `probe.penalties`."
             )
     return settings.fit != "minibatch" and linear and 0 not in settings.penalties
 
 
-def train_bank(train: Rows, validation: Rows | None, recipe: Recipe) -> TrainedBank:
-    """Train probes of all layers, penalties and controls on some rows.
+def train_bank(train: Rows, validation: Rows | None, spec: BankSpec) -> TrainedBank:
+    """Train probes of all layers, penalties and controls.
 
     Args:
         train: Training rows, which also give the statistics that standardise activations and regression targets.
-        validation: Rows that stop minibatch training; the exact solver needs none.
-        recipe: Everything else.
+        validation: Rows that decide when minibatch training stops; the exact solver needs none.
+        spec: Everything else.
 
     Raises:
-        ValueError: The fit asked for does not suit the architecture, or there is nothing to stop minibatches by.
+        ValueError: Minibatch training has no validation rows; or the probe's loss does not suit the settings.
     """
-    mean, deviation = _target_scale(recipe.kind, train.targets[0])
-    train, validation = _scaled(train, mean, deviation), validation and _scaled(validation, mean, deviation)
-    parts = []
-    for layers in _turns(train, recipe):
-        own = None if validation is None else validation.of_layers(layers)
-        parts.append(_fit(train.of_layers(layers), own, replace(recipe, layers=recipe.layers[layers])))
-    banks, standardisers, gaps = zip(*parts, strict=True)
-    shape = (len(recipe.layers), len(recipe.settings.penalties), len(train.targets))
+    mean, deviation = _target_scale(spec.kind, train.targets[0])
+    train = _with_standardised_targets(train, mean, deviation)
+    if validation is not None:
+        validation = _with_standardised_targets(validation, mean, deviation)
+    chunks = []
+    for layers in _layer_chunks(train, spec):
+        chunk_validation = None if validation is None else validation.of_layers(layers)
+        chunks.append(_train_chunk(train.of_layers(layers), chunk_validation, spec.of_layers(layers)))
+    banks, standardisers, gaps = zip(*chunks, strict=True)
     return TrainedBank(
-        ProbeBank.concatenate(banks),
-        Standardiser(torch.cat([s.mean for s in standardisers]), torch.cat([s.deviation for s in standardisers])),
-        mean,
-        deviation,
-        torch.cat(gaps).view(shape),
+        bank=ProbeBank.concatenate(banks),
+        standardiser=Standardiser(
+            torch.cat([standardiser.mean for standardiser in standardisers]),
+            torch.cat([standardiser.deviation for standardiser in standardisers]),
+        ),
+        target_mean=mean,
+        target_deviation=deviation,
+        # (layers, replicas) → (layers, penalties, 1 + controls)
+        gaps=torch.cat(gaps).view(len(spec.layers), len(spec.settings.penalties), len(train.targets)),
     )
 
 
-def _fit(train: Rows, validation: Rows | None, recipe: Recipe) -> tuple[ProbeBank, Standardiser, Tensor]:
-    settings, seed = recipe.settings, recipe.seed
-    bank = _bank(train, recipe)
+def _train_chunk(train: Rows, validation: Rows | None, spec: BankSpec) -> tuple[ProbeBank, Standardiser, Tensor]:
+    """Train the probes of some layers together; returns their bank, statistics and gaps `(layers, replicas)`."""
+    settings = spec.settings
+    bank = _new_bank(train, spec)
     standardiser, _ = Standardiser.of(train.values)
-    if recipe.exact:
-        module = ExactProbeModule(bank, standardiser, kind=recipe.kind, settings=settings)
-        data = ActivationDataModule(
-            train, layers_per_batch=_layers_per_solve(train, recipe), task_data=recipe.task_data
-        )
+    if spec.exact:
+        module = ExactProbeModule(bank, standardiser, kind=spec.kind, settings=settings)
+        data = ActivationDataModule(train, layers_per_batch=_layers_per_solve(train, spec), task_data=spec.task_data)
         overrides = {"max_epochs": 1, "limit_val_batches": 0}
     else:
         if validation is None or len(validation) == 0:
-            raise ValueError("Minibatch training wants validation rows to stop by; got none.")
-        module = MinibatchProbeModule(bank, standardiser, kind=recipe.kind, settings=settings)
+            raise ValueError("Minibatch training requires validation rows to decide when to stop; got none.")
+        module = MinibatchProbeModule(bank, standardiser, kind=spec.kind, settings=settings)
         data = ActivationDataModule(
             train,
             validation,
             batch_size=settings.batch_size,
-            seed=derive_seed(seed, "order"),
-            task_data=recipe.task_data,
+            seed=derive_seed(spec.seed, "order"),
+            task_data=spec.task_data,
         )
         overrides = {"max_epochs": settings.max_epochs}
     with quiet_lightning():
-        trainer = recipe.trainer_factory(num_sanity_val_steps=0, use_distributed_sampler=False, **overrides)
+        trainer = spec.trainer_factory(num_sanity_val_steps=0, use_distributed_sampler=False, **overrides)
         trainer.fit(module, datamodule=data)
     return module.bank.cpu(), module.standardiser.cpu(), _gaps(module)
 
 
-def _bank(train: Rows, recipe: Recipe) -> ProbeBank:
-    replicas = [control for _ in recipe.settings.penalties for control in range(len(train.targets))]
+def _new_bank(train: Rows, spec: BankSpec) -> ProbeBank:
+    """Build the untrained bank; a control starts from the same weights at every penalty, for a fair comparison."""
     return ProbeBank(
-        recipe.settings.architecture,
+        spec.settings.architecture,
         train.values.shape[-1],
-        recipe.num_classes,
-        layers=recipe.layers,
-        replicas=replicas,
-        seed=derive_seed(recipe.seed, "bank"),
+        spec.num_classes,
+        layers=spec.layers,
+        replicas=[control for _ in spec.settings.penalties for control in range(len(train.targets))],
+        seed=derive_seed(spec.seed, "bank"),
     )
 
 
 def _gaps(module: ExactProbeModule | MinibatchProbeModule) -> Tensor:
+    """Certificates as `TrainedBank.gaps` has them, shape `(layers, replicas)`."""
     if isinstance(module, ExactProbeModule):
         return module.gaps.cpu()
-    assert module.best is not None
-    return torch.where(module.best.lowest.cpu().double().isfinite(), torch.nan, torch.inf)
+    assert module.early_stopping is not None
+    return torch.where(module.early_stopping.lowest.cpu().double().isfinite(), torch.nan, torch.inf)
 
 
-def _turns(train: Rows, recipe: Recipe) -> list[slice]:
-    """Part the layers by what fits in memory: parameters, gradients, Adam's two moments, the best."""
-    count = len(recipe.layers)
-    if recipe.exact:
+def _layer_chunks(train: Rows, spec: BankSpec) -> list[slice]:
+    """Split the layers into chunks whose banks fit in memory; the exact solver batches layers itself."""
+    count = len(spec.layers)
+    if spec.exact:
         return [slice(0, count)]
-    one = _bank(train.of_layers(slice(0, 1)), replace(recipe, layers=recipe.layers[:1]))
-    size = sum(parameter.numel() for parameter in one.parameters()) * 4 * 5
-    at_once = max(1, recipe.settings.max_bank_bytes // size)
-    return [slice(first, first + at_once) for first in range(0, count, at_once)]
+    first_layer = slice(0, 1)
+    bank = _new_bank(train.of_layers(first_layer), spec.of_layers(first_layer))
+    layer_bytes = sum(parameter.numel() for parameter in bank.parameters()) * _FLOAT_BYTES * _BANK_COPIES
+    layers_per_chunk = max(1, spec.settings.max_bank_bytes // layer_bytes)
+    return [slice(first, first + layers_per_chunk) for first in range(0, count, layers_per_chunk)]
 
 
-def _layers_per_solve(train: Rows, recipe: Recipe) -> int:
-    """Layers whose rows (standardised, one copy), second moments and curvature pairs fit in memory together."""
+def _layers_per_solve(train: Rows, spec: BankSpec) -> int:
+    """Number of layers that the exact solver can hold in memory together.
+
+    A layer takes three tensors of its rows (as given, standardised, one copy), three of its second moments and their
+    axes, and for each output, that is one class of one control at one penalty, about 24 vectors of features (10 pairs
+    of L-BFGS and the present iterate) and 8 of rows (logits, means and their changes).
+    """
     _, rows, features = train.values.shape
-    outputs = len(train.targets) * recipe.num_classes
-    outputs *= min(penalties_at_once(outputs), len(recipe.settings.penalties))
-    size = 4 * (3 * rows * features + 3 * features**2 + outputs * (24 * features + 8 * rows))
-    return max(1, recipe.settings.max_bank_bytes // size)
+    outputs = len(train.targets) * spec.num_classes
+    outputs *= min(penalties_per_batch(outputs), len(spec.settings.penalties))
+    numbers = 3 * rows * features + 3 * features**2 + outputs * (24 * features + 8 * rows)
+    return max(1, spec.settings.max_bank_bytes // (_FLOAT_BYTES * numbers))
 
 
-def _target_scale(kind: Kind, targets: Tensor) -> tuple[float, float]:
+def _target_scale(kind: TargetKind, targets: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of a regression target; (0, 1) for other kinds, and a deviation of 1 instead of 0."""
     if kind != "regression":
         return 0.0, 1.0
     deviation = targets.double().std(correction=0).item()
     return targets.double().mean().item(), deviation if deviation > 0 else 1.0
 
 
-def _scaled(rows: Rows, mean: float, deviation: float) -> Rows:
+def _with_standardised_targets(rows: Rows, mean: float, deviation: float) -> Rows:
     if (mean, deviation) == (0.0, 1.0):
-        return rows
+        return rows  # class indices must stay integers
     return replace(rows, targets=(rows.targets - mean) / deviation)

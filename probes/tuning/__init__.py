@@ -1,12 +1,48 @@
-"""Tuning a causal language model on prompts and answers: control models, experimental models, their merges."""
+"""Tuning of causal language models on prompts and answers, merging of tuned models, and backbones that read them.
+
+Names are imported when they are first used, so that validating the settings does not import PEFT.
+"""
 
 from __future__ import annotations
 
-from probes.tuning.answer_scores import AnswerScores as AnswerScores
-from probes.tuning.examples import TuningExamples as TuningExamples
-from probes.tuning.instruction_tuner import InstructionTuner as InstructionTuner
-from probes.tuning.merge import merge_adapters as merge_adapters
-from probes.tuning.tune import tune as tune
-from probes.tuning.tuned_backbone import TunedModel as TunedModel
-from probes.tuning.tuned_backbone import tuned_backbone as tuned_backbone
-from probes.tuning.tuning_settings import TuningSettings as TuningSettings
+from typing import TYPE_CHECKING
+
+from probes.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from probes.tuning.answer_scores import AnswerScores
+    from probes.tuning.examples import TuningExamples
+    from probes.tuning.instruction_tuner import InstructionTuner
+    from probes.tuning.merge import merge_adapters
+    from probes.tuning.tuned_backbone import TunedBackbone, TunedModel, load_tuned_backbone
+    from probes.tuning.tuning_job import tune
+    from probes.tuning.tuning_settings import TuningSettings
+
+__all__ = [
+    "AnswerScores",
+    "InstructionTuner",
+    "TunedBackbone",
+    "TunedModel",
+    "TuningExamples",
+    "TuningSettings",
+    "load_tuned_backbone",
+    "merge_adapters",
+    "tune",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "answer_scores": ("AnswerScores",),
+        "examples": ("TuningExamples",),
+        "instruction_tuner": ("InstructionTuner",),
+        "merge": ("merge_adapters",),
+        "tuning_job": ("tune",),
+        "tuned_backbone": (
+            "TunedBackbone",
+            "TunedModel",
+            "load_tuned_backbone",
+        ),
+        "tuning_settings": ("TuningSettings",),
+    },
+)

@@ -1,4 +1,4 @@
-"""What is trained of a model: PEFT adapters, or all of it; and whether training changed anything."""
+"""Which weights of a model are trained, PEFT adapters or all of them, and whether training changed any."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from probes.trainers import quiet_lightning
 from probes.tuning.tuning_settings import TuningSettings
 
 _FEED_FORWARD_OUTPUTS = ("down_proj", "fc2", "fc_out", "dense_4h_to_h", "w2")
-"""(IA)³ scales what goes into these, and what comes out of others (Liu et al. 2022, arXiv:2205.05638)."""
+"""(IA)³ scales the inputs of these modules and the outputs of all others (Liu et al. 2022, arXiv:2205.05638)."""
 
 
 def make_trainable(model: PreTrainedModel, settings: TuningSettings, *, seed: int) -> PeftModel | None:
@@ -30,18 +30,20 @@ def make_trainable(model: PreTrainedModel, settings: TuningSettings, *, seed: in
 
     Args:
         model: A causal language model.
-        settings: The method and its sizes.
-        seed: Decides the adapters' starts.
+        settings: The method and the sizes of its adapters.
+        seed: Decides the initial weights of the adapters.
 
     Returns:
         The wrapper that saves the adapters; `None` if all weights are trained.
 
     Raises:
-        ValueError: No module has a name asked for, or all weights of a quantised model are to be trained.
+        ValueError: No linear module has one of the target names, or `full` is set for a quantized model.
     """
     if settings.method == "full":
         if getattr(model, "is_quantized", False):
-            raise ValueError("Quantised weights cannot be trained. Set `tuning.method=lora`, or no quantisation.")
+            raise ValueError(
+                "Quantized weights cannot be trained. Set `tuning.method=lora`, or `backbone.quantization=null`."
+            )
         model.float().requires_grad_(requires_grad=True)
         return None
     with torch.random.fork_rng():
@@ -54,9 +56,9 @@ def make_trainable(model: PreTrainedModel, settings: TuningSettings, *, seed: in
 
 
 def save_adapter(wrapper: PeftModel, folder: Path) -> None:
-    """Save an adapter so that PEFT and transformers load it.
+    """Save an adapter so that both PEFT and transformers can load it.
 
-    PEFT names DoRA's magnitudes without the `.weight` that transformers looks for; PEFT itself takes both names.
+    PEFT saves DoRA's magnitudes without the suffix `.weight`, which transformers expects; PEFT loads either name.
     """
     wrapper.save_pretrained(str(folder))
     file = folder / "adapter_model.safetensors"
@@ -72,9 +74,9 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def effect_digest(model: nn.Module) -> str:
-    """A hash of what decides the model's outputs among its trainable weights.
+    """SHA-256 of the trainable weights that affect the model's outputs, in hexadecimal digits.
 
-    `A` of a product `B · A` is left out: while `B` is zero, no change of `A` has an effect.
+    It ignores the factor A of a low-rank product B · A: while B is zero, a change of A has no effect.
     """
     digest = hashlib.sha256()
     for name, parameter in trainable(model).items():
@@ -86,23 +88,20 @@ def effect_digest(model: nn.Module) -> str:
 
 @contextmanager
 def quiet_tuning() -> Iterator[None]:
-    """Silence what Lightning, transformers and PEFT say of every fit, save and load; settings come back."""
-    saving = logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector")
-    level, bars = saving.level, hf_logging.is_progress_bar_enabled()
-    saving.setLevel(logging.WARNING)
+    """Silence the messages of Lightning, transformers and PEFT at every fit, save and load in this context."""
+    checkpoint_log = logging.getLogger("lightning.pytorch.trainer.connectors.checkpoint_connector")
+    level, bars = checkpoint_log.level, hf_logging.is_progress_bar_enabled()
+    checkpoint_log.setLevel(logging.WARNING)
     hf_logging.disable_progress_bar()
     try:
         with quiet_lightning(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Unsupported layer type")  # PEFT need not know sizes of norms
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # PEFT asks by the old name
+            warnings.filterwarnings("ignore", message="Unsupported layer type")  # PEFT counts no features of norms
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # PEFT uses the old name
             yield
     finally:
-        saving.setLevel(level)
+        checkpoint_log.setLevel(level)
         if bars:
             hf_logging.enable_progress_bar()
-
-
-_log = logging.getLogger(__name__)
 
 
 def _bytes(tensor: Tensor) -> bytes:
@@ -126,7 +125,7 @@ def _peft_config(model: PreTrainedModel, settings: TuningSettings) -> PeftConfig
         task_type="CAUSAL_LM",
         target_modules=targets,
         r=settings.rank,
-        lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType]  # a real number will do
+        lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType]  # PEFT accepts real numbers
         lora_dropout=settings.dropout,
         use_dora=settings.method == "dora",
         fan_in_fan_out=transposed,
@@ -134,7 +133,7 @@ def _peft_config(model: PreTrainedModel, settings: TuningSettings) -> PeftConfig
 
 
 def _norm_names(model: PreTrainedModel) -> list[str]:
-    """Last parts of the names of the norms, which are the same with and without a head."""
+    """Last components of the norms' names; unlike full names, they are the same with and without a head."""
     norms = (name for name, module in model.named_modules() if re.search(r"Norm\d*d?$", type(module).__name__))
     names = sorted({name.rpartition(".")[2] for name in norms})
     if not names:
@@ -146,8 +145,8 @@ def _check_targets(model: PreTrainedModel, targets: list[str]) -> None:
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     missing = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in linear)]
     if missing:
-        known = sorted({name.rpartition(".")[2] for name in linear})
+        available = sorted({name.rpartition(".")[2] for name in linear})
         raise ValueError(
             f"No linear module of this {type(model).__name__} is called {', '.join(missing)}. There are "
-            f"{', '.join(known)}. Set `tuning.target_modules` among these."
+            f"{', '.join(available)}. Set `tuning.target_modules` among these."
         )

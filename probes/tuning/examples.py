@@ -1,10 +1,10 @@
-"""Prompts with their answers as token ids, and which of them make an optimizer step."""
+"""Prompts and answers as token ids, and the batches of examples that make up optimizer steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from lightning import LightningDataModule
@@ -13,10 +13,13 @@ from probes.backbones import FrozenBackbone
 from probes.seeds import derive_seed
 from probes.tuning.tuning_settings import TuningSettings
 
+_BATCHES_PER_BUCKET = 32
+"""Batches within which rows are sorted by length: enough that few pads remain, few enough that the order is random."""
+
 
 @dataclass(frozen=True)
 class TuningExamples:
-    """Rows of one split, in order: the rendered prompt and the answer in words."""
+    """Rows of one split, in order: the rendered prompts and the answers as text."""
 
     prompts: tuple[str, ...]
     targets: tuple[str, ...]
@@ -24,7 +27,7 @@ class TuningExamples:
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.targets):
             raise ValueError(
-                f"Every prompt wants one target; got {len(self.prompts)} prompts and {len(self.targets)} targets."
+                f"Every prompt expects one target; got {len(self.prompts)} prompts and {len(self.targets)} targets."
             )
 
     def __len__(self) -> int:
@@ -32,19 +35,19 @@ class TuningExamples:
 
 
 class Example(NamedTuple):
-    """Token ids, int32: the prompt, and the answer that follows it, end token included."""
+    """Token ids, int32: the prompt, and the answer that follows it, which includes the end token."""
 
     prompt: np.ndarray
     answer: np.ndarray
 
     @property
     def num_inputs(self) -> int:
-        """Tokens the model reads: all but the end token, which is only predicted."""
+        """Tokens the model reads: all except the end token, which is only predicted."""
         return len(self.prompt) + len(self.answer) - 1
 
 
 Encoded = Mapping[str, tuple[Example, ...]]
-"""Split → its examples; `train`, `validation` and `test` are always there, the last two possibly empty."""
+"""Split → its examples; `train`, `validation` and `test` are always present, but the last two may be empty."""
 
 
 def encode_splits(
@@ -53,20 +56,21 @@ def encode_splits(
     """Token ids of all splits.
 
     Args:
-        task: What errors call the data.
-        backbone: Whose tokenizer, special tokens and truncation side are used.
-        examples: `train`, and if there are any `validation` and `test`.
-        settings: Limits of length.
+        task: Name of the data in errors.
+        backbone: Its tokenizer, special tokens and truncation side are used.
+        examples: The split `train`; `validation` and `test` are optional.
+        settings: Maximum lengths.
 
     Raises:
-        ValueError: No training rows; an unknown split; targets that are empty or too long; a prompt without room.
+        ValueError: There are no training rows, a split is unknown, a target is empty or too long, or an answer leaves
+            no room for its prompt.
     """
     unknown = set(examples) - {"train", "validation", "test"}
     if unknown:
         raise ValueError(f"Task '{task}' has splits {sorted(unknown)}; tuning reads train, validation and test.")
     if not len(examples.get("train", ())):
         raise ValueError(
-            f"Task '{task}' has no training rows to tune on. Mend the data or set `suite` to one with a train split."
+            f"Task '{task}' has no training rows to tune on. Set `suite` to one with a train split, or mend the data."
         )
     empty = TuningExamples((), ())
     return {
@@ -75,23 +79,18 @@ def encode_splits(
     }
 
 
-def transformers_tokenizer(backbone: FrozenBackbone) -> Any:
-    """The backbone's private copy of its tokenizer, not to be changed."""
-    return backbone.tokenizer.wrapped
-
-
 def end_token(backbone: FrozenBackbone) -> int:
-    """The id that ends an answer: the tokenizer's end token, or its pad token where it has none.
+    """The id that ends an answer: the tokenizer's end token, or its pad token if it has no end token.
 
     Raises:
-        ValueError: It has neither.
+        ValueError: The tokenizer has neither.
     """
-    tokenizer = transformers_tokenizer(backbone)
+    tokenizer = backbone.tokenizer.wrapped
     for token in (tokenizer.eos_token_id, tokenizer.pad_token_id):
         if token is not None:
             return token
     raise ValueError(
-        f"The tokenizer of '{backbone.name}' has neither an end nor a pad token to end answers with. "
+        f"The tokenizer of '{backbone.name}' has neither an end nor a pad token, so answers cannot end. "
         "Set `backbone` to a model with one."
     )
 
@@ -101,28 +100,38 @@ def _encode(
 ) -> tuple[Example, ...]:
     answers = _answers(where, backbone, examples, settings)
     longest = min(settings.max_length or backbone.tokenizer.max_length, backbone.tokenizer.max_length)
-    prompts = _prompts(where, backbone, examples.prompts, [longest + 1 - len(answer) for answer in answers])
+    limits = [longest + 1 - len(answer) for answer in answers]  # the end token is not read
+    if limits and min(limits) < 1:
+        raise ValueError(
+            f"An answer of task '{where}' leaves no room for its prompt within {longest} tokens. "
+            "Set `tuning.max_length` larger or `tuning.max_target_length` smaller."
+        )
+    prompts = _prompts(backbone, examples.prompts, limits)
     return tuple(Example(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True))
 
 
 def _answers(
     where: str, backbone: FrozenBackbone, examples: TuningExamples, settings: TuningSettings
 ) -> list[np.ndarray]:
-    """Answers start with a space where the prompt ends in a letter, as in running text; a chat turn starts bare."""
+    """Token ids of targets, each with the end token.
+
+    As in running text, a space separates the answer from a prompt that does not end in white space. It is not added
+    where the tokenizer inserts one (SentencePiece) or where a chat template precedes the answer.
+    """
     empty = sum(not target.strip() for target in examples.targets)
     if empty:
         raise ValueError(
-            f"{empty} of {len(examples)} targets of task '{where}' are empty; tuning wants an answer for every prompt. "
-            "Mend the data or leave the task out of the suite."
+            f"{empty} of {len(examples)} targets of task '{where}' are empty; tuning expects an answer for every "
+            "prompt. Mend the data or leave the task out of the suite."
         )
-    tokenizer, end = transformers_tokenizer(backbone), end_token(backbone)
+    tokenizer, end = backbone.tokenizer.wrapped, end_token(backbone)
     spaced = not backbone.tokenizer.chat_template and not tokenizer.tokenize("a")[0].startswith("▁")
     texts = [
         f" {target.lstrip()}" if spaced and not prompt[-1:].isspace() else target.lstrip()
         for prompt, target in zip(examples.prompts, examples.targets, strict=True)
     ]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    answers = [np.asarray([*tokens, end], dtype=np.int32) for tokens in ids]
+    answers = [np.asarray([*answer, end], dtype=np.int32) for answer in ids]
     lengths = [len(answer) for answer in answers if len(answer) > settings.max_target_length]
     if lengths:
         raise ValueError(
@@ -132,13 +141,8 @@ def _answers(
     return answers
 
 
-def _prompts(where: str, backbone: FrozenBackbone, prompts: Sequence[str], limits: Sequence[int]) -> list[np.ndarray]:
-    """Prompts as the backbone tokenises them, those longer than their limit cut at their beginning."""
-    if prompts and min(limits) < 1:
-        raise ValueError(
-            f"An answer of task '{where}' leaves no room for its prompt within {backbone.tokenizer.max_length} tokens. "
-            "Set `tuning.max_length` larger or `tuning.max_target_length` smaller."
-        )
+def _prompts(backbone: FrozenBackbone, prompts: Sequence[str], limits: Sequence[int]) -> list[np.ndarray]:
+    """Prompts as the backbone tokenizes them; one longer than its limit loses its beginning."""
     ids = list(backbone.tokenize(prompts).ids)
     by_limit: dict[int, list[int]] = {}
     for row, limit in enumerate(limits):
@@ -151,20 +155,17 @@ def _prompts(where: str, backbone: FrozenBackbone, prompts: Sequence[str], limit
     return ids
 
 
-_BATCHES_PER_BUCKET = 32
-
-
 def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """Rows of every step of one pass, each row once; rows of a step are about equally long.
+    """The rows of every step of one epoch; each row occurs once, and the rows of a step have similar lengths.
 
-    Rows are shuffled, sorted by length within buckets of 32 batches, cut into batches, and these are shuffled: the
-    order depends on seed and epoch alone.
+    Rows are shuffled, sorted by length within buckets of 32 batches and divided into batches, which are shuffled in
+    turn. The order depends only on the seed and the epoch.
 
     Args:
         lengths: Tokens of each row.
-        batch_size: Rows a step; the last bucket's last may have fewer.
+        batch_size: Rows per step; the last batch of the last bucket may have fewer.
         seed: 0 is a seed like any other.
-        epoch: Which pass, from 0.
+        epoch: Number of the epoch, from 0.
     """
     random = np.random.default_rng(derive_seed(seed, "tuning order", epoch))
     order, batches = random.permutation(len(lengths)).tolist(), []
@@ -175,7 +176,10 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: 
 
 
 def micro_batches(examples: Sequence[Example], tokens: int) -> list[list[Example]]:
-    """Part examples, longest first, into groups of at most so many tokens, pads included; a longer one goes alone."""
+    """Divide examples, longest first, into groups of at most this many tokens, pads included.
+
+    An example that is longer than the limit is a group by itself.
+    """
     groups: list[list[Example]] = []
     for example in sorted(examples, key=lambda example: -example.num_inputs):
         if groups and groups[-1][0].num_inputs * (len(groups[-1]) + 1) <= tokens:
@@ -186,16 +190,16 @@ def micro_batches(examples: Sequence[Example], tokens: int) -> list[list[Example
 
 
 class StepBatches:
-    """One list of examples an optimiser step, all epochs in a row, from any step on.
+    """A list of examples for every optimizer step, over all epochs.
 
-    A resumable loader in Lightning's sense: its state is the number of steps made.
+    The loader can be resumed in Lightning's sense: its state is the number of steps made.
 
     Args:
         examples: Training examples.
-        batch_size: Examples a step.
-        total_steps: Steps of the whole tuning.
+        batch_size: Examples per step.
+        total_steps: Optimizer steps of the whole tuning.
         seed: Decides the order.
-        steps_done: Tells how many steps were made so far.
+        steps_done: Returns the number of steps made so far.
     """
 
     def __init__(
@@ -229,17 +233,17 @@ class StepBatches:
         return {"steps_done": self.steps_done()}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on after so many steps."""
+        """Continue after the steps made so far."""
         self._first = state_dict["steps_done"]
 
 
 class TuningDataModule(LightningDataModule):
-    """Serves training examples step by step; the whole tuning is one pass of Lightning's.
+    """Serves training examples step by step; to Lightning, the whole tuning is one epoch.
 
     Args:
         examples: Training examples.
-        batch_size: Examples a step.
-        total_steps: Steps of the whole tuning.
+        batch_size: Examples per step.
+        total_steps: Optimizer steps of the whole tuning.
         seed: Decides the order; 0 is a seed like any other.
     """
 
@@ -248,7 +252,7 @@ class TuningDataModule(LightningDataModule):
         self.examples, self.batch_size, self.total_steps, self.seed = examples, batch_size, total_steps, seed
 
     def train_dataloader(self) -> StepBatches:
-        """Serve one list of examples a step."""
+        """Serve one list of examples per step."""
         return StepBatches(
             self.examples,
             self.batch_size,

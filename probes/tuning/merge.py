@@ -1,12 +1,9 @@
-"""Task arithmetic: a model made of others by adding up what tuning changed in each, without training."""
+"""Task arithmetic: a model that is the base plus a multiple of what several tunings changed, without training."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,105 +14,110 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from probes.backbones import FrozenBackbone
-from probes.tuning.model_store import digest, write_json
+from probes.files import digest_of_file, digest_of_json, new_folder, write_json
 
 
 def merge_adapters(base: FrozenBackbone, folders: Sequence[Path | str], *, coefficient: float, out: Path) -> Path:
-    """One LoRA adapter that adds `coefficient` · Σ ΔW of several to the base's weights.
+    """Save one LoRA adapter that adds `coefficient` · Σ ΔW of several adapters to the base's weights.
 
-    Exact up to rounding: the products `B · A` are laid side by side, so the rank is the sum of theirs.
+    The merge is exact up to rounding: the factors B and A of all adapters are concatenated, so the rank is the sum of
+    their ranks.
 
     Args:
-        base: The backbone all adapters were tuned from.
-        folders: LoRA adapters over the same modules, as `tune` leaves them or PEFT saves them; their order is of no
-            account but for rounding.
-        coefficient: What the sum of task vectors is multiplied by; 1 / number gives their mean.
-        out: Where the merged adapter's folder goes; it is named by content and reused if it is there.
+        base: The backbone from which all adapters were tuned.
+        folders: LoRA adapters on the same modules, as saved by `tune` or PEFT; their order matters only for rounding.
+        coefficient: Factor of the sum of task vectors; 1 / number of adapters gives their mean.
+        out: Parent of the merged adapter's folder, which is named by its content and reused if it exists.
 
     Returns:
         The merged adapter's folder, for `FrozenBackbone.load(…, adapter=folder)`.
 
     Raises:
-        ValueError: No folders; an adapter that is no plain LoRA, is of another base or has other modules; a coefficient
-            that is 0 or not finite.
+        ValueError: There are no folders; an adapter is not a plain LoRA adapter, belongs to another base or adapts
+            other modules than the first; or the coefficient is 0 or not finite.
 
     Source:
         Ilharco et al. 2023, Editing models with task arithmetic, arXiv:2212.04089.
     """
     if not folders:
-        raise ValueError("Merging wants at least one adapter; got none.")
+        raise ValueError("Merging expects at least one adapter; got none.")
     if not math.isfinite(coefficient) or coefficient == 0:
-        raise ValueError(f"The coefficient of a merge wants a finite number other than 0; got {coefficient}.")
+        raise ValueError(f"The coefficient of a merge must be a finite number other than 0; got {coefficient}.")
     fingerprint = base.fingerprint()
-    adapters = [_Adapter.read(Path(folder), fingerprint) for folder in folders]
+    adapters = [_LoraAdapter.read(Path(folder), fingerprint) for folder in folders]
     _check_modules(adapters)
-    contents = [adapter.content for adapter in adapters]
-    key = digest({"base": fingerprint, "adapters": contents, "coefficient": coefficient})
+    contents = [adapter.digests for adapter in adapters]
+    key = digest_of_json({"base": fingerprint, "adapters": contents, "coefficient": coefficient})
     target = Path(out) / f"merged-{key}"
     if not target.exists():
-        about = {"base_fingerprint": fingerprint, "coefficient": coefficient, "merged": [str(f) for f in folders]}
-        _write(adapters, coefficient, target, about)
+        record = {"base_fingerprint": fingerprint, "coefficient": coefficient, "merged": [str(f) for f in folders]}
+        _save_merged(adapters, coefficient, target, record)
     return target
 
 
 @dataclass(frozen=True)
-class _Adapter:
+class _LoraAdapter:
+    """An adapter ΔW = scale · B · A of every adapted weight.
+
+    Attributes:
+        folder: Where it is saved.
+        config: Its rank and scale.
+        weights: Name → A, shape `(rank, inputs)`, or B, shape `(outputs, rank)`.
+        digests: Of the weights and of the configuration.
+    """
+
     folder: Path
     config: LoraConfig
     weights: Mapping[str, Tensor]
-    content: str
+    digests: tuple[str, str]
 
     @property
     def scale(self) -> float:
         return self.config.lora_alpha / (math.sqrt(self.config.r) if self.config.use_rslora else self.config.r)
 
     @classmethod
-    def read(cls, folder: Path, fingerprint: str) -> _Adapter:
+    def read(cls, folder: Path, fingerprint: str) -> _LoraAdapter:
         config = PeftConfig.from_pretrained(str(folder))
         patterns = isinstance(config, LoraConfig) and (config.rank_pattern or config.alpha_pattern)
         if not isinstance(config, LoraConfig) or config.use_dora or patterns:
             raise ValueError(
-                f"'{folder}' is no plain LoRA adapter, and the changes of others do not add up. "
+                f"'{folder}' is not a plain LoRA adapter, and only the changes of those can be added. "
                 "Set `tuning.method=lora`."
             )
-        about = folder / "tuning.json"
-        if about.exists() and json.loads(about.read_text())["base_fingerprint"] != fingerprint:
+        record = folder / "tuning.json"
+        if record.exists() and json.loads(record.read_text(encoding="utf-8"))["base_fingerprint"] != fingerprint:
             raise ValueError(f"Adapter '{folder}' was tuned from another base. Merge adapters of one `backbone`.")
         file = folder / "adapter_model.safetensors"
-        content = hashlib.sha256(file.read_bytes() + (folder / "adapter_config.json").read_bytes()).hexdigest()
-        return cls(folder, config, load_file(file), content)
+        digests = digest_of_file(file), digest_of_file(folder / "adapter_config.json")
+        return cls(folder, config, load_file(file), digests)
 
 
-def _check_modules(adapters: Sequence[_Adapter]) -> None:
+def _check_modules(adapters: Sequence[_LoraAdapter]) -> None:
     first = adapters[0]
     for other in adapters[1:]:
         if other.weights.keys() != first.weights.keys():
-            lone = sorted(other.weights.keys() ^ first.weights.keys())
+            unshared = sorted(other.weights.keys() ^ first.weights.keys())
             raise ValueError(
-                f"Adapters '{first.folder}' and '{other.folder}' adapt different modules, such as '{lone[0]}'. "
+                f"Adapters '{first.folder}' and '{other.folder}' adapt different modules, such as '{unshared[0]}'. "
                 "Tune them with the same `tuning.target_modules`."
             )
 
 
-def _write(adapters: Sequence[_Adapter], coefficient: float, target: Path, about: Mapping[str, object]) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+def _save_merged(
+    adapters: Sequence[_LoraAdapter], coefficient: float, target: Path, record: Mapping[str, object]
+) -> None:
     rank = sum(adapter.config.r for adapter in adapters)
+    # alpha = rank makes the merged scale 1; the adapters' scales are multiplied into B instead
     config = LoraConfig(**{**adapters[0].config.to_dict(), "r": rank, "lora_alpha": rank, "use_rslora": False})
-    try:
-        config.save_pretrained(str(partial))
-        weights = {name: _side_by_side(name, adapters, coefficient) for name in adapters[0].weights}
-        save_file(weights, partial / "adapter_model.safetensors", metadata={"format": "pt"})
-        write_json(partial / "merge.json", about)
-        partial.rename(target)
-    except OSError:
-        if not target.exists():  # else another process was faster
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(target) as folder:
+        config.save_pretrained(str(folder))
+        weights = {name: _concatenate(name, adapters, coefficient) for name in adapters[0].weights}
+        save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_json(folder / "merge.json", record)
 
 
-def _side_by_side(name: str, adapters: Sequence[_Adapter], coefficient: float) -> Tensor:
+def _concatenate(name: str, adapters: Sequence[_LoraAdapter], coefficient: float) -> Tensor:
+    """[c₁B₁ … cₖBₖ] or [A₁; …; Aₖ], whose product is Σ cᵢBᵢAᵢ with cᵢ = coefficient · scaleᵢ."""
     if ".lora_A." in name:
         return torch.cat([adapter.weights[name] for adapter in adapters], dim=0)
     return torch.cat([coefficient * adapter.scale * adapter.weights[name] for adapter in adapters], dim=1)

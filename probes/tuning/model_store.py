@@ -1,15 +1,14 @@
-"""Where tuned models and scores are kept: folders and files named by all that decided their content."""
+"""Where tuned models and their scores are kept: folders and files named by everything that decided their content."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,66 @@ import peft
 import torch
 import transformers
 
+from probes.files import digest_of_json, new_folder, write_json
 from probes.tuning.answer_scores import AnswerSample, AnswerScores
 from probes.tuning.examples import Encoded, Example
 from probes.tuning.tuning_settings import TuningSettings
 
 _FORMAT = 1
+"""Part of every key; raise it when the same data and settings give other weights or scores."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """The folder of a finished tuned model, and the files of the same name that lie beside it while it is tuned.
+
+    Attributes:
+        path: The finished model; the folder exists only if it is complete.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, cache_dir: Path, name: str, key: str) -> ModelFolder:
+        """The folder `adapters/<name>-<key>` of a model, by the data it is tuned on and its key."""
+        slug = re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("._")[:80] or "model"
+        return cls(cache_dir / "adapters" / f"{slug}-{key}")
+
+    @property
+    def lock(self) -> Path:
+        """A lock file, on which a second process waits until the first has finished the model."""
+        return self.path.with_name(f"{self.path.name}.lock")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last saved state of an unfinished tuning, if there is one."""
+        return self.path.with_name(f"{self.path.name}.ckpt")
+
+    def record(self) -> dict[str, Any] | None:
+        """The content of a finished model's `tuning.json`; `None` if the model is not finished."""
+        file = self.path / "tuning.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+    @contextmanager
+    def finish(self) -> Iterator[Path]:
+        """Save the model to the yielded folder; it becomes `path`, and the checkpoint goes, when the block ends."""
+        shutil.rmtree(self.path, ignore_errors=True)  # a folder without a record is not a finished model
+        with new_folder(self.path) as folder:
+            yield folder
+        self.checkpoint.unlink(missing_ok=True)
 
 
 def weights_key(fingerprint: str, data: Encoded, settings: TuningSettings, seed: int) -> str:
-    """24 hexadecimal digits over all that decides the tuned weights; validation rows do if they stop the tuning."""
-    deciding = ("train", "validation") if settings.patience is not None else ("train",)
-    return digest(
+    """24 hexadecimal digits over everything that decides the tuned weights.
+
+    Validation rows are part of it only if they can stop the tuning.
+    """
+    splits = ("train", "validation") if settings.patience is not None else ("train",)
+    return digest_of_json(
         {
             "format": _FORMAT,
             "fingerprint": fingerprint,
-            "data": {split: examples_digest(data[split]) for split in deciding},
+            "data": {split: examples_digest(data[split]) for split in splits},
             "settings": settings.identity(),
             "seed": seed,
             "versions": [m.__version__ for m in (torch, transformers, peft, lightning)],
@@ -42,106 +86,37 @@ def weights_key(fingerprint: str, data: Encoded, settings: TuningSettings, seed:
 
 
 def scores_key(data: Encoded, sample: AnswerSample, *, precision: str) -> str:
-    """24 hexadecimal digits over all that decides a model's scores, but for the model."""
-    asked = [sample.rows, sample.max_new_tokens, sample.end_id, sample.longest]
-    splits = [examples_digest(data[split]) for split in ("validation", "test")]
-    return digest(
-        {"format": _FORMAT, "splits": splits, "sample": asked, "precision": precision, "torch": torch.__version__}
+    """24 hexadecimal digits over everything that decides a model's scores, except the model."""
+    return digest_of_json(
+        {
+            "format": _FORMAT,
+            "splits": [examples_digest(data[split]) for split in ("validation", "test")],
+            "sample": [sample.rows, sample.max_new_tokens, sample.end_id, sample.longest],
+            "precision": precision,
+            "torch": torch.__version__,
+        }
     )
 
 
-def digest(identity: Mapping[str, Any]) -> str:
-    """24 hexadecimal digits of what JSON can hold."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:24]
-
-
 def examples_digest(examples: Sequence[Example]) -> str:
-    """A hash of the token ids of prompts and answers, in order."""
-    content = hashlib.blake2b(digest_size=16)
+    """32 hexadecimal digits over the token ids of prompts and answers, in order."""
+    digest = hashlib.blake2b(digest_size=16)
     for example in examples:
         for ids in example:
-            content.update(len(ids).to_bytes(4, "little"))
-            content.update(ids.astype("<i4").tobytes())
-    return content.hexdigest()
-
-
-@dataclass(frozen=True)
-class TuningPlace:
-    """The folder of one tuned model.
-
-    Attributes:
-        root: Folder of all tuned models.
-        title: `<name>-<key>`.
-    """
-
-    root: Path
-    title: str
-
-    @classmethod
-    def of(cls, cache_dir: Path, name: str, key: str) -> TuningPlace:
-        """The place of a model by what it was tuned on and its key."""
-        slug = re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("._")[:80] or "model"
-        return cls(Path(cache_dir) / "adapters", f"{slug}-{key}")
-
-    @property
-    def folder(self) -> Path:
-        """The finished model."""
-        return self.root / self.title
-
-    @property
-    def partial(self) -> Path:
-        """What is left of an unfinished tuning."""
-        return self.root / f"{self.title}.partial"
-
-    @property
-    def lock(self) -> Path:
-        """A second process waits here, then finds the finished model."""
-        return self.root / f"{self.title}.lock"
-
-    @property
-    def checkpoint(self) -> Path:
-        """From where an unfinished tuning goes on, if it came that far."""
-        return self.partial / "last.ckpt"
-
-    def record(self) -> dict[str, Any] | None:
-        """What `tuning.json` says of a finished model; `None` if there is none."""
-        path = self.folder / "tuning.json"
-        return json.loads(path.read_text()) if path.exists() else None
-
-    def finish(self, record: Mapping[str, Any]) -> None:
-        """Turn the unfinished folder into the finished one, all at once."""
-        write_json(self.partial / "tuning.json", record)
-        self.checkpoint.unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.partial.rename(self.folder)
+            digest.update(len(ids).to_bytes(4, "little"))
+            digest.update(ids.astype("<i4").tobytes())
+    return digest.hexdigest()
 
 
 def read_scores(path: Path) -> AnswerScores | None:
-    """Scores kept in a file; `None` if there are none."""
+    """The scores in a file; `None` if there is no such file."""
     if not path.exists():
         return None
-    values: dict[str, Any] = json.loads(path.read_text())
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     values |= {key: math.nan for key, value in values.items() if value is None}
     return AnswerScores(**values)
 
 
 def write_scores(path: Path, scores: AnswerScores) -> None:
-    """Keep scores in a file."""
+    """Write scores to a JSON file."""
     write_json(path, asdict(scores))
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write whole or not at all; NaN becomes null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(suffix=".partial", dir=path.parent)
-    with os.fdopen(handle, "w") as file:
-        file.write(json.dumps(_without_nan(content), indent=1))
-    Path(partial).replace(path)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,18 +1,23 @@
-"""What a tuning leaves: where the weights are, how many steps made them, how much better the model answers."""
+"""A tuned model on disk, and the backbone that reads it and loads its weights only when they are needed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, cast
 
+import torch
+import transformers
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from probes.backbones import FrozenBackbone
+from probes.backbones import FrozenBackbone, LayerSpec, TokenizedTexts, pad_right
+from probes.files import write_text
 from probes.tuning.adapters import quiet_tuning
 from probes.tuning.answer_scores import AnswerScores
-from probes.tuning.examples import transformers_tokenizer
+from probes.values import Layer, Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,16 +25,16 @@ class TunedModel:
     """A tuned model on disk.
 
     Attributes:
-        name: What it was tuned on.
-        kind: `adapter` (load with `FrozenBackbone.load(…, adapter=folder)`), `full` (a whole model; load with
-            `path=folder`) or `unchanged` (no step was asked for: the base model itself).
-        folder: Where it is; `None` if unchanged.
-        key: 24 hexadecimal digits over all that decided the weights.
-        steps: Optimiser steps behind the weights.
+        name: Name of the data it was tuned on.
+        kind: `adapter` (load it with `FrozenBackbone.load(…, adapter=folder)`), `full` (a whole model; load it with
+            `path=folder`) or `unchanged` (the settings allowed no step: the base model itself).
+        folder: The folder of its weights; `None` if unchanged.
+        key: 24 hexadecimal digits over everything that decided the weights.
+        steps: Optimizer steps that led to the weights.
         validation_losses: Step → mean cross-entropy of answer tokens on the validation split, nats.
         base: How well the base model answers.
         tuned: How well the tuned model answers.
-        reused: Whether it was found finished.
+        reused: Whether the finished model was found on disk.
     """
 
     name: str
@@ -43,10 +48,94 @@ class TunedModel:
     reused: bool
 
 
-def tuned_backbone(base: FrozenBackbone, tuned: TunedModel) -> FrozenBackbone:
-    """The tuned model frozen, with the stack and layers of the base; the base itself if unchanged.
+class TunedBackbone:
+    """A tuned model as a `ReadableBackbone`, whose weights are loaded only when they are needed.
 
-    Works for every backbone that can be tuned, also one that `FrozenBackbone.load` does not know.
+    Tokens, layers and readings are those of the base. The fingerprint of the tuned weights is kept on disk, so that
+    activations which are in the store already are found without loading the model.
+
+    Args:
+        base: The backbone from which the model was tuned.
+        tuned: The tuned model.
+        cache_dir: Fingerprints are kept in its folder `adapters/fingerprints`.
+
+    Raises:
+        ValueError: On loading: the tuned model does not fit the base, or it changes nothing.
+    """
+
+    def __init__(self, base: FrozenBackbone, tuned: TunedModel, cache_dir: Path) -> None:
+        self.base, self.tuned = base, tuned
+        self.name = base.name if tuned.folder is None else f"{base.name}+{tuned.name}"
+        self.tokenizer, self.pad_id, self.decoder_input = base.tokenizer, base.pad_id, base.decoder_input
+        file = f"{tuned.key}-transformers-{transformers.__version__}"  # a fingerprint covers the configuration too
+        self._fingerprint_file = cache_dir / "adapters" / "fingerprints" / file
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        return self.base.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What hidden states are computed in."""
+        return self.base.dtype
+
+    @property
+    def hidden_size(self) -> int:
+        """Features of one layer."""
+        return self.base.hidden_size
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The tuned transformers model without its head; loads the weights."""
+        return self.loaded.model
+
+    @cached_property
+    def loaded(self) -> FrozenBackbone:
+        """The tuned model, loaded and frozen; the base itself if it is unchanged."""
+        model = load_tuned_backbone(self.base, self.tuned)
+        if self.tuned.folder is not None:
+            _refuse_unchanged(self.base, model, self.tuned)
+        return model
+
+    def fingerprint(self) -> str:
+        """Identity by content of the tuned weights; loads them only if their fingerprint is not on disk."""
+        if self.tuned.folder is None:
+            return self.base.fingerprint()
+        if not self._fingerprint_file.exists():
+            write_text(self._fingerprint_file, self.loaded.fingerprint())
+        return self._fingerprint_file.read_text(encoding="utf-8")
+
+    def layers(self, stack: str, *, site: str = "residual", spec: LayerSpec | None = None) -> tuple[Layer, ...]:
+        """The base's layers."""
+        return self.base.layers(stack, site=site, spec=spec)
+
+    def readings(
+        self, poolings: str | Sequence[str] | None = None, sites: str | Sequence[str] = "residual"
+    ) -> tuple[Reading, ...]:
+        """The base's readings."""
+        return self.base.readings(poolings, sites)
+
+    def tokenize(self, texts: Sequence[str], *, max_length: int | None = None) -> TokenizedTexts:
+        """The base's tokens."""
+        return self.base.tokenize(texts, max_length=max_length)
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        readings: Sequence[Reading],
+        layers: LayerSpec | None = None,
+    ) -> dict[Reading, Tensor]:
+        """One pass of the tuned model over a right-padded batch; see `FrozenBackbone.forward`."""
+        return self.loaded(input_ids, attention_mask, readings=readings, layers=layers)
+
+
+def load_tuned_backbone(base: FrozenBackbone, tuned: TunedModel) -> FrozenBackbone:
+    """Load and freeze a tuned model, with the stack and layers of the base; the base itself if unchanged.
+
+    It works for every backbone that can be tuned, also for one that `FrozenBackbone.load` cannot load by name.
 
     Raises:
         ValueError: The adapter does not fit the base.
@@ -54,10 +143,10 @@ def tuned_backbone(base: FrozenBackbone, tuned: TunedModel) -> FrozenBackbone:
     if tuned.folder is None:
         return base
     with quiet_tuning():
-        return _load(base, tuned.folder, tuned.kind)
+        return _load_folder(base, tuned.folder, tuned.kind)
 
 
-def _load(base: FrozenBackbone, folder: Path, kind: str) -> FrozenBackbone:
+def _load_folder(base: FrozenBackbone, folder: Path, kind: str) -> FrozenBackbone:
     if kind == "full":
         return FrozenBackbone.load(
             path=str(folder),
@@ -69,17 +158,32 @@ def _load(base: FrozenBackbone, folder: Path, kind: str) -> FrozenBackbone:
         )
     model = cast(PreTrainedModel, base.load_with_head().base_model)
     info = model.load_adapter(str(folder))
-    lost = sorted([*info.missing_keys, *info.unexpected_keys])
-    if lost:
+    unmatched = sorted([*info.missing_keys, *info.unexpected_keys])
+    if unmatched:
         raise ValueError(
-            f"Adapter '{folder}' does not fit '{base.name}': {len(lost)} weights find no place, such as "
-            f"'{lost[0]}'. Load the backbone that it was tuned from."
+            f"Adapter '{folder}' does not fit '{base.name}': {len(unmatched)} of the weights match no module, such as "
+            f"'{unmatched[0]}'. Set `backbone` to the model from which it was tuned."
         )
     return FrozenBackbone(
         model,
-        transformers_tokenizer(base),
+        base.tokenizer.wrapped,
         name=f"{base.name}+{folder}",
         stack=base.stacks,
         layers=base.layer_spec,
         chat_template=base.tokenizer.chat_template,
     )
+
+
+def _refuse_unchanged(base: FrozenBackbone, model: FrozenBackbone, tuned: TunedModel) -> None:
+    before, after = (_few_activations(backbone) for backbone in (base, model))
+    if all(torch.equal(before[reading], after[reading].to(before[reading].device)) for reading in before):
+        raise ValueError(
+            f"The model tuned on '{tuned.name}' changes nothing: hidden states with and without '{tuned.folder}' are "
+            "equal. Delete that folder to have it tuned again."
+        )
+
+
+def _few_activations(backbone: FrozenBackbone) -> dict[Reading, Tensor]:
+    (ids,) = backbone.tokenize(["Does it change anything?"]).ids
+    inputs = pad_right([ids], length=len(ids), pad_id=backbone.pad_id)
+    return backbone(*inputs, readings=backbone.readings("mean"), layers="all")

@@ -1,4 +1,4 @@
-"""How a causal language model is tuned: the fields of the config node `tuning`, checked as soon as they are set."""
+"""How a causal language model is tuned: the fields of the config node `tuning`, validated on construction."""
 
 from __future__ import annotations
 
@@ -14,37 +14,38 @@ _EVALUATION_ONLY = ("checkpoint_every_n_steps", "generate_rows", "max_new_tokens
 
 @dataclass(frozen=True, kw_only=True)
 class TuningSettings:
-    """Everything that decides how a model is tuned and scored, but for the data and the seed.
+    """Everything that decides how a model is tuned and scored, except the data and the seed.
 
     Attributes:
-        method: What is trained: low-rank adapters `lora` or `dora`, scales `ia3`, the norms `ln`, or all weights
-            `full`. Prefix and prompt tuning are refused: they put positions before the text.
-        target_modules: Linear modules that bear adapters, by the last parts of their names; `ln` and `full` read none.
+        method: Which weights are trained: low-rank adapters (`lora`, `dora`), scales (`ia3`), the norms (`ln`) or all
+            weights (`full`). Prefix and prompt tuning are refused, because they add positions before the text.
+        target_modules: Linear modules with adapters, by the last components of their names; `ln` and `full` ignore it.
         rank: Rank of an adapter's product (lora, dora).
         alpha: An adapter's product is scaled by alpha / rank (lora, dora).
-        dropout: Share of an adapter's inputs silenced in training (lora, dora).
-        learning_rate: Of AdamW, at the top of the schedule.
-        schedule: How it falls after the warm-up: `cosine` or `linear` to 0, or `constant`.
-        warmup_share: Share of all steps in which it rises from 0.
+        dropout: Probability that an input of an adapter is set to 0 in training (lora, dora).
+        learning_rate: Learning rate of AdamW at the end of the warm-up.
+        schedule: What follows the warm-up: `cosine` or `linear` decay to 0, or `constant`.
+        warmup_share: Share of all steps, rounded up to whole steps, in which the learning rate rises linearly; the
+            first step already has a positive rate.
         max_epochs: Passes over the training rows; 0 leaves the model unchanged.
-        max_steps: Optimiser steps at most; `None` for no limit, 0 leaves the model unchanged.
-        batch_size: Sequences an optimiser step, whatever the memory.
-        micro_batch_tokens: Most tokens of one forward pass, pads included; halved when memory runs out. A longer
-            sequence goes alone.
-        weight_decay: Of AdamW.
-        gradient_clip_norm: Largest norm of the gradient of a step; `None` for no limit.
-        precision: What matrices are multiplied in: `float32`, `bfloat16` (autocast), or `auto`: the backbone's dtype.
+        max_steps: Optimizer steps at most; `None` for no limit, 0 leaves the model unchanged.
+        batch_size: Sequences per optimizer step, on any amount of memory.
+        micro_batch_tokens: Tokens of one forward pass at most, pads included; halved when memory runs out. A longer
+            sequence is a micro-batch by itself.
+        weight_decay: Weight decay of AdamW.
+        gradient_clip_norm: Largest norm of a step's gradient; `None` for no limit.
+        precision: Precision of matrix products: `float32`, `bfloat16` (autocast), or `auto`, the backbone's dtype.
             Trained weights are float32 while training.
-        max_length: Tokens of prompt and answer together, to which a prompt is cut at its beginning; `None` for what
-            the backbone allows.
-        max_target_length: Tokens of an answer at most, its end token included; longer ones are refused.
-        validate_every_n_epochs: Passes between measurements of the validation loss.
-        validate_every_n_steps: Instead, optimiser steps between them.
-        patience: Measurements without a lower validation loss after which tuning stops and goes back to the lowest;
-            `None` tunes to the end and keeps the last weights.
+        max_length: Tokens of prompt and answer together, to which a prompt is cut at its beginning; `None` for the
+            backbone's limit.
+        max_target_length: Tokens of an answer at most, including the end token; longer answers are refused.
+        validate_every_n_epochs: Epochs between measurements of the validation loss.
+        validate_every_n_steps: Optimizer steps between measurements; `None` counts epochs instead.
+        patience: Measurements without a new lowest validation loss after which tuning stops and restores the weights
+            with the lowest; `None` tunes to the end and keeps the last weights.
         generate_rows: Test rows answered greedily, before and after tuning; 0 for none.
         max_new_tokens: Tokens of such an answer at most.
-        checkpoint_every_n_steps: Optimiser steps that a killed run loses at most; `None` keeps no checkpoints.
+        checkpoint_every_n_steps: Optimizer steps that a killed run loses at most; `None` saves no checkpoints.
 
     Raises:
         ValueError: A field is out of its range.
@@ -83,36 +84,36 @@ class TuningSettings:
 
     @property
     def trains_nothing(self) -> bool:
-        """Whether no step is to be made."""
+        """Whether the settings allow no optimizer step."""
         return self.max_epochs == 0 or self.max_steps == 0
 
     def total_steps(self, rows: int) -> int:
-        """Optimiser steps over this many training rows."""
+        """Optimizer steps of a tuning on this many training rows."""
         steps = self.max_epochs * -(-rows // self.batch_size)
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def validation_interval(self, rows: int) -> int:
-        """Optimiser steps between two measurements of the validation loss."""
+        """Optimizer steps between two measurements of the validation loss."""
         return self.validate_every_n_steps or self.validate_every_n_epochs * -(-rows // self.batch_size)
 
     def identity(self) -> dict[str, object]:
-        """The fields that decide the tuned weights."""
+        """The fields that affect the tuned weights."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _EVALUATION_ONLY}
 
     def _check_choices(self) -> None:
         if self.method in _PROMPT_METHODS:
             raise ValueError(
-                f"Tuning by '{self.method}' puts positions before the text, which shifts masks and the last token that "
+                f"Tuning by '{self.method}' adds positions before the text, which shifts masks and the last token that "
                 f"probes read. Set `tuning.method` to one of {', '.join(METHODS)}."
             )
         for key, choices in (("method", METHODS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
             value = getattr(self, key)
             if value not in choices:
                 raise ValueError(
-                    f"There is no {key} '{value}'. There are {', '.join(choices)}. Set `tuning.{key}` to one of these."
+                    f"Unknown {key} '{value}'. There are {', '.join(choices)}. Set `tuning.{key}` to one of these."
                 )
         if self.method in {"lora", "dora", "ia3"} and not self.target_modules:
-            raise ValueError(f"`{self.method}` wants modules to adapt; got none. Set `tuning.target_modules`.")
+            raise ValueError(f"Method '{self.method}' expects target modules; got none. Set `tuning.target_modules`.")
 
     def _check_whole_numbers(self) -> None:
         least = {
@@ -126,15 +127,15 @@ class TuningSettings:
             if value is None and key in optional:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise ValueError(f"`tuning.{key}` wants a whole number of at least {low}; got {value!r}.")
+                raise ValueError(f"`tuning.{key}` must be a whole number of at least {low}; got {value!r}.")
 
     def _check_numbers(self) -> None:
         for key in ("alpha", "learning_rate", "gradient_clip_norm"):
             value = getattr(self, key)
             if not (key == "gradient_clip_norm" and value is None) and not 0 < value < float("inf"):
-                raise ValueError(f"`tuning.{key}` wants a number above 0; got {value!r}.")
+                raise ValueError(f"`tuning.{key}` must be a number above 0; got {value!r}.")
         for key in ("dropout", "warmup_share"):
             if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"`tuning.{key}` wants a share in [0, 1); got {getattr(self, key)!r}.")
+                raise ValueError(f"`tuning.{key}` must be in [0, 1); got {getattr(self, key)!r}.")
         if not 0 <= self.weight_decay < float("inf"):
-            raise ValueError(f"`tuning.weight_decay` wants a number of at least 0; got {self.weight_decay!r}.")
+            raise ValueError(f"`tuning.weight_decay` must be at least 0; got {self.weight_decay!r}.")

@@ -127,7 +127,7 @@ def test_interval_null_and_p_stand_where_they_make_sense(probed):
 
 
 def test_a_constant_layer_is_nan_with_its_reason_in_every_quantity_of_tasks(probed):
-    for quantity in OF_TASKS:  # every sentence ends alike, so layer 0 of its last token is constant
+    for quantity in OF_TASKS:  # every sentence ends in the same token, so layer 0 of its last token is constant
         first = [r for r in probed.results[quantity] if r.layer == 0]
         assert {r.task for r in first} == TASKS
         assert all(math.isnan(r.value) and r.note.startswith("constant layer") and r.p is None for r in first)
@@ -184,7 +184,7 @@ def test_all_pairs_of_layers_of_a_compare_run_are_in_the_files_and_the_log(compa
         assert (math.isnan(pair) and math.isnan(value)) or pair == pytest.approx(value, abs=1e-5)
 
 
-def test_probe_and_compare_measure_the_same_rows_alike(probed, compared):
+def test_probe_and_compare_give_equal_values_for_the_same_rows(probed, compared):
     for quantity in OF_TASKS:
         one, other = (finished.matrix(quantity) for finished in (probed, compared))
         assert set(one) == set(other)
@@ -194,5 +194,5 @@ def test_probe_and_compare_measure_the_same_rows_alike(probed, compared):
 def test_compare_without_a_reference_backbone_names_the_key(tmp_path):
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         cfg = compose("train", overrides=["experiment=quick", "study=compare", f"paths.output_dir={tmp_path}"])
-    with pytest.raises(ValueError, match=r"`study=compare` wants a second model: set `reference_backbone`"):
+    with pytest.raises(ValueError, match=r"`study=compare` needs a second model: set `reference_backbone`"):
         run(cfg)

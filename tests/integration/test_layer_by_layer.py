@@ -1,4 +1,4 @@
-"""The founding study on a tiny backbone, whole: what it leaves, what its presets run, what a second run finds."""
+"""The whole layer-by-layer study on a tiny backbone: the files it writes, its presets, and a second run."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def no_pictures(monkeypatch) -> None:
     monkeypatch.setattr(
         "probes.studies.layer_by_layer.study.report_figures", lambda folder, *_, **__: [folder / "none.png"]
     )
-    monkeypatch.setattr("probes.callbacks.matrix_analysis.report_bands", lambda *_, **__: [])
+    monkeypatch.setattr("probes.report.run_report.report_bands", lambda *_, **__: [])
 
 
 def same(a: float, b: float) -> bool:
@@ -86,8 +86,8 @@ class TestWhatItLeaves:
             "cka_control_vs_experimental_biased", "tuning_gain", "tuning_gain_biased", "tuning_gain_by_svcca",
             "tuning_gain_by_procrustes", "probe_gain_macro_f1",
             *(f"{role}_{name}" for role in ("base", "experimental")
-              for name in ("macro_f1", "selectivity", "label_cka", "effective_rank", "specificity_label_cka",
-                           "specificity_macro_f1")),
+              for name in ("macro_f1", "accuracy", "cross_entropy_bits", "selectivity", "label_cka", "effective_rank",
+                           "specificity_label_cka", "specificity_macro_f1")),
             "specificity_tuning_gain", "specificity_cka_control_vs_base", "specificity_cka_control_vs_experimental",
         }  # fmt: skip
         for name in of_tasks:
@@ -99,7 +99,10 @@ class TestWhatItLeaves:
         between = {f"{role}_task_separability_silhouette" for role in ("base", "experimental")}
         left = {path.stem for path in (finished.out / "layer_by_task").glob("*.csv")}
         assert between < left
-        others = {"cka_control_vs_control", "seed_noise_tuning_gain", *between}
+        of_two_classes = {f"{role}_auroc" for role in ("base", "experimental")}
+        for name in of_two_classes:
+            assert {task for _, task in finished.matrix(name)} == set(TASKS) - {"topic"}
+        others = {"cka_control_vs_control", "seed_noise_tuning_gain", *between, *of_two_classes}
         assert {name for name in left - of_tasks - others if not name.startswith("group_mean")} == set()
 
     def test_every_picture_is_there(self, finished):
@@ -115,7 +118,7 @@ class TestWhatItLeaves:
     def test_the_first_layer_is_constant_and_the_others_have_intervals_and_nulls(self, finished):
         for metric in ("tuning_gain", "cka/control_vs_base", "cka/control_vs_experimental"):
             for (layer, _), r in finished.cells(metric).items():
-                if layer == "0":  # every instruction ends alike
+                if layer == "0":  # every instruction ends in the same token
                     assert math.isnan(r.value)
                     assert r.note.startswith("constant layer")
                     continue
@@ -181,7 +184,7 @@ class TestWhatItLeaves:
             ("base", "boundary/label_cka"), ("experimental", "boundary/label_cka"), ("", "boundary/tuning_gain"),
             ("", "boundary/cka/control_vs_base"), ("", "boundary/cka/control_vs_experimental"),
         }  # fmt: skip
-        assert {r.note for r in boundaries.values()} == {"not tried: 3 usable layers, 8 needed"}
+        assert {r.note for r in boundaries.values()} == {"not tried: 3 usable layers, at least 8 are needed"}
 
     def test_provenance_counts_the_texts_of_all_models(self, finished):
         rows = 32
@@ -207,7 +210,7 @@ class TestWhatItLeaves:
 
 def test_a_second_run_reads_and_tunes_nothing_and_says_the_same(finished, tmp_path, no_pictures, monkeypatch, capsys):
     monkeypatch.setattr(
-        "probes.studies.layer_by_layer.models.tuned_backbone", lambda *_: pytest.fail("weights were loaded")
+        "probes.tuning.tuned_backbone.load_tuned_backbone", lambda *_: pytest.fail("weights were loaded")
     )
     again = Finished(tmp_path, run(configured(tmp_path, *SMALL, cache=finished.folder / "cache")))
     assert (again.facts["forward_passes"], again.facts["texts_computed"]) == (0, 0)
@@ -216,7 +219,7 @@ def test_a_second_run_reads_and_tunes_nothing_and_says_the_same(finished, tmp_pa
     assert (again.out / "results.csv").read_bytes() == (finished.out / "results.csv").read_bytes()
     screen = capsys.readouterr().out
     assert "sentiment (control, seed 1)" in screen
-    assert "Test answers of the base → of the tuned model" in screen
+    assert "Test scores of answers: base model → tuned model" in screen
 
 
 def test_one_model_of_a_sweep_is_tuned_alone(finished, tmp_path):

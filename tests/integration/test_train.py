@@ -81,7 +81,8 @@ class TestWhatARunLeaves:
         tested = [r for r in rows if r["split"] == "test" and not r["control"] and r["metric"] == "macro_f1"]
         assert len(tested) == 2 * 2 * 4  # tasks, poolings, layers
         constant = [row for row in tested if row["value"] == "nan"]
-        assert {(row["layer"], row["pooling"]) for row in constant} == {("0", "last")}  # every sentence ends alike
+        # Every sentence ends in the same token.
+        assert {(row["layer"], row["pooling"]) for row in constant} == {("0", "last")}
         assert all(row["note"].startswith("constant layer") for row in constant)
         for row in (row for row in tested if row not in constant):
             assert float(row["ci_low"]) <= float(row["value"]) <= float(row["ci_high"])

@@ -2,35 +2,28 @@ import numpy as np
 import pytest
 import torch
 
-from probes.values import RESULT_COLUMNS, Activations, LayerByTask, Reading, Result
+from probes.values import RESULT_COLUMNS, Activations, Estimates, LayerByTask, LayerProfile, Reading
 
 READING = Reading("decoder", "residual", "last")
 
 
-def test_a_pivot_puts_every_result_in_its_cell_layers_ascending_and_nan_elsewhere():
-    results = [
-        Result(task="a", layer="final", value=1.5),
-        Result(task="a", layer=10, value=1.0, ci_low=0.5),
-        Result(task="b", layer=10, value=2.0, null_mean=0.1),
-        Result(task="b", layer=2, value=3.0, note="constant layer"),
-        Result(task="a", layer=None, value=9.0),
-    ]
-    matrix = LayerByTask.pivot("probe/accuracy", "share", results, READING)
-    assert (matrix.layers, matrix.tasks) == ((2, 10, "final"), ("a", "b"))
-    np.testing.assert_equal(matrix.values, [[np.nan, 3.0], [1.0, 2.0], [1.5, np.nan]])
-    np.testing.assert_equal(matrix.ci_low, [[np.nan, np.nan], [0.5, np.nan], [np.nan, np.nan]])
-    np.testing.assert_equal(matrix.null_mean, [[np.nan, np.nan], [np.nan, 0.1], [np.nan, np.nan]])
-    assert matrix.notes == {(2, "b"): "constant layer"}
+def test_a_profile_of_the_wrong_shape_is_refused():
+    with pytest.raises(ValueError, match=r"profile of 'q' expects values of shape \(layers,\) = \(2,\); got \(3,\)"):
+        LayerProfile(quantity="q", unit="", layers=(0, 1), estimates=Estimates(np.zeros(3), 4))
 
 
-def test_two_results_in_one_cell_are_refused():
-    with pytest.raises(ValueError, match=r"Two results of 'q' claim layer 1 of task 'a'"):
-        LayerByTask.pivot("q", "", [Result(task="a", layer=1), Result(task="a", layer=1)], READING)
+def test_a_profile_is_named_with_its_role_and_a_score_without_probe():
+    estimates = Estimates(np.array([0.5]), 4)
+    score = LayerProfile(quantity="probe/macro_f1", unit="F1", layers=("final",), estimates=estimates)
+    assert (score.metric, score.name) == ("macro_f1", "probe/macro_f1")
+    in_role = LayerProfile(quantity="probe/macro_f1", unit="F1", layers=(None,), estimates=estimates, role="base")
+    assert in_role.name == "base/macro_f1"
+    assert (list(score.by_layer()), list(in_role.by_layer())) == ([("final", 0.5)], [])
 
 
 def test_a_matrix_of_the_wrong_shape_is_refused():
     square, wide = np.zeros((1, 1)), np.zeros((1, 2))
-    with pytest.raises(ValueError, match=r"wants `ci_low` of shape \(layers, tasks\) = \(1, 1\); got \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"expects `ci_low` of shape \(layers, tasks\) = \(1, 1\); got \(1, 2\)"):
         LayerByTask("q", "", (0,), ("a",), square, wide, square, square, READING)
 
 

@@ -1,1 +1,1 @@
-"""Bands of layers: where a profile over layers shifts to another level, against every smooth explanation."""
+"""Bands of layers: level shifts of a profile over layers that trends and autocorrelated noise do not explain."""

@@ -1,1 +1,1 @@
-"""What lies between tasks: separability, specificity, and the gain of tuning."""
+"""Comparisons between tasks: how separable they are, what is specific to one of them, and what tuning gained."""

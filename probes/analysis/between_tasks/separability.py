@@ -1,4 +1,4 @@
-"""How far apart do groups of samples, such as tasks, lie at every layer; and their map in the plane."""
+"""How well groups of rows, such as tasks, are separated at every layer, and a map of one layer's rows in the plane."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from probes.analysis.invariances import by_layer, invariant_to, require_rows
-from probes.analysis.similarity.hsic import centred, is_constant
+from probes.analysis.similarity.hsic import centre_rows, is_constant
 from probes.analysis.similarity.neighbours import distance_matrix
+
+_TSNE_COMPONENTS = 50
+"""Principal components that t-SNE is given: distances hardly change, and it is spared hundreds of features."""
 
 
 @invariant_to("rotation", "scale", "shift")
 def silhouette(x: Tensor, groups: Tensor) -> Tensor:
-    """Mean over rows of how much nearer a row is to its own group than to the nearest other, by Euclidean distance.
+    """Mean silhouette coefficient of the rows, by Euclidean distance.
 
-    For a row, a is the mean distance to the rest of its group, b the least mean distance to another group, and its
-    silhouette (b − a) / max(a, b); 0 if it is alone in its group or a = b = 0. Unrelated groups give a little less than
-    0, as b is the least of several, and in many dimensions all distances, and so a and b, are nearly alike: values are
-    small even for groups that a linear probe tells apart.
+    With a the mean distance of a row to the other rows of its group and b the smallest mean distance to another group,
+    the silhouette of the row is (b − a) / max(a, b). It is 0 for a row that is alone in its group, and where a = b = 0.
+
+    Unrelated groups give slightly less than 0, because b is the smallest of several means. In many dimensions distances
+    concentrate, so a and b are nearly equal and values are small even for groups that a linear probe separates.
 
     Args:
         x: Shape `(layers, rows, features)`.
@@ -31,7 +35,7 @@ def silhouette(x: Tensor, groups: Tensor) -> Tensor:
         float64, shape `(layers,)`, in [−1, 1]; NaN where a layer is constant.
 
     Raises:
-        ValueError: Fewer than 4 rows, non-finite rows, fewer than 2 groups, as many groups as rows.
+        ValueError: Fewer than 4 rows, rows that are not finite, fewer than 2 groups, or as many groups as rows.
 
     Source:
         Rousseeuw 1987, Journal of Computational and Applied Mathematics 20.
@@ -40,18 +44,18 @@ def silhouette(x: Tensor, groups: Tensor) -> Tensor:
 
 
 def silhouette_of_draws(x: Tensor, groups: Tensor, draws: Sequence[Tensor]) -> Tensor:
-    """`silhouette` of some of the rows, several times: all distances are measured once.
+    """`silhouette` of several subsets of the rows, computing all distances only once.
 
     Args:
         x: As in `silhouette`.
         groups: As in `silhouette`.
-        draws: Positions of the rows of each draw, int64.
+        draws: Row positions of each subset, int64.
 
     Returns:
         float64, shape `(draws, layers)`.
 
     Raises:
-        ValueError: As in `silhouette`, for any draw.
+        ValueError: As in `silhouette`, for any subset.
     """
     members = _members_of_draws(x, groups, draws)
     values = []
@@ -63,19 +67,23 @@ def silhouette_of_draws(x: Tensor, groups: Tensor, draws: Sequence[Tensor]) -> T
 
 @invariant_to("rotation", "scale", "shift")
 def between_share(x: Tensor, groups: Tensor, *, debiased: bool = True) -> Tensor:
-    """Share of the total variance, summed over features, that lies between the means of groups.
+    """Share of the variance, summed over features, that lies between group means (one-way analysis of variance).
+
+    With SS the sums of squares within groups and in total, n rows and k groups:
+
+        η² = 1 − SS_within / SS_total                            biased: (k − 1) / (n − 1) on average without an effect
+        ε² = 1 − (SS_within / (n − k)) / (SS_total / (n − 1))    0 on average without an effect; may be negative
 
     Args:
         x: Shape `(layers, rows, features)`.
         groups: Group of every row, integers of shape `(rows,)`, in any numbering.
-        debiased: With `True` ε² = 1 − (within / (rows − groups)) / (total / (rows − 1)), which for unrelated groups is
-            0 on average, negatives included. With `False` η², which is then (groups − 1) / (rows − 1) on average.
+        debiased: ε² if true, else η².
 
     Returns:
         float64, shape `(layers,)`, at most 1; NaN where a layer is constant.
 
     Raises:
-        ValueError: Fewer than 4 rows, non-finite rows, fewer than 2 groups, as many groups as rows.
+        ValueError: Fewer than 4 rows, rows that are not finite, fewer than 2 groups, or as many groups as rows.
 
     Source:
         ε²: Kelley 1935, PNAS 21.
@@ -88,35 +96,38 @@ def between_share(x: Tensor, groups: Tensor, *, debiased: bool = True) -> Tensor
 
 
 def between_share_of_draws(x: Tensor, groups: Tensor, draws: Sequence[Tensor], *, debiased: bool = True) -> Tensor:
-    """`between_share` of some of the rows, several times: one product a layer sums the groups of every draw.
+    """`between_share` of several subsets of the rows: one matrix product per layer sums the groups of all subsets.
 
     Args:
         x: As in `between_share`.
         groups: As in `between_share`.
-        draws: Positions of the rows of each draw, int64.
+        draws: Row positions of each subset, int64.
         debiased: As in `between_share`.
 
     Returns:
         float64, shape `(draws, layers)`.
 
     Raises:
-        ValueError: As in `between_share`, for any draw.
+        ValueError: As in `between_share`, for any subset.
     """
     members = _members_of_draws(x, groups, draws)
-    rows, counts = (torch.tensor([m.shape[side] for m in members]).to(members[0].device) for side in (0, 1))
+    rows, counts = (torch.tensor([m.shape[side] for m in members]).to(members[0].device) for side in (0, 1))  # n, k
     inflation = (rows - 1).double() / (rows - counts) if debiased else 1.0
-    chosen = torch.cat([_spread_out(m, draw, x.shape[1]) for m, draw in zip(members, draws, strict=True)], dim=1)
+    # 0/1 of shape (rows, groups of all draws), and the draw that each of its columns belongs to
+    member_of = torch.cat([_among_all_rows(m, d, x.shape[1]) for m, d in zip(members, draws, strict=True)], dim=1)
     draw_of_group = torch.arange(len(draws), device=x.device).repeat_interleave(counts)
 
-    def of_draw(of_groups: Tensor) -> Tensor:
-        return of_groups.new_zeros(len(draws), *of_groups.shape[1:]).index_add_(0, draw_of_group, of_groups)
+    def sum_by_draw(by_group: Tensor) -> Tensor:
+        return by_group.new_zeros(len(draws), *by_group.shape[1:]).index_add_(0, draw_of_group, by_group)
 
     values = []
     for layer in x:
-        centred = layer.double() - layer.double().mean(dim=0)
-        sums, squares = chosen.T @ centred, of_draw(chosen.T @ centred.square().sum(dim=1))
-        within = squares - of_draw(sums.square().sum(dim=1) / chosen.sum(dim=0))
-        total = squares - of_draw(sums).square().sum(dim=1) / rows
+        about_mean = layer.double() - layer.double().mean(dim=0)  # sums of squares below lose fewer digits
+        sums = member_of.T @ about_mean  # (groups of all draws, features)
+        squares = sum_by_draw(member_of.T @ about_mean.square().sum(dim=1))
+        # SS_within = Σ‖x‖² − Σ_g ‖S_g‖² / n_g and SS_total = Σ‖x‖² − ‖Σ_g S_g‖² / n, with S_g the sum of group g
+        within = squares - sum_by_draw(sums.square().sum(dim=1) / member_of.sum(dim=0))
+        total = squares - sum_by_draw(sums).square().sum(dim=1) / rows
         values.append(1 - inflation * within / total)
     constant = torch.stack([is_constant(x[:, draw]) for draw in draws])
     return torch.stack(values, dim=1).masked_fill(constant, torch.nan)
@@ -124,40 +135,65 @@ def between_share_of_draws(x: Tensor, groups: Tensor, draws: Sequence[Tensor], *
 
 @invariant_to("scale", "shift")
 def group_identity_accuracy(x: Tensor, groups: Tensor, *, seed: int, folds: int = 5, penalty: float = 1.0) -> Tensor:
-    """How well a linear map, fitted on other rows, tells which group a row is from: cross-validated balanced accuracy.
+    """Cross-validated balanced accuracy of a linear classifier that predicts each row's group.
 
-    Ridge regression on one-hot groups, every group weighing the same, features standardised on the training folds. The
-    map minimises the mean squared error plus `penalty` × ‖W‖², with a free bias. Every row is predicted once; the
-    value is the mean over groups of the share of its rows that get the largest output for their group.
+    The classifier is ridge regression on one-hot groups: it minimises the mean squared error, in which every group has
+    the same weight, plus `penalty` × ‖W‖², with an unpenalised bias. Features are standardised on the training folds.
+    Every row is predicted once, from the other folds; the value is the mean over groups of the share of rows for which
+    the output of their group is the largest.
 
-    By chance it is 1 / groups, of equal size or not (means of 200 layers of noise, 120 rows: within 0.005). It is high
-    also where groups differ in nothing but a wording their texts share, and where duplicates fall in different folds.
+    The chance level is 1 / groups, whether or not groups have equal sizes (over 200 layers of noise with 120 rows, the
+    mean is within 0.005 of it). Values are also high where groups differ only in a wording that their texts share, and
+    where duplicates of a row fall in different folds.
 
     Args:
         x: Shape `(layers, rows, features)`.
         groups: Group of every row, integers of shape `(rows,)`, in any numbering.
-        seed: Which rows share a fold; folds hold groups in equal shares, and are the same for all layers.
+        seed: Determines the folds, which are stratified by group and the same for all layers.
         folds: Number of folds, from 2 to the size of the smallest group.
-        penalty: Positive; of standardised features, so dimensionless.
+        penalty: Positive; dimensionless, because features are standardised.
 
     Returns:
         float64, shape `(layers,)`, in [0, 1]; NaN where a layer is constant.
 
     Raises:
-        ValueError: Fewer than 4 rows, non-finite rows, fewer than 2 groups, a group smaller than `folds`, `folds` or
-            `penalty` out of range.
+        ValueError: Fewer than 4 rows, rows that are not finite, fewer than 2 groups, a group smaller than `folds`, or
+            `folds` or `penalty` out of range.
     """
     require_rows(x)
     numbers = _group_numbers(x, groups)
     if not penalty > 0:
-        raise ValueError(f"`penalty` wants a positive number; got {penalty}.")
+        raise ValueError(f"`penalty` must be positive; got {penalty}.")
     smallest = int(numbers.bincount().min())
     if not 2 <= folds <= smallest:
-        raise ValueError(
-            f"`folds` wants 2 or more, but no more than the smallest group has rows, {smallest}; got {folds}."
-        )
+        raise ValueError(f"`folds` must be from 2 to {smallest}, the rows of the smallest group; got {folds}.")
     fold_of_row = _stratified_folds(numbers, folds, seed)
     return by_layer(lambda layer: _balanced_accuracy(layer, numbers, fold_of_row, penalty), x)
+
+
+def tsne_points(rows: Tensor, *, perplexity: float = 30.0, seed: int = 0) -> np.ndarray:
+    """t-SNE coordinates of one layer's rows, in which neighbourhoods are meaningful but distances are not.
+
+    Args:
+        rows: Shape `(rows, features)`.
+        perplexity: Roughly the number of neighbours that each row attends to; reduced to a third of the rows where it
+            exceeds that.
+        seed: Seed of the optimisation, which starts from the first two principal components.
+
+    Returns:
+        float64, shape `(rows, 2)`; NaN if all rows are equal.
+
+    Source:
+        van der Maaten and Hinton 2008, JMLR 9.
+    """
+    from sklearn.manifold import TSNE  # takes half a second to import, and most runs draw no map
+
+    if is_constant(rows[None]).item():
+        return np.full((len(rows), 2), np.nan)
+    left, scale, _ = torch.linalg.svd(centre_rows(rows[None])[0].double(), full_matrices=False)
+    components = (left * scale)[:, :_TSNE_COMPONENTS].numpy(force=True)
+    tsne = TSNE(perplexity=min(perplexity, (len(rows) - 1) / 3), init="pca", random_state=seed)
+    return tsne.fit_transform(components).astype(np.float64)
 
 
 def _group_numbers(x: Tensor, groups: Tensor) -> Tensor:
@@ -165,16 +201,17 @@ def _group_numbers(x: Tensor, groups: Tensor) -> Tensor:
     rows = x.shape[1]
     if groups.shape != (rows,) or groups.is_floating_point():
         raise ValueError(
-            f"`groups` wants one integer a row, shape ({rows},); got {groups.dtype}, shape {tuple(groups.shape)}."
+            f"`groups` must hold one integer per row, shape ({rows},); got {groups.dtype} of shape "
+            f"{tuple(groups.shape)}."
         )
     names, numbers = groups.to(x.device).unique(return_inverse=True)
     if not 2 <= len(names) < rows:
-        raise ValueError(f"At least 2 groups, and fewer than the {rows} rows, are wanted; got {len(names)}.")
+        raise ValueError(f"`groups` must name at least 2 groups, and fewer than the {rows} rows; got {len(names)}.")
     return numbers
 
 
 def _members_of_draws(x: Tensor, groups: Tensor, draws: Sequence[Tensor]) -> list[Tensor]:
-    """Which row of each draw is in which of its groups: 0 and 1, float64 `(rows of the draw, its groups)`."""
+    """Which row of each draw belongs to which of its groups: 0 or 1, float64 `(rows of the draw, its groups)`."""
     require_rows(x)
     numbers, members = _group_numbers(x, groups), []
     for draw in draws:
@@ -183,81 +220,69 @@ def _members_of_draws(x: Tensor, groups: Tensor, draws: Sequence[Tensor]) -> lis
     return members
 
 
-def _spread_out(members: Tensor, draw: Tensor, rows: int) -> Tensor:
-    """Members of a draw among all rows, those not drawn in no group."""
+def _among_all_rows(members: Tensor, draw: Tensor, rows: int) -> Tensor:
+    """Members of a draw as `(all rows, its groups)`, with zeros for the rows that were not drawn."""
     return members.new_zeros(rows, members.shape[1]).index_copy_(0, draw.to(members.device), members)
 
 
 def _silhouette(distances: Tensor, members: Tensor) -> Tensor:
-    sizes, own = members.sum(dim=0), members.bool()
-    distance_sums = distances @ members
-    within = distance_sums[own] / (sizes - 1).clamp(min=1)[members.argmax(dim=1)]
-    nearest_other = (distance_sums / sizes).masked_fill(own, torch.inf).amin(dim=1)
+    """Mean silhouette from distances `(rows, rows)` and 0/1 members `(rows, groups)`; NaN if all rows are equal."""
+    sizes, is_member = members.sum(dim=0), members.bool()
+    distance_sums = distances @ members  # of each row to each group, (rows, groups)
+    # a row's distance to itself is 0, so the mean over the rest of its group divides by size − 1
+    within = distance_sums[is_member] / (sizes - 1).clamp(min=1)[members.argmax(dim=1)]
+    nearest_other = (distance_sums / sizes).masked_fill(is_member, torch.inf).amin(dim=1)
     larger = torch.maximum(within, nearest_other)
-    counted = (members @ sizes > 1) & (larger > 0)
-    mean = torch.where(counted, (nearest_other - within) / larger, 0.0).mean()
+    is_defined = (members @ sizes > 1) & (larger > 0)
+    mean = torch.where(is_defined, (nearest_other - within) / larger, 0.0).mean()
     return torch.where((distances > 0).any(), mean, torch.nan)
 
 
 def _stratified_folds(numbers: Tensor, folds: int, seed: int) -> Tensor:
-    """Rows in random order, sorted by group, are dealt to the folds in turn."""
+    """Fold of every row: rows in random order, sorted by group, are assigned to the folds in rotation."""
     order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed)).to(numbers.device)
     order = order[numbers[order].argsort(stable=True)]
     return torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device) % folds)
 
 
 def _balanced_accuracy(layer: Tensor, numbers: Tensor, fold_of_row: Tensor, penalty: float) -> Tensor:
+    """Mean over groups of the share of rows predicted correctly from the other folds; `layer` is `(rows, features)`."""
     predicted = torch.empty_like(numbers)
     for fold in fold_of_row.unique():
         train = fold_of_row != fold
         targets = functional.one_hot(numbers[train]).double()
         predicted[~train] = _ridge_scores(layer[train], targets, layer[~train], penalty).argmax(dim=1)
-    hits = (predicted == numbers).double()
-    return (numbers.bincount(hits) / numbers.bincount()).mean()
+    correct = (predicted == numbers).double()
+    return (numbers.bincount(correct) / numbers.bincount()).mean()
 
 
 def _ridge_scores(train: Tensor, targets: Tensor, test: Tensor, penalty: float) -> Tensor:
-    """Outputs for `test`, shape `(rows, groups)`, less the bias, which is the same for every group."""
-    spread = torch.where(train.amax(dim=0) > train.amin(dim=0), train.std(dim=0, correction=0), 1.0)
-    train, test = train / spread, test / spread
+    """Outputs of the ridge regression for the rows of `test`, without the bias, which is the same for every group.
+
+    Args:
+        train: Shape `(train_rows, features)`.
+        targets: One-hot groups, shape `(train_rows, groups)`.
+        test: Shape `(test_rows, features)`.
+        penalty: λ in the equations below.
+
+    Returns:
+        Shape `(test_rows, groups)`.
+    """
+    scale = torch.where(train.amax(dim=0) > train.amin(dim=0), train.std(dim=0, correction=0), 1.0)
+    train, test = train / scale, test / scale
+    # row weights, (train_rows, 1): they sum to 1, and every group has the same total
     weights = (targets / targets.sum(dim=0)).sum(dim=1, keepdim=True) / targets.shape[1]
     mean = (weights * train).sum(dim=0)
     root = weights.sqrt()
     inputs, outputs = root * (train - mean), root * targets
     rows, features = inputs.shape
+    # with Z = inputs and Y = outputs, W = (ZᵀZ + λI)⁻¹ ZᵀY = Zᵀ (ZZᵀ + λI)⁻¹ Y: invert the smaller matrix
     if rows < features:
         return (test - mean) @ inputs.T @ _solve(inputs @ inputs.T, outputs, penalty)
     return (test - mean) @ _solve(inputs.T @ inputs, inputs.T @ outputs, penalty)
 
 
 def _solve(gram: Tensor, outputs: Tensor, penalty: float) -> Tensor:
-    ridge = torch.linalg.cholesky(gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
-    return torch.cholesky_solve(outputs, ridge)
-
-
-_COMPONENTS = 50
-"""Principal components kept first: distances hardly change and t-SNE is spared hundreds of features."""
-
-
-def tsne_points(rows: Tensor, *, perplexity: float = 30.0, seed: int = 0) -> np.ndarray:
-    """t-SNE coordinates of one layer's rows; they show neighbours, not distances.
-
-    Args:
-        rows: Shape `(rows, features)`.
-        perplexity: About how many neighbours each row attends to; at most a third of the rows.
-        seed: Decides the order of gradient descent; the start is the first two principal components.
-
-    Returns:
-        float64, shape `(rows, 2)`; NaN if all rows are equal.
-
-    Source:
-        van der Maaten and Hinton 2008, JMLR 9.
-    """
-    from sklearn.manifold import TSNE  # half a second to import, wanted by few
-
-    if is_constant(rows[None]).item():
-        return np.full((len(rows), 2), np.nan)
-    left, scale, _ = torch.linalg.svd(centred(rows[None])[0].double(), full_matrices=False)
-    reduced = (left * scale)[:, :_COMPONENTS].numpy(force=True)
-    method = TSNE(perplexity=min(perplexity, (len(rows) - 1) / 3), init="pca", random_state=seed)
-    return method.fit_transform(reduced).astype(np.float64)
+    """Solve (gram + penalty × I) w = outputs by Cholesky decomposition."""
+    factor = torch.linalg.cholesky(gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+    return torch.cholesky_solve(outputs, factor)

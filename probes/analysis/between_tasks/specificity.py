@@ -1,4 +1,4 @@
-"""How much a value belongs to this layer and this task, beyond what the layer and the task have in general."""
+"""How much of a layer × task value is specific to this layer and this task: the interaction of a two-way layout."""
 
 from __future__ import annotations
 
@@ -8,44 +8,49 @@ import numpy as np
 
 
 def specificity(values: np.ndarray, errors: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Value − layer mean − task mean + grand mean, and its standard error.
+    """Interaction of layer and task: value − layer mean − task mean + grand mean, with its standard error.
 
-    What is left of a layer × task matrix when the best additive fit of layers and tasks is taken away: 0 everywhere if
-    some layers are good for every task and some tasks easy at every layer, positive where a layer serves this task
-    more than that predicts. Where cells are missing the fit is by least squares over the cells there are, which is the
-    double-centred matrix if none are.
+    It is the residual of the best additive model, value ≈ layer effect + task effect. It is 0 everywhere if some layers
+    are better for all tasks and some tasks are easier at all layers, and positive where a layer serves a task better
+    than these two effects predict. With missing cells the additive model is fitted by least squares to the cells that
+    are present; without, that is double centring.
 
     Args:
-        values: Shape `(layers, tasks)`, NaN where unknown.
+        values: Shape `(layers, tasks)`, NaN where missing.
         errors: For each task, the errors of its column, shape `(errors, layers)`, scaled so that `errors.T @ errors` is
-            their covariance; tasks are taken as independent. Without, standard errors are NaN.
+            the covariance between layers; tasks are taken as independent. Without them standard errors are NaN.
 
     Returns:
-        Specificity and its standard errors, both `(layers, tasks)`; NaN where the value is.
+        Specificity and its standard errors, both `(layers, tasks)`, in the unit of the values; NaN where the value is.
 
     >>> specificity(np.array([[1.0, 0.0], [0.0, 1.0]]))[0]
     array([[ 0.5, -0.5],
            [-0.5,  0.5]])
     """
-    known = np.isfinite(values)
-    centring = _centring(known)
+    present = np.isfinite(values)
+    residual_maker = _residual_maker(present)
     specific = np.full(values.shape, np.nan)
-    specific[known] = centring @ values[known]
-    deviations = np.full(values.shape, np.nan)
+    specific[present] = residual_maker @ values[present]
+    standard_errors = np.full(values.shape, np.nan)
     if errors is not None:
-        deviations[known] = np.sqrt(sum(_variances(centring, known, task, own) for task, own in enumerate(errors)))
-    return specific, deviations
+        by_task = (_variance_from(task, residual_maker, present, of_task) for task, of_task in enumerate(errors))
+        standard_errors[present] = np.sqrt(sum(by_task))
+    return specific, standard_errors
 
 
-def _centring(known: np.ndarray) -> np.ndarray:
-    """Projection of the known cells, row by row, onto what no additive fit of layers and tasks explains."""
-    layers, tasks = np.nonzero(known)
-    additive = np.concatenate([np.eye(known.shape[0])[layers], np.eye(known.shape[1])[tasks]], axis=1)
+def _residual_maker(present: np.ndarray) -> np.ndarray:
+    """Projection of the n present cells, in row-major order, onto the complement of all additive models, `(n, n)`."""
+    layers, tasks = np.nonzero(present)
+    # A: a column of indicators for each layer and each task; the residuals of least squares are (I − A A⁺) values
+    additive = np.concatenate([np.eye(present.shape[0])[layers], np.eye(present.shape[1])[tasks]], axis=1)
     return np.eye(len(layers)) - additive @ np.linalg.pinv(additive)
 
 
-def _variances(centring: np.ndarray, known: np.ndarray, task: int, errors: np.ndarray) -> np.ndarray:
-    """What one task's errors add to the variance of every known cell."""
-    layers, tasks = np.nonzero(known)
-    own = tasks == task
-    return np.square(centring[:, own] @ errors[:, layers[own]].T).sum(1)
+def _variance_from(task: int, residual_maker: np.ndarray, present: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Variance that the errors of one task's column add to each present cell's residual, shape `(n,)`.
+
+    With R the residual maker's columns of this task and E its errors `(errors, layers)`, it is diag(R EᵀE Rᵀ).
+    """
+    layers, tasks = np.nonzero(present)
+    is_task = tasks == task
+    return np.square(residual_maker[:, is_task] @ errors[:, layers[is_task]].T).sum(1)

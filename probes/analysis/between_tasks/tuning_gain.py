@@ -1,4 +1,4 @@
-"""Do other similarity measures say the same as CKA, cell by cell?"""
+"""What tuning on a mixture gained for a task: CKA of models tuned on one task and on many, and of their base model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from probes.analysis.intervals import jackknife_errors
@@ -17,75 +17,85 @@ from probes.values import Estimates
 
 
 def tuning_gain(control: Tensor, experimental: Tensor, base: Tensor) -> dict[str, Estimates]:
-    """CKA of a control model with the experimental and with the base model, and their difference, on the same rows.
+    """CKA of a control model with the experimental and with the base model, and the difference of the two.
 
-    Errors are paired: the difference's are the differences of errors, row by row, and smaller than those of two
-    unpaired values by what both comparisons share.
+    All three are measured on the same rows, so errors are paired: the errors of the difference are the differences of
+    the errors row by row, and its interval is narrower than that of two independent values.
 
     Args:
-        control: Activations of the model tuned on the task alone, shape `(layers, rows, features)`.
-        experimental: Of the model tuned on the mixture, the same rows.
-        base: Of the model both were tuned from, the same rows.
+        control: Activations of the model tuned on one task, shape `(layers, rows, features)`.
+        experimental: Activations of the model tuned on the mixture, same rows and layers.
+        base: Activations of the model from which both were tuned, same rows and layers.
 
     Returns:
-        `cka/control_vs_base`, `cka/control_vs_experimental` and `tuning_gain` (experimental − base), debiased, and the
-        same with `_biased` behind, as the founding study computed them; the null of the biased values is what unrelated
-        activations would have (`biased_cka_floor`), and that of their difference what bias alone makes of it.
+        `cka/control_vs_base`, `cka/control_vs_experimental` and their difference `tuning_gain` (experimental − base),
+        all debiased; and the same with the suffix `_biased`, as the paper computed them. The null of a biased CKA is
+        its expectation for unrelated activations with these spectra (`biased_cka_floor`); the null of the biased gain
+        is the difference of the two, the gain that bias alone produces.
 
     Source:
         Zhao, Ziser and Cohen 2024, arXiv:2410.20008.
     """
-    found: dict[str, Estimates] = {}
-    for debiased, ending in ((True, ""), (False, "_biased")):
-        sides = {"base": base, "experimental": experimental}
-        cka = {name: _cka(control, other, debiased=debiased) for name, other in sides.items()}
-        found |= {f"cka/control_vs_{name}{ending}": own for name, own in cka.items()}
-        found[f"tuning_gain{ending}"] = difference(cka["experimental"], cka["base"])
-    floor, of_base = (found[f"cka/control_vs_{name}_biased"].null for name in ("experimental", "base"))
-    assert floor is not None
-    assert of_base is not None
-    found["tuning_gain_biased"] = replace(found["tuning_gain_biased"], null=floor - of_base)
-    return found
+    results: dict[str, Estimates] = {}
+    for debiased, suffix in ((True, ""), (False, "_biased")):
+        vs_base, vs_experimental = (_cka(control, other, debiased=debiased) for other in (base, experimental))
+        results[f"cka/control_vs_base{suffix}"] = vs_base
+        results[f"cka/control_vs_experimental{suffix}"] = vs_experimental
+        gain = paired_difference(vs_experimental, vs_base)
+        if vs_experimental.null is not None and vs_base.null is not None:
+            gain = replace(gain, null=vs_experimental.null - vs_base.null)
+        results[f"tuning_gain{suffix}"] = gain
+    return results
 
 
 def control_cka(control: Tensor, other: Tensor) -> Estimates:
-    """Debiased CKA of matched layers with paired errors, without a null: two models tuned from one base are alike."""
+    """Debiased CKA of a control model with another model at matched layers, with errors that can be paired.
+
+    There is no null: two models tuned from one base are similar without any training on a common task, so unrelated
+    rows are no meaningful chance level.
+
+    Args:
+        control: Shape `(layers, rows, features)`.
+        other: Same layers and rows.
+    """
     return _cka(control, other, debiased=True)
 
 
-def difference(of: Estimates, less: Estimates) -> Estimates:
-    """One quantity less another of the same rows, errors paired."""
-    assert of.errors is not None
-    assert less.errors is not None
-    return Estimates(of.values - less.values, of.n, of.errors - less.errors, note=of.note)
+def paired_difference(minuend: Estimates, subtrahend: Estimates) -> Estimates:
+    """The first quantity minus the second, both with errors of the same rows, and without a null."""
+    assert minuend.errors is not None
+    assert subtrahend.errors is not None
+    errors = minuend.errors - subtrahend.errors
+    return Estimates(minuend.values - subtrahend.values, minuend.n, errors, note=minuend.note)
 
 
 def replicate_noise(gains: Mapping[str, list[np.ndarray]]) -> tuple[np.ndarray, int]:
-    """How far a quantity moves when its control models are tuned again with another seed.
+    """Standard deviation of a quantity over control models that differ only in their seed, pooled over tasks.
 
     Args:
-        gains: For each replicated task, the quantity with every seed, `(layers,)` each.
+        gains: For each task, the quantity for every seed, each of shape `(layers,)`.
 
     Returns:
-        Standard deviation over seeds, pooled over tasks, shape `(layers,)`, and its degrees of freedom; NaN and 0
-        without replicates.
+        The pooled standard deviation, shape `(layers,)`, and its degrees of freedom, Σ (seeds − 1); NaN and 0 if no
+        task has several seeds.
     """
-    groups = [np.stack(own) for own in gains.values() if len(own) > 1]
+    groups = [np.stack(by_seed) for by_seed in gains.values() if len(by_seed) > 1]  # each (seeds, layers)
     if not groups:
         return np.full(len(next(iter(gains.values()))[0]) if gains else 0, np.nan), 0
-    freedom = sum(len(own) - 1 for own in groups)
-    squares = sum(np.square(own - own.mean(0)).sum(0) for own in groups)
+    freedom = sum(len(group) - 1 for group in groups)
+    squares = sum(np.square(group - group.mean(0)).sum(0) for group in groups)
     return np.sqrt(squares / freedom), freedom
 
 
-def _cka(x: Tensor, y: Tensor, *, debiased: bool) -> Estimates:
-    statistic = cka_leave_one_out(x, y, debiased=debiased)
-    null = None if debiased else biased_cka_floor(x, y)[None].numpy(force=True)
-    return Estimates(statistic.values.numpy(force=True), x.shape[1], jackknife_errors(statistic), null)
+class RankAgreement(NamedTuple):
+    """Rank correlation of two layer × task matrices.
 
-
-class Agreement(NamedTuple):
-    """Spearman's correlation over cells, its 95 % interval over resampled tasks, and the number of cells."""
+    Attributes:
+        value: Spearman's correlation over cells.
+        ci_low: Lower end of its 95 % percentile bootstrap interval over tasks.
+        ci_high: Upper end.
+        n: Number of cells.
+    """
 
     value: float
     ci_low: float
@@ -93,32 +103,43 @@ class Agreement(NamedTuple):
     n: int
 
 
-def rank_agreement(x: np.ndarray, y: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> Agreement:
-    """Rank correlation of two layer × task matrices over the cells both have.
+def rank_agreement(x: np.ndarray, y: np.ndarray, *, resamples: int = 1000, seed: int = 0) -> RankAgreement:
+    """Spearman's correlation of two layer × task matrices over the cells that both have.
+
+    Neighbouring layers of a task are not independent, so the interval resamples whole tasks.
 
     Args:
-        x: Shape `(layers, tasks)`, NaN where unknown.
-        y: The same.
-        resamples: Draws of tasks, with replacement, behind the interval: tasks are the unit that varies.
-        seed: Decides the draws.
+        x: Shape `(layers, tasks)`, NaN where missing.
+        y: Same shape.
+        resamples: Bootstrap resamples of the tasks behind the interval.
+        seed: Seed of these resamples.
 
     Returns:
-        NaN values where fewer than 3 cells are known or one side is constant; a NaN interval below 3 tasks.
+        NaN values where fewer than 3 cells are present or one matrix is constant; a NaN interval with fewer than 3
+        tasks.
     """
-    known = np.isfinite(x) & np.isfinite(y)
-    value = _spearman(x[known], y[known])
+    present = np.isfinite(x) & np.isfinite(y)
+    value, cells = _spearman(x[present], y[present]), int(present.sum())
     if x.shape[1] < 3:
-        return Agreement(value, np.nan, np.nan, int(known.sum()))
+        return RankAgreement(value, np.nan, np.nan, cells)
     rng = np.random.default_rng(seed)
     draws = []
     for tasks in rng.integers(x.shape[1], size=(resamples, x.shape[1])):
-        own = known[:, tasks]
-        draws.append(_spearman(x[:, tasks][own], y[:, tasks][own]))
+        drawn = present[:, tasks]
+        draws.append(_spearman(x[:, tasks][drawn], y[:, tasks][drawn]))
     low, high = np.nanpercentile(draws, [2.5, 97.5]) if np.isfinite(draws).any() else (np.nan, np.nan)
-    return Agreement(value, float(low), float(high), int(known.sum()))
+    return RankAgreement(value, float(low), float(high), cells)
+
+
+def _cka(x: Tensor, y: Tensor, *, debiased: bool) -> Estimates:
+    """CKA of matched layers with jackknife errors; the biased one with its expectation for unrelated rows as null."""
+    statistic = cka_leave_one_out(x, y, debiased=debiased)
+    null = None if debiased else biased_cka_floor(x, y)[None].numpy(force=True)
+    return Estimates(statistic.values.numpy(force=True), x.shape[1], jackknife_errors(statistic), null)
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's correlation of two vectors; NaN, without SciPy's warning, where it is undefined or meaningless."""
     if len(x) < 3 or (x == x[0]).all() or (y == y[0]).all():
         return float("nan")
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    return float(spearmanr(x, y).statistic)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,1 +1,1 @@
-"""The geometry of one layer's rows: spectra, intrinsic dimension, anisotropy."""
+"""The geometry of one layer's rows: covariance spectrum, intrinsic dimension, anisotropy."""

@@ -1,4 +1,9 @@
-"""Values and errors of spectral quantities from one eigendecomposition a layer: the infinitesimal jackknife."""
+"""How many directions a layer's rows occupy: functions of the eigenvalues of its covariance, and their standard errors.
+
+Notation: X is a layer of n rows and d features, centred by default, and λ₁ … λ_m are the eigenvalues of XᵀX or, where
+n < d, of XXᵀ, which has the same ones apart from zeros. Shares are pᵢ = λᵢ / Σλ; none of the quantities depends on the
+scale of X, so no eigenvalue is ever divided by n or n − 1.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +15,25 @@ from torch import Tensor
 
 from probes.analysis.invariances import invariant_to, require_rows
 from probes.analysis.moments import exact_mean
-from probes.analysis.similarity.hsic import centred, is_constant
+from probes.analysis.similarity.hsic import centre_rows, is_constant
 from probes.threads import map_on_cores
 
-EMPTY = 1e-12
-"""Eigenvalues below this share of the largest are rounding and count as 0."""
-_NUMBERS_AT_ONCE = 2**25
-"""Most matrix elements held at once, 256 MiB in float64."""
+NEGLIGIBLE_EIGENVALUE = 1e-12
+"""Eigenvalues below this share of the largest are rounding errors and count as 0."""
+_ELEMENTS_PER_CHUNK = 2**25
+"""Matrix elements held at once at most: 256 MiB in float64."""
 
 
 @invariant_to("rotation", "scale", "shift")
 def effective_rank(x: Tensor) -> Tensor:
-    """How many directions the rows of a layer spread over: exp of the entropy of the covariance's eigenvalue shares.
+    """Effective rank of a layer's covariance: exp(−Σ p log p) over its eigenvalue shares p.
 
-    It is Roy and Vetterli's effective rank of the *covariance matrix*, whose singular values are its eigenvalues, that
-    is variances; of the data matrix it would be taken over standard deviations and come out larger. So defined it is
-    2 to the power of `matrix_entropy` in bits, as `participation_ratio` is for order 2.
+    This is Roy and Vetterli's definition applied to the covariance matrix, whose singular values are variances. Applied
+    to the data matrix it would use standard deviations and give larger values. It equals 2 to the power of
+    `matrix_entropy` in bits, as `participation_ratio` does for order 2.
 
-    Biased downwards, most where rows are few: for an isotropic Gaussian 576 wide, whose true value is 576, it is 90.8
-    at 100 rows and 432 at 1,000.
+    Biased downwards, most with few rows: for an isotropic Gaussian of 576 features, whose true value is 576, it is 90.8
+    with 100 rows and 432 with 1,000.
 
     Args:
         x: Shape `(layers, rows, features)`.
@@ -47,21 +52,22 @@ def effective_rank(x: Tensor) -> Tensor:
 
 @invariant_to("rotation", "scale", "shift")
 def matrix_entropy(x: Tensor, *, alpha: float = 1.0, normalise: bool = True, centred: bool = True) -> Tensor:
-    """Matrix-based Rényi entropy of the trace-normalised Gram matrix of a layer's rows, with a linear kernel.
+    """Matrix-based Rényi entropy log2(Σ p^alpha) / (1 − alpha), with p the eigenvalues of XXᵀ / tr(XXᵀ).
 
-    Biased downwards where rows are few: of an isotropic Gaussian 576 wide, 6.50 bits at 100 rows and 8.75 at 1,000
-    where the truth is 9.17. As a share that is 0.979 and 0.955, where the truth is 1: shares at different numbers
-    of rows do not compare.
+    XXᵀ is the Gram matrix of a linear kernel. Biased downwards with few rows: for an isotropic Gaussian of 576
+    features, whose true entropy is 9.17 bits, it is 6.50 bits with 100 rows and 8.75 with 1,000. Normalised, these are
+    0.979 and 0.955 while the truth is 1, so normalised values from different numbers of rows are not comparable.
 
     Args:
         x: Shape `(layers, rows, features)`.
-        alpha: Order: 1 is Shannon's, 2 is log2 of `participation_ratio`, infinity sees the largest eigenvalue alone.
-        normalise: Give the entropy as a share of log2(min(rows, features)), else in bits.
-        centred: Subtract the mean row first. Without, the shared direction of all rows counts as one of the
+        alpha: Order of the entropy. 1 is Shannon's (the limit), 2 is log2 of `participation_ratio`, and infinity
+            depends on the largest eigenvalue alone.
+        normalise: Divide by the largest possible value, log2(min(rows, features)); otherwise the unit is bits.
+        centred: Subtract the mean row first. Without it, the mean direction of all rows counts as one of the
             directions, as in Skean et al.
 
     Returns:
-        float64, shape `(layers,)`; NaN where a layer is constant, and for a share where min(rows, features) is 1.
+        float64, shape `(layers,)`; NaN where a layer is constant, and if normalised where min(rows, features) is 1.
 
     Raises:
         ValueError: `alpha` is not positive, there are fewer than 4 rows, or rows are not finite.
@@ -69,17 +75,18 @@ def matrix_entropy(x: Tensor, *, alpha: float = 1.0, normalise: bool = True, cen
     Source:
         Giraldo, Rao and Príncipe 2015, arXiv:1211.2459; Skean et al. 2025, arXiv:2502.02013.
     """
-    require_order(alpha)
-    bits = entropy_of_shares(eigenvalue_shares(x, centred=centred), alpha)
-    return share_of_most_bits(bits, x.shape[1], x.shape[2]) if normalise else bits
+    require_renyi_order(alpha)
+    bits = renyi_entropy_bits(eigenvalue_shares(x, centred=centred), alpha)
+    return normalised_entropy(bits, x.shape[1], x.shape[2]) if normalise else bits
 
 
 @invariant_to("rotation", "scale", "shift")
 def participation_ratio(x: Tensor) -> Tensor:
-    """How many directions carry the variance: (Σλ)² / Σλ² over the eigenvalues λ of the covariance.
+    """Participation ratio of a layer's covariance: (Σλ)² / Σλ² over its eigenvalues λ.
 
     Large eigenvalues weigh more than in `effective_rank`, which is never smaller. Biased downwards: for an isotropic
-    Gaussian 576 wide 84.3 at 100 rows and 365 at 1,000, where the truth is 576; about 1 / (1/576 + 1/rows).
+    Gaussian of 576 features, whose true value is 576, it is 84.3 with 100 rows and 365 with 1,000, which is about
+    1 / (1/576 + 1/rows).
 
     Args:
         x: Shape `(layers, rows, features)`.
@@ -99,11 +106,11 @@ def participation_ratio(x: Tensor) -> Tensor:
 
 
 def eigenvalue_shares(x: Tensor, *, centred: bool = True) -> Tensor:
-    """Each direction's share of a layer's variance.
+    """Share of a layer's variance along each principal direction.
 
     Args:
         x: Shape `(layers, rows, features)`.
-        centred: Subtract the mean row first; else shares are of the mean square about zero.
+        centred: Subtract the mean row first; otherwise the shares are of the mean square about zero.
 
     Returns:
         float64, shape `(layers, min(rows, features))`, ascending, summing to 1; NaN where a layer is constant.
@@ -116,26 +123,59 @@ def eigenvalue_shares(x: Tensor, *, centred: bool = True) -> Tensor:
     return _nan_where_constant(shares, x)
 
 
+def spectral_jackknife(x: Tensor, of_shares: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """A function of a layer's eigenvalue shares, and its infinitesimal jackknife errors.
+
+    Let ε of the weight move from all rows, which have 1/n each, to row i. By first-order perturbation theory an
+    eigenvalue λ of the covariance, with unit eigenvector u, then changes at the rate
+
+        dλ / dε = (u·xᵢ)² − λ
+
+    where xᵢ is centred. By the chain rule, one eigendecomposition gives the derivative of the quantity with respect to
+    every row's weight (its empirical influence function), where the ordinary jackknife needs one decomposition per row.
+
+    Args:
+        x: Shape `(layers, rows, features)`.
+        of_shares: Differentiable function of the non-zero eigenvalue shares, shape `(directions,)`, to a scalar, such
+            as `effective_rank_of_shares`.
+
+    Returns:
+        Values `(layers,)` and errors `(rows, layers)`, the influence of each row divided by n, scaled as in
+        `jackknife_errors`; float64, NaN where a layer is constant.
+
+    Source:
+        Efron 1982, "The jackknife, the bootstrap and other resampling plans", chapter 6.
+    """
+    by_layer = map_on_cores(lambda layer: _influences(layer, of_shares), centre_rows(x), x.device)
+    values = torch.stack([value for value, _ in by_layer])
+    errors = torch.stack([influences for _, influences in by_layer], dim=1)
+    constant = is_constant(x)
+    return values.masked_fill(constant, torch.nan), errors.masked_fill(constant, torch.nan)
+
+
 def shares_of_moments(matrices: Tensor) -> Tensor:
-    """Eigenvalue shares of Gram or scatter matrices, shape `(layers, n, n)` → `(layers, n)`; NaN for zero matrices."""
+    """Eigenvalue shares of Gram or scatter matrices, `(layers, n, n)` → ascending `(layers, n)`; NaN for zeros."""
     values = torch.linalg.eigvalsh(matrices)
-    values = torch.where(values > EMPTY * values[:, -1:], values, 0)
+    values = torch.where(values > NEGLIGIBLE_EIGENVALUE * values[:, -1:], values, 0)
     return values / values.sum(dim=1, keepdim=True)
 
 
 def participation_of_moments(matrices: Tensor) -> Tensor:
-    """(Σλ)² / Σλ² from trace and Frobenius norm, shape `(layers, n, n)` → `(layers,)`; NaN for zero matrices."""
+    """Participation ratio of Gram or scatter matrices, `(layers, n, n)` → `(layers,)`; NaN for zeros.
+
+    No eigenvalues are needed: (Σλ)² / Σλ² = tr(M)² / ‖M‖², the norm being Frobenius'.
+    """
     trace = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
     return 1 / (matrices / trace[:, None, None]).square().sum((-1, -2))
 
 
 def effective_rank_of_shares(shares: Tensor) -> Tensor:
-    """Exp of Shannon's entropy over the last axis."""
+    """exp(−Σ p log p) over the last axis, a number of directions."""
     return torch.special.entr(shares).sum(-1).exp()
 
 
-def entropy_of_shares(shares: Tensor, alpha: float) -> Tensor:
-    """Rényi's entropy of order `alpha` over the last axis, in bits."""
+def renyi_entropy_bits(shares: Tensor, alpha: float) -> Tensor:
+    """Rényi entropy of order `alpha` over the last axis, in bits."""
     if alpha == 1:
         return torch.special.entr(shares).sum(-1) / math.log(2)
     if math.isinf(alpha):
@@ -143,25 +183,26 @@ def entropy_of_shares(shares: Tensor, alpha: float) -> Tensor:
     return shares.pow(alpha).sum(-1).log2() / (1 - alpha)
 
 
-def share_of_most_bits(bits: Tensor, rows: int, features: int) -> Tensor:
-    """Entropies as shares of log2(min(rows, features)); NaN where that is 0."""
+def normalised_entropy(bits: Tensor, rows: int, features: int) -> Tensor:
+    """Entropies divided by their maximum, log2(min(rows, features)); NaN where that is 0."""
     return bits / (math.log2(min(rows, features)) or math.nan)
 
 
-def require_order(alpha: float) -> None:
-    """Refuse an order Rényi's entropy is not defined for here.
+def require_renyi_order(alpha: float) -> None:
+    """Check the order of a Rényi entropy.
 
     Raises:
         ValueError: `alpha` is not above 0.
     """
     if not alpha > 0:
-        raise ValueError(f"`alpha`, the order of Rényi's entropy, wants a number above 0; got {alpha}.")
+        raise ValueError(f"`alpha`, the order of the Rényi entropy, must be above 0; got {alpha}.")
 
 
 def _second_moments(x: Tensor, *, centred: bool) -> Iterator[Tensor]:
-    """Scatter or Gram matrices, whichever is smaller, of as many layers at once as memory allows."""
+    """XᵀX or XXᵀ, whichever is smaller, float64 `(layers, n, n)`, for as many layers at once as memory allows."""
     rows, features = x.shape[1:]
-    for layers in x.split(max(1, _NUMBERS_AT_ONCE // (min(rows, features) ** 2 + rows * features))):
+    elements_per_layer = min(rows, features) ** 2 + rows * features
+    for layers in x.split(max(1, _ELEMENTS_PER_CHUNK // elements_per_layer)):
         wide = layers.double()
         if centred:
             wide = wide - exact_mean(wide)
@@ -169,48 +210,31 @@ def _second_moments(x: Tensor, *, centred: bool) -> Iterator[Tensor]:
 
 
 def _nan_where_constant(values: Tensor, x: Tensor) -> Tensor:
+    """Values `(layers, …)` with NaN for the layers of `x` whose rows are all equal, where rounding left a spectrum."""
     return values.masked_fill(is_constant(x).view(-1, *[1] * (values.ndim - 1)), torch.nan)
 
 
-def spectral_jackknife(x: Tensor, of_shares: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """A function of a layer's covariance spectrum, and how each row moves it.
-
-    A little more weight on row `i` moves the eigenvalue of direction `u` by (u·xᵢ)² − λ. So one decomposition with
-    directions gives the derivative of the quantity by every row's weight, in place of a decomposition without each row.
-
-    Args:
-        x: Shape `(layers, rows, features)`.
-        of_shares: Differentiable; eigenvalue shares `(directions,)` to a number, such as `effective_rank_of_shares`.
-
-    Returns:
-        Values `(layers,)` and errors `(rows, layers)`, scaled as in `jackknife_errors`; float64, NaN for a constant
-        layer.
-
-    Source:
-        Efron 1982, "The jackknife, the bootstrap and other resampling plans", chapter 6.
-    """
-    parts = map_on_cores(lambda layer: _of_layer(layer, of_shares), centred(x), x.device)
-    values, errors = torch.stack([value for value, _ in parts]), torch.stack([own for _, own in parts], dim=1)
-    constant = is_constant(x)
-    return values.masked_fill(constant, torch.nan), errors.masked_fill(constant, torch.nan)
-
-
-def _of_layer(rows: Tensor, of_shares: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    variances, moves = _directions(rows)
-    kept = variances > EMPTY * variances[-1]
-    shares = (variances[kept] / variances[kept].sum()).requires_grad_()
-    with torch.enable_grad():
+def _influences(rows: Tensor, of_shares: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Value of one centred layer `(rows, features)` and the influence of each row on it over n, `(rows,)`."""
+    eigenvalues, relative_changes = _eigenvalue_influences(rows)
+    kept = eigenvalues > NEGLIGIBLE_EIGENVALUE * eigenvalues[-1]
+    shares = (eigenvalues[kept] / eigenvalues[kept].sum()).requires_grad_()
+    with torch.enable_grad():  # threads of `map_on_cores` do not inherit the caller's gradient mode
         value = of_shares(shares)
-    (slope,) = torch.autograd.grad(value, shares)
-    slope = slope - (slope * shares).sum()  # shares sum to 1 whatever the variances do
-    return value.detach(), moves[:, kept] @ (slope * shares).detach() / len(rows)
+    (gradient,) = torch.autograd.grad(value, shares)
+    # Σp = 1 whatever the eigenvalues do: dpⱼ = pⱼ (dλⱼ/λⱼ − Σₖ pₖ dλₖ/λₖ), which removes the mean gradient
+    gradient = gradient - (gradient * shares).sum()
+    return value.detach(), relative_changes[:, kept] @ (gradient * shares).detach() / len(rows)
 
 
-def _directions(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues of the covariance, and for every row and direction (u·x)² / λ − 1; float64."""
+def _eigenvalue_influences(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues λ `(m,)` of one layer's covariance XᵀX/n, and (u·xᵢ)² / λ − 1 of each row and direction `(rows, m)`.
+
+    With fewer rows than features they come from XXᵀ/n = VΛVᵀ: u·xᵢ = √(nλ) vᵢ, so (u·xᵢ)² / λ = n vᵢ².
+    """
     count, features = rows.shape
     if count <= features:
-        variances, left = torch.linalg.eigh((rows @ rows.T).double() / count)
-        return variances, count * left.square() - 1
-    variances, directions = torch.linalg.eigh((rows.T @ rows).double() / count)
-    return variances, (rows.double() @ directions).square() / variances - 1
+        eigenvalues, left = torch.linalg.eigh((rows @ rows.T).double() / count)
+        return eigenvalues, count * left.square() - 1
+    eigenvalues, directions = torch.linalg.eigh((rows.T @ rows).double() / count)
+    return eigenvalues, (rows.double() @ directions).square() / eigenvalues - 1

@@ -1,46 +1,62 @@
-"""Linear CKA from minibatches: the ratio of summed HSICs, never the mean of ratios."""
+"""Linear centred kernel alignment (CKA): of matched layers, of all pairs of layers, with labels, and from minibatches.
+
+    CKA(K, L) = HSIC(K, L) / √(HSIC(K, K) HSIC(L, L))
+
+The interval of a CKA is not computed here: `leave_one_out.py` gives CKA without each row, and
+`probes.analysis.intervals` turns those values into errors and an interval. `permutation_null.py` gives the values that
+CKA takes where rows are not matched.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from probes.analysis.invariances import invariant_to
-from probes.analysis.similarity.hsic import MIN_ROWS, centred, diagonal, hsic_with_norms, is_constant
+from probes.analysis.invariances import invariant_to, require_matched_rows
+from probes.analysis.similarity.hsic import (
+    MIN_ROWS,
+    PairHSIC,
+    centre_rows,
+    hsic_with_norms,
+    is_constant,
+    kernel_diagonal,
+)
 from probes.analysis.similarity.leave_one_out import row_products
 
 
 @invariant_to("rotation", "scale", "shift")
 def linear_cka(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
-    """Similarity of two layers' activations on the same samples.
+    """Linear CKA of matched layers: how similar are their activations on the same samples?
 
-    Unchanged by rotation, reflection, shift or uniform scaling of either input.
+    Unchanged by rotation, reflection, shift or uniform scaling of either input. For every layer with every layer use
+    `cka_pairs`; for intervals `cka_leave_one_out`.
 
     Args:
-        x: Activations of one layer, shape `(samples, x_features)`.
-        y: Activations of another, shape `(samples, y_features)`; row `i` is the same sample as row `i` of `x`.
-        debiased: Use the unbiased HSIC estimate in all three places. With `False`, unrelated layers look alike: on
-            Gaussian noise 768 wide the mean is 0.92 at 64 samples and still 0.27 at 2,048.
+        x: Activations of one model, shape `(layers, rows, x_features)`.
+        y: Activations of another, shape `(layers, rows, y_features)`; layer and row `i` go with those of `x`.
+        debiased: Use the unbiased HSIC estimate in all three places. With `False`, unrelated layers look similar: on
+            Gaussian noise 768 wide the mean is 0.92 at 64 rows and still 0.27 at 2,048.
 
     Returns:
-        float64 scalar, dimensionless. In [0, 1] if biased; if debiased at most 1 and scattered around 0, negatives
-        included, for unrelated layers. NaN if an input is constant.
+        float64, shape `(layers,)`, dimensionless. In [0, 1] if biased; if debiased at most 1 and scattered around 0,
+        negatives included, for unrelated layers. NaN where a layer is constant.
 
     Raises:
-        ValueError: The row counts differ, or there are fewer than 4 rows.
+        ValueError: Fewer than 4 rows, layers or rows that don't match, non-finite rows.
 
     Source:
         Kornblith et al. 2019, arXiv:1905.00414. Unbiased HSIC: Song et al. 2012.
 
-    >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
-    >>> round(linear_cka(x, 3 * x.flip(1) + 1).item(), 6)
-    1.0
+    >>> x = torch.randn(2, 100, 8, generator=torch.Generator().manual_seed(0))
+    >>> linear_cka(x, 3 * x.flip(2) + 1).round(decimals=6).tolist()
+    [1.0, 1.0]
     """
-    return cka_pairs(x[None], y[None], debiased=debiased)[0, 0]
+    require_matched_rows(x, y)
+    layers = zip(x.split(1), y.split(1), strict=True)
+    return torch.cat([cka_pairs(x_layer, y_layer, debiased=debiased)[0] for x_layer, y_layer in layers])
 
 
 def cka_pairs(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
@@ -58,15 +74,14 @@ def cka_pairs(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
         ValueError: The row counts differ, or there are fewer than 4 rows.
     """
     hsic = hsic_with_norms(x, y, debiased=debiased)
-    scale = (hsic.within_x[:, None] * hsic.within_y[None]).sqrt()
-    constant = is_constant(x)
-    undefined = constant[:, None] | (constant if y is x else is_constant(y))[None] | ~(scale > 0)
-    return torch.where(undefined, torch.nan, hsic.between / scale)
+    x_constant = is_constant(x)
+    y_constant = x_constant if y is x else is_constant(y)
+    return hsic.cka().masked_fill(x_constant[:, None] | y_constant, torch.nan)
 
 
 @invariant_to("rotation", "scale", "shift")
 def label_cka(x: Tensor, labels: Tensor, *, num_classes: int | None = None, debiased: bool = True) -> Tensor:
-    """How far the geometry of every layer follows the labels: kernel–target alignment, no probe needed.
+    """How far the geometry of every layer follows the labels: kernel–target alignment, without training a probe.
 
     Args:
         x: Shape `(layers, rows, features)`.
@@ -84,15 +99,18 @@ def label_cka(x: Tensor, labels: Tensor, *, num_classes: int | None = None, debi
     Source:
         Cortes et al. 2012, JMLR 13, "Algorithms for learning kernels based on centered alignment".
     """
-    return cka_pairs(x, label_rows(labels, num_classes).to(x.dtype)[None], debiased=debiased)[:, 0]
+    return cka_pairs(x, label_features(labels, num_classes).to(x.dtype)[None], debiased=debiased)[:, 0]
 
 
-def label_rows(labels: Tensor, num_classes: int | None = None) -> Tensor:
+def label_features(labels: Tensor, num_classes: int | None = None) -> Tensor:
     """Labels as rows of features: one-hot, one real value, or the 0/1 entries of several labels.
 
     Args:
         labels: int64 `(rows,)` for classes, float `(rows,)` for real values or `(rows, labels)` for 0/1 entries.
         num_classes: Number of classes; default one more than the largest label.
+
+    Returns:
+        Shape `(rows, classes)`, `(rows, 1)` or `(rows, labels)`; int64 for classes, else as `labels`.
     """
     if labels.ndim == 2:
         return labels
@@ -102,11 +120,11 @@ def label_rows(labels: Tensor, num_classes: int | None = None) -> Tensor:
 
 
 def biased_cka_floor(x: Tensor, y: Tensor) -> Tensor:
-    """Mean of the biased linear CKA over all ways to match the rows of matched layers.
+    """Mean of the biased linear CKA over all ways to match the rows of matched layers: its value by chance.
 
-    Centred kernels permuted against each other have tr(K) tr(L) / (rows − 1) in common on average, exactly. Divided by
-    their norms this is √(rank of K · rank of L) / (rows − 1), with the ranks as participation ratios: high for wide,
-    round data and few rows.
+    Over all permutations of the rows of one centred kernel, Σᵢⱼ Kᵢⱼ Lᵢⱼ is tr K tr L / (rows − 1) on average, exactly.
+    Divided by the norms ‖K‖ ‖L‖ this is √(rank K · rank L) / (rows − 1), with participation ratios as ranks: high for
+    many features of equal variance and few rows.
 
     Args:
         x: Shape `(layers, rows, x_features)`.
@@ -120,24 +138,10 @@ def biased_cka_floor(x: Tensor, y: Tensor) -> Tensor:
     0.92
     """
     constant = is_constant(x) | is_constant(y)
-    x, y = centred(x), centred(y)
+    x, y = centre_rows(x), centre_rows(y)
     sums = row_products(x, y)
-    shared = diagonal(x).sum(1) * diagonal(y).sum(1) / (x.shape[1] - 1)
-    return torch.where(constant, torch.nan, shared / (sums.xx.sum(1) * sums.yy.sum(1)).sqrt())
-
-
-class HsicSums(NamedTuple):
-    """Unbiased HSICs summed over minibatches, float64.
-
-    Attributes:
-        between: Of every layer of x with every layer of y, shape `(x_layers, y_layers)`.
-        within_x: Of every layer of x with itself, shape `(x_layers,)`.
-        within_y: Of every layer of y with itself, shape `(y_layers,)`.
-    """
-
-    between: Tensor
-    within_x: Tensor
-    within_y: Tensor
+    by_chance = kernel_diagonal(x).sum(1) * kernel_diagonal(y).sum(1) / (x.shape[1] - 1)
+    return torch.where(constant, torch.nan, by_chance / (sums.xx.sum(1) * sums.yy.sum(1)).sqrt())
 
 
 def minibatch_cka(batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
@@ -145,16 +149,17 @@ def minibatch_cka(batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
 
     Each minibatch's unbiased HSIC estimates the same quantity without bias, so their sums do, whatever the batch size;
     CKA is the ratio of the sums. The mean of the batches' own CKAs is another number, biased where batches are small.
-    `streaming.LinearCKA` gives the full-sample value, which scatters less, for states of features × features.
+    `streaming.LinearCKA` gives the value of all rows together, which scatters less, from states of
+    features × features.
 
     Args:
         batches: Pairs `(x_layers, rows, x_features)`, `(y_layers, rows, y_features)`; row `i` of both is the same
-            sample. Batches of equal size weigh all rows alike; shuffle rows beforehand, as batches of one class
-            each see no differences between classes.
+            sample. Batches of equal size weigh all rows equally; shuffle rows beforehand, as a batch of a single class
+            shows no differences between classes.
 
     Returns:
-        float64, shape `(x_layers, y_layers)`; NaN where a layer is constant within every batch, or where a self-HSIC
-        summed is not positive.
+        float64, shape `(x_layers, y_layers)`; NaN where a layer is constant within every batch, or where a summed
+        self-HSIC is not positive.
 
     Raises:
         ValueError: There is no batch, one has fewer than 4 rows or NaN, or its two sides differ in rows.
@@ -166,16 +171,16 @@ def minibatch_cka(batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     >>> minibatch_cka((rows, 3 - rows) for rows in x.split(16, dim=1)).diagonal().round(decimals=6).tolist()
     [1.0, 1.0]
     """
-    total: HsicSums | None = None
+    total: PairHSIC | None = None
     for x, y in batches:
-        sums = hsic_sums(x, y)
-        total = sums if total is None else HsicSums(*(old + new for old, new in zip(total, sums, strict=True)))
+        hsic = minibatch_hsic(x, y)
+        total = hsic if total is None else PairHSIC(*(old + new for old, new in zip(total, hsic, strict=True)))
     if total is None:
-        raise ValueError("Minibatch CKA wants at least one batch (x, y); got none.")
-    return cka_of_sums(total)
+        raise ValueError("Minibatch CKA expects at least one batch (x, y); got none.")
+    return total.cka()
 
 
-def hsic_sums(x: Tensor, y: Tensor) -> HsicSums:
+def minibatch_hsic(x: Tensor, y: Tensor) -> PairHSIC:
     """The unbiased HSICs of one minibatch; exactly 0 where a layer is constant in it.
 
     Args:
@@ -187,19 +192,12 @@ def hsic_sums(x: Tensor, y: Tensor) -> HsicSums:
     """
     if x.ndim == y.ndim == 3 and x.shape[1] == y.shape[1] < MIN_ROWS:
         raise ValueError(
-            f"Every minibatch wants at least {MIN_ROWS} rows; got one of {x.shape[1]}. Leave out a last batch that is "
+            f"Every minibatch expects at least {MIN_ROWS} rows; got one of {x.shape[1]}. Drop a last batch that is "
             "shorter than the others (`drop_last=True`)."
         )
-    sums = hsic_with_norms(x, y)
-    if not sums.between.isfinite().all():
-        raise ValueError("A minibatch holds NaN or infinity. Drop such rows by row id, on both sides alike.")
+    hsic = hsic_with_norms(x, y)
+    if not hsic.between.isfinite().all():
+        raise ValueError("A minibatch holds NaN or infinity. Drop such rows by row id, on both sides.")
     x_varies, y_varies = ~is_constant(x), ~is_constant(y)
-    between = sums.between * x_varies[:, None] * y_varies
-    return HsicSums(between, sums.within_x * x_varies, sums.within_y * y_varies)
-
-
-def cka_of_sums(sums: HsicSums) -> Tensor:
-    """CKA from summed HSICs, shape `(x_layers, y_layers)`; NaN unless both self-HSICs are positive."""
-    defined = (sums.within_x > 0)[:, None] & (sums.within_y > 0)
-    scale = sums.within_x.sqrt()[:, None] * sums.within_y.sqrt()
-    return torch.where(defined, sums.between / scale, torch.nan)
+    between = hsic.between * x_varies[:, None] * y_varies
+    return PairHSIC(between, hsic.within_x * x_varies, hsic.within_y * y_varies)

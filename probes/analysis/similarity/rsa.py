@@ -1,15 +1,17 @@
-"""Do two layers find the same pairs of samples far apart? Representational similarity analysis."""
+"""Representational similarity analysis (RSA): do two layers place the same pairs of samples far apart?"""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Literal, get_args
 
+import numpy as np
 import torch
+from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 
 from probes.analysis.invariances import by_layer, invariant_to, require_matched_rows
-from probes.analysis.similarity.neighbours import directions
+from probes.analysis.similarity.neighbours import unit_rows
 
 Distance = Literal["euclidean", "correlation", "cosine"]
 Correlation = Literal["spearman", "pearson"]
@@ -48,45 +50,21 @@ def rsa(x: Tensor, y: Tensor, *, distance: Distance = "euclidean", correlation: 
         if name not in options:
             raise ValueError(f"RSA knows no '{name}' here. There are {options}.")
     require_matched_rows(x, y)
-    return by_layer(partial(_agreement, distance=distance, correlation=correlation), x, y)
+    return by_layer(partial(_correlation_of_distances, distance=distance, correlation=correlation), x, y)
 
 
-def average_ranks(values: Tensor) -> Tensor:
-    """Ranks from 1, ties at the mean of the ranks they cover.
-
-    Args:
-        values: Shape `(n,)`.
-
-    Returns:
-        float64, shape `(n,)`.
-
-    >>> average_ranks(torch.tensor([3.0, 1.0, 3.0])).tolist()
-    [2.5, 1.0, 2.5]
-    """
-    _, position, counts = values.unique(return_inverse=True, return_counts=True)
-    return (counts.cumsum(0) - (counts - 1) / 2).double()[position]
-
-
-def _agreement(x: Tensor, y: Tensor, *, distance: Distance, correlation: Correlation) -> Tensor:
-    pairs, other_pairs = _distances(x, distance), _distances(y, distance)
-    if bool((pairs + other_pairs).isnan().any()):
-        return pairs.new_tensor(torch.nan)
-    if correlation == "spearman":
-        pairs, other_pairs = average_ranks(pairs), average_ranks(other_pairs)
-    return _pearson(pairs, other_pairs)
+def _correlation_of_distances(x: Tensor, y: Tensor, *, distance: Distance, correlation: Correlation) -> Tensor:
+    x_pairs, y_pairs = (_distances(side, distance).numpy(force=True) for side in (x, y))
+    if any(np.isnan(pairs).any() or (pairs == pairs[0]).all() for pairs in (x_pairs, y_pairs)):
+        return x.new_tensor(torch.nan)  # as scipy, but without its warning
+    result = spearmanr(x_pairs, y_pairs) if correlation == "spearman" else pearsonr(x_pairs, y_pairs)
+    return x.new_tensor(result[0])
 
 
 def _distances(points: Tensor, distance: Distance) -> Tensor:
-    """All pairs of rows once, from direct differences, which keep ties."""
+    """All pairs of rows once, `(rows × (rows − 1) / 2,)`, from direct differences, which keep ties."""
     if distance == "euclidean":
         return torch.pdist(points)
     if distance == "correlation":
         points = points - points.mean(dim=1, keepdim=True)
-    return torch.pdist(directions(points)).square() / 2
-
-
-def _pearson(a: Tensor, b: Tensor) -> Tensor:
-    if bool((a == a[0]).all()) or bool((b == b[0]).all()):
-        return a.new_tensor(torch.nan)
-    a, b = a - a.mean(), b - b.mean()
-    return (a / torch.linalg.vector_norm(a)) @ (b / torch.linalg.vector_norm(b))
+    return torch.pdist(unit_rows(points)).square() / 2  # |a − b|² = 2 − 2 cos

@@ -1,4 +1,4 @@
-"""Linear CKA of layers, and of layers and labels, on all rows from sums, or from minibatches."""
+"""Linear CKA of layers, and of layers with labels: of all rows from sums over batches, or from minibatches."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from torch.nn import functional
 from torchmetrics import Metric
 from typing_extensions import override
 
-from probes.analysis.moments import scatter
-from probes.analysis.similarity.cka import HsicSums, cka_of_sums, hsic_sums
-from probes.analysis.streaming.batch_checks import require_finite, require_same_rows
-from probes.analysis.streaming.pair_moments import PairMoments
+from probes.analysis.invariances import require_finite_rows
+from probes.analysis.moments import row_count, scatter
+from probes.analysis.similarity.cka import minibatch_hsic
+from probes.analysis.similarity.hsic import PairHSIC, cka_norm, linear_unbiased_hsic
+from probes.analysis.streaming.running_sums import PairMoments, require_same_rows
 
 
 class LinearCKA(PairMoments):
     """`linear_cka` of layer k of x with layer k of y, over rows that come in batches.
 
     The unbiased estimate is that of *all* rows together, not a sum over minibatches: with linear kernels K and L of
-    centred rows u and v, Σ K∘L is ‖Σ u vᵀ‖², their diagonals are |u|² and |v|², and rows of K sum to 0, so Song's
-    estimate is a function of sums over rows alone.
+    centred rows u and v, Σ K∘L is ‖Σ u vᵀ‖², and their diagonals are |u|² and |v|², so that Song's estimate follows
+    from sums over rows alone (see `probes.analysis.similarity.hsic`).
 
     Memory, float64: `num_layers` × (x_features² + x_features × y_features + y_features²), 248 MB for 31 layers of 576
-    features on both sides; as much again is held to reset to, and once more while a batch is merged. Merging costs as
-    much as the products of some 256 rows, so batches larger than that pay.
+    features on both sides; as much again is held for `reset`, and once more while a batch is merged. Merging costs as
+    much as the products of some 256 rows, so that batches should be larger than that.
 
     Args:
         num_layers: Layers of both sides.
@@ -59,28 +60,26 @@ class LinearCKA(PairMoments):
 def cka_of_moments(xy: Tensor, xx: Tensor, yy: Tensor, *, debiased: bool) -> Tensor:
     """CKA of every layer from packed moments, NaN unless both self-HSICs are positive."""
     between, within_x, within_y = (hsic_of_moments(packed, debiased=debiased) for packed in (xy, xx, yy))
-    defined = (within_x > 0) & (within_y > 0)
-    return torch.where(defined, between / (within_x.sqrt() * within_y.sqrt()), torch.nan)
+    return between / cka_norm(within_x, within_y)
 
 
 def hsic_of_moments(packed: Tensor, *, debiased: bool) -> Tensor:
     """Linear HSIC of every layer from packed moments, as `hsic_pairs` from rows: float64, shape `(layers,)`."""
-    rows = packed[..., 0, 0]
-    products = scatter(packed).square().sum((-1, -2))
+    rows = row_count(packed)
+    products = scatter(packed).square().sum((-1, -2))  # ‖Σ u vᵀ‖²
     if not debiased:
         return products / (rows - 1) ** 2
-    on_diagonal, totals = packed[..., -1, -1], packed[..., -1, 0] * packed[..., 0, -1]
-    hollow = products - on_diagonal + totals / ((rows - 1) * (rows - 2)) - 2 * on_diagonal / (rows - 2)
-    return hollow / (rows * (rows - 3))
+    diagonals, traces = packed[..., -1, -1], packed[..., -1, 0] * packed[..., 0, -1]  # Σ|u|²|v|², Σ|u|² Σ|v|²
+    return linear_unbiased_hsic(products, diagonals, traces, rows=rows)
 
 
-class LabelCKA(PairMoments):
+class LinearLabelCKA(PairMoments):
     """`label_cka` over rows that come in batches: how far each layer follows the labels.
 
     Args:
         num_layers: Layers.
         features: Features of a layer.
-        num_classes: Classes, of which some may never come; `None` for real-valued labels.
+        num_classes: Number of classes, some of which may not occur; `None` for real-valued labels.
         debiased: As in `label_cka`.
 
     Raises:
@@ -89,7 +88,7 @@ class LabelCKA(PairMoments):
 
     def __init__(self, num_layers: int, features: int, num_classes: int | None, *, debiased: bool = True) -> None:
         if num_classes is not None and num_classes < 1:
-            raise ValueError(f"`num_classes` wants 1 or more, or None for real-valued labels; got {num_classes}.")
+            raise ValueError(f"`num_classes` expects 1 or more, or None for real-valued labels; got {num_classes}.")
         super().__init__(num_layers, features, 1 if num_classes is None else num_classes, y_layers=1)
         self.num_classes = num_classes
         self.debiased = debiased
@@ -103,8 +102,8 @@ class LabelCKA(PairMoments):
             labels: Shape `(rows,)`: class indices, int64, or real values, floating point.
 
         Raises:
-            ValueError: A shape or kind is not what the metric was made for, a class is out of range, rows differ or
-                are not finite.
+            ValueError: A shape or dtype is not the one the metric was made for, a class is out of range, rows differ
+                or are not finite.
         """
         super().update(x, self._targets(x, labels))
 
@@ -121,16 +120,17 @@ class LabelCKA(PairMoments):
         return cka_of_moments(self.xy, self.xx, self.yy, debiased=self.debiased)
 
     def _targets(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Labels as one layer, float64 of shape `(1, rows, classes)`."""
         if labels.ndim != 1:
-            raise ValueError(f"`labels` want the shape (rows,); got {tuple(labels.shape)}.")
+            raise ValueError(f"`labels` expect the shape (rows,); got {tuple(labels.shape)}.")
         if x.ndim == 3:
             require_same_rows(x.shape[1], len(labels), y_name="labels")
         if labels.is_floating_point() != (self.num_classes is None):
-            wanted = "real values (`num_classes` is None)" if self.num_classes is None else "class indices, int64"
-            raise ValueError(f"`labels` want {wanted}; got {labels.dtype}. Set `num_classes` to match.")
+            expected = "real values (`num_classes` is None)" if self.num_classes is None else "class indices, int64"
+            raise ValueError(f"`labels` expect {expected}; got {labels.dtype}. Set `num_classes` to match.")
         if self.num_classes is None:
-            require_finite(labels[:, None], name="labels")
-            return labels.double()[None, :, None]
+            require_finite_rows(labels, name="a batch of `labels`")
+            return labels.double()[None, :, None]  # (1, rows, 1)
         _require_classes(labels, self.num_classes)
         return functional.one_hot(labels.long(), self.num_classes).to(torch.float64)[None]
 
@@ -139,14 +139,14 @@ def _require_classes(labels: Tensor, num_classes: int) -> None:
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if len(outside) > 0:
         raise ValueError(
-            f"`labels` want class indices from 0 to {num_classes - 1}; got {outside[0].item()}. Set `num_classes`."
+            f"`labels` expect class indices from 0 to {num_classes - 1}; got {outside[0].item()}. Set `num_classes`."
         )
 
 
 class MinibatchCKA(Metric):
     """`minibatch_cka`: between every layer of x and every layer of y, from summed HSICs of minibatches.
 
-    States are `x_layers` × `y_layers` numbers, whatever the features. Batches over ranks count as batches.
+    The states are `x_layers` × `y_layers` numbers, whatever the number of features. Batches of all ranks count.
 
     Args:
         x_layers: Layers of x.
@@ -180,14 +180,14 @@ class MinibatchCKA(Metric):
         """
         if x.ndim != 3 or y.ndim != 3 or (len(x), len(y)) != (self.x_layers, self.y_layers):
             raise ValueError(
-                f"MinibatchCKA wants batches (layers, rows, features) of {self.x_layers} layers of `x` and "
+                f"MinibatchCKA expects batches (layers, rows, features) of {self.x_layers} layers of `x` and "
                 f"{self.y_layers} of `y`, as it was made for; got {tuple(x.shape)} and {tuple(y.shape)}."
             )
         require_same_rows(x.shape[1], y.shape[1])
-        sums = hsic_sums(x, y)
-        self.between = self.between + sums.between
-        self.within_x = self.within_x + sums.within_x
-        self.within_y = self.within_y + sums.within_y
+        hsic = minibatch_hsic(x, y)
+        self.between = self.between + hsic.between
+        self.within_x = self.within_x + hsic.within_x
+        self.within_y = self.within_y + hsic.within_y
         self.num_batches = self.num_batches + 1
 
     def compute(self) -> Tensor:
@@ -200,5 +200,5 @@ class MinibatchCKA(Metric):
             ValueError: No batch came.
         """
         if self.num_batches == 0:
-            raise ValueError("MinibatchCKA wants at least one batch of at least 4 rows; none came.")
-        return cka_of_sums(HsicSums(self.between, self.within_x, self.within_y))
+            raise ValueError("MinibatchCKA expects at least one batch of at least 4 rows; none came.")
+        return PairHSIC(self.between, self.within_x, self.within_y).cka()

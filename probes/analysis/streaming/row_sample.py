@@ -1,4 +1,4 @@
-"""Any measure of rows, on a uniform sample of a stream of them."""
+"""Any measure of rows, computed on a uniform sample of a stream of rows."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
+from probes.analysis.invariances import require_finite_rows
 from probes.analysis.similarity.hsic import MIN_ROWS
-from probes.analysis.streaming.batch_checks import require_enough_rows, require_finite
+from probes.analysis.streaming.running_sums import require_enough_rows
 
 
 class RowSample(Metric):
     """At most `max_rows` rows of several streams, the same rows of each, drawn uniformly without replacement.
 
-    Every row gets a priority, a hash of the seed and its row id, and those with the smallest are kept. A row that comes
-    twice, as `DistributedSampler` repeats some, is kept once.
+    Every row gets a priority, a hash of the seed and its row id, and the rows of smallest priority are kept. The sample
+    therefore depends on neither order nor batches nor ranks, and a row that comes twice, as `DistributedSampler`
+    repeats some, is kept once.
 
-    Under a distributed run every rank must have seen a row before `compute`. `num_rows_used` and `num_rows_seen` are of
-    this rank alone; within `with metric.sync_context():` they are of all ranks.
+    In a distributed run every rank must have seen a row before `compute`. `num_rows_used` and `num_rows_seen` count
+    this rank's rows; within `with metric.sync_context():` they count those of all ranks.
 
     Args:
         max_rows: Most rows to keep, at least 4.
-        seed: Another seed, another sample; 0 is a seed like any other.
+        seed: Seed of the sample.
         num_streams: How many tensors go with every batch of row ids.
 
     Raises:
@@ -48,8 +50,8 @@ class RowSample(Metric):
     def __init__(self, max_rows: int, seed: int, *, num_streams: int = 2) -> None:
         if max_rows < MIN_ROWS or num_streams < 1:
             raise ValueError(
-                f"A row sample wants `max_rows` of at least {MIN_ROWS} and `num_streams` of at least 1; got {max_rows} "
-                f"and {num_streams}."
+                f"A row sample expects `max_rows` of at least {MIN_ROWS} and `num_streams` of at least 1; "
+                f"got {max_rows} and {num_streams}."
             )
         super().__init__()
         self.max_rows, self.seed, self.num_streams = max_rows, seed, num_streams
@@ -62,12 +64,12 @@ class RowSample(Metric):
         """Add a batch.
 
         Args:
-            row_ids: One a row, strings or integers (a tensor will do), each unique to its row over the whole stream.
+            row_ids: One for each row, strings or integers (or a tensor of them), unique to the row over all batches.
             *streams: Activations `(layers, rows, features)` or labels `(rows,)`, each with the same rows.
 
         Raises:
-            ValueError: There are more or fewer streams than `num_streams`, their rows differ from the row ids, are not
-                finite, or have another shape than before.
+            ValueError: There are more or fewer streams than `num_streams`, or their rows are not as many as the row
+                ids, not finite, or of another shape than before.
         """
         ids = row_ids.tolist() if isinstance(row_ids, Tensor) else list(row_ids)
         self._require_streams(len(ids), streams)
@@ -117,12 +119,12 @@ class RowSample(Metric):
         return int(self.rows_seen)
 
     def _parts(self, name: str) -> list[Tensor]:
-        """A list state; after ranks were joined it is one tensor."""
+        """A list state, which is a single tensor after ranks were gathered."""
         state = getattr(self, name)
         return [state] if isinstance(state, Tensor) else state
 
     def _keep_smallest(self) -> None:
-        """Cut every list state to the rows with the smallest priorities, one of each, in ascending order."""
+        """Cut every list state to the distinct rows of smallest priority, in ascending order."""
         if not self._parts("priorities"):
             return
         order = _first_of_each(dim_zero_cat(self._parts("priorities")))[: self.max_rows]
@@ -131,17 +133,17 @@ class RowSample(Metric):
 
     def _require_streams(self, rows: int, streams: tuple[Tensor, ...]) -> None:
         if len(streams) != self.num_streams:
-            raise ValueError(f"A batch wants {self.num_streams} streams after the row ids; got {len(streams)}.")
+            raise ValueError(f"A batch expects {self.num_streams} streams after the row ids; got {len(streams)}.")
         for index, stream in enumerate(streams):
             name = f"stream {index}"
             if stream.ndim not in {1, 3}:
-                raise ValueError(f"`{name}` wants (layers, rows, features) or (rows,); got {tuple(stream.shape)}.")
+                raise ValueError(f"`{name}` expects (layers, rows, features) or (rows,); got {tuple(stream.shape)}.")
             by_row = _rows_first(stream)
             if len(by_row) != rows:
                 raise ValueError(
-                    f"A batch wants one row id a row; got {rows} row ids and {len(by_row)} rows of {name}."
+                    f"A batch expects one id for each row; got {rows} row ids and {len(by_row)} rows of {name}."
                 )
-            require_finite(by_row.reshape(rows, -1) if rows else by_row, name=name)
+            require_finite_rows(by_row, name=f"a batch of `{name}`")
             self._require_same_shape(index, by_row)
 
     def _require_same_shape(self, index: int, by_row: Tensor) -> None:
@@ -158,7 +160,7 @@ def _rows_first(stream: Tensor) -> Tensor:
 
 
 def _priority(seed: int, row_id: str | int) -> int:
-    """63 bits, evenly spread."""
+    """63 uniform bits, which fit int64."""
     digest = hashlib.blake2b(f"{seed}:{row_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -172,15 +174,15 @@ def _first_of_each(priorities: Tensor) -> Tensor:
 
 
 class SampledMeasure(RowSample):
-    """A measure that needs its rows side by side (neighbours, distances, ranks), of the rows of a `RowSample`.
+    """A measure that needs all its rows at once (neighbours, distances, ranks), computed on a `RowSample`.
 
-    Report `num_rows_used` of `num_rows_seen` beside the value: measures of neighbours depend on the number of rows.
+    Report `num_rows_used` and `num_rows_seen` beside the value: measures of neighbours depend on the number of rows.
 
     Args:
         function: Takes the sampled streams in the order in which they came, such as `rbf_cka(x, y)` or
             `silhouette(x, groups)`; use `functools.partial` for its options.
         max_rows: Most rows to keep, at least 4.
-        seed: Another seed, another sample.
+        seed: Seed of the sample.
         num_streams: How many tensors `function` takes.
 
     Raises:
@@ -202,7 +204,7 @@ class SampledMeasure(RowSample):
         """The measure of the sample.
 
         Returns:
-            What `function` gives.
+            The result of `function`.
 
         Raises:
             ValueError: Fewer than 4 rows came, or `function` refuses them.

@@ -1,1 +1,1 @@
-"""Figures: values in, a matplotlib figure out; nothing is computed but colours and places."""
+"""Figures: each function takes values and returns a matplotlib figure; it computes colours and positions only."""

@@ -1,7 +1,8 @@
-"""What every figure shares: ticks, names, labels, coloured cells, and how it is saved."""
+"""What several figures share: colours, labels of layers and tasks, coloured cells, grids of panels, and saving."""
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,20 +10,24 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch, Rectangle
 
-from probes.files import whole_file
+from probes.files import replaced_file
 from probes.values import Layer, LayerByLayer, LayerByTask
 
+OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9", "#6b6b00")
+"""Colours that colour-blind readers can tell apart; olive replaces their yellow, which is too faint on white."""
+
 _SIGNED_WORDS = ("selectivity", "specificity", "gain", "difference")
+_MISSING = {"facecolor": "#d9d9d9", "edgecolor": "#8c8c8c", "hatch": "////", "linewidth": 0.0}
+_PNG_OPTIONS = {"compress_level": 3}  # of 9; PIL's default, 6, takes three times as long to save a tenth of the bytes
 
 
 def is_signed(quantity: str) -> bool:
-    """Whether 0 is the middle of a quantity's scale, so that sign is what the eye should see.
+    """Whether a quantity can be negative, so that 0 is the centre of its colour scale and is drawn beside its curves.
 
     Example:
         >>> is_signed("specificity/label_cka"), is_signed("tuning_gain"), is_signed("probe/accuracy")
@@ -31,8 +36,13 @@ def is_signed(quantity: str) -> bool:
     return any(word in quantity for word in _SIGNED_WORDS)
 
 
+def quantity_label(matrix: LayerByTask | LayerByLayer) -> str:
+    """A quantity and its unit: `probe/accuracy (share of rows)`."""
+    return f"{matrix.quantity} ({matrix.unit})" if matrix.unit else matrix.quantity
+
+
 def layer_ticks(layers: Sequence[Layer], *, at_most: int) -> list[int]:
-    """Positions of the layers to name: every 1st, 2nd, 5th or 10th …, and always the last one.
+    """Positions of the layers to label: every 1st, 2nd, 5th, 10th, … layer, and always the last one.
 
     Example:
         >>> layer_ticks([*range(31), "final"], at_most=10)
@@ -40,61 +50,57 @@ def layer_ticks(layers: Sequence[Layer], *, at_most: int) -> list[int]:
     """
     last = len(layers) - 1
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100, len(layers)) if last // step < at_most)
-    return [place for place in range(0, last, step) if step == 1 or last - place >= (step + 1) // 2 + 1] + [last]
-
-
-def quantity_label(matrix: LayerByTask | LayerByLayer) -> str:
-    """A quantity and its unit: `probe/accuracy (share of rows)`."""
-    return f"{matrix.quantity} ({matrix.unit})" if matrix.unit else matrix.quantity
+    clear = 1 if step == 1 else (step + 1) // 2 + 1  # closer to the last layer, the labels would touch
+    return [position for position in range(0, last, step) if last - position >= clear] + [last]
 
 
 def readable_name(name: str, width: int, *, lines: int = 2) -> str:
-    r"""A task's name over at most `lines` lines of `width` characters, broken after `_`, `-` or a blank.
+    r"""A name on at most `lines` lines of `width` characters, broken after `_`, `-` or a space.
 
     Example:
         >>> readable_name("definite_pronoun_resolution", 18)
         'definite_pronoun_\nresolution'
     """
-    shown = [part.replace("_ ", "_") for part in textwrap.wrap(name.replace("_", "_ "), width)]
-    if len(shown) > lines:
-        shown = [*shown[: lines - 1], shown[lines - 1][: width - 1] + "…"]
-    return "\n".join(shown)
+    wrapped = [line.replace("_ ", "_") for line in textwrap.wrap(name.replace("_", "_ "), width)]
+    if len(wrapped) > lines:
+        wrapped = [*wrapped[: lines - 1], wrapped[lines - 1][: width - 1] + "…"]
+    return "\n".join(wrapped)
 
 
-_MISSING = {"facecolor": "#d9d9d9", "edgecolor": "#8c8c8c", "hatch": "////", "linewidth": 0.0}
+def panel_grid(panels: int, *, columns: int) -> tuple[int, int]:
+    """Rows and columns of a grid of panels: one row if they fit, else about square with at most `columns` columns.
+
+    Example:
+        >>> panel_grid(4, columns=5), panel_grid(7, columns=5), panel_grid(40, columns=5)
+        ((1, 4), (3, 3), (8, 5))
+    """
+    used = panels if panels <= columns else min(columns, math.ceil(math.sqrt(panels)))
+    return math.ceil(panels / used), used
 
 
 def value_range(values: np.ndarray, *, signed: bool) -> tuple[float, float]:
-    """Ends of the colour scale: those of the finite values; of a signed quantity alike on both sides of 0."""
-    known = values[np.isfinite(values)]
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+    """Ends of a colour scale: the smallest and largest finite value; symmetric about 0 for a signed quantity."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if signed:
         high = max(-low, high)
         low = -high
     if low < high:
         return low, high
-    return low - 0.5, high + 0.5  # one value only: its colour is the middle
+    return low - 0.5, high + 0.5  # a single value gets the middle colour
 
 
 def draw_cells(axes: Axes, matrix: LayerByTask | LayerByLayer, limits: tuple[float, float]) -> AxesImage:
-    """Colour each cell: signed quantities on a diverging map, others on a perceptually uniform one."""
+    """Colour each cell, row 0 at the bottom: signed quantities on a diverging map, others on a sequential one."""
     colours = "RdBu_r" if is_signed(matrix.quantity) else "viridis"
-    shown = np.ma.masked_invalid(matrix.values)
-    image = axes.imshow(shown, cmap=colours, norm=Normalize(*limits), aspect="auto", origin="lower")
+    values = np.ma.masked_invalid(matrix.values)
+    image = axes.imshow(values, cmap=colours, norm=Normalize(*limits), aspect="auto", origin="lower")
     axes.spines[:].set_visible(False)
     return image
 
 
-def part_cells(axes: Axes, shape: tuple[int, int]) -> None:
-    """White lines between cells; ticks with a grid would look alike and take ten times as long."""
-    rows, columns = shape
-    lines = [[(x - 0.5, -0.5), (x - 0.5, rows - 0.5)] for x in range(columns + 1)]
-    lines += [[(-0.5, y - 0.5), (columns - 0.5, y - 0.5)] for y in range(rows + 1)]
-    axes.add_collection(LineCollection(lines, colors="white", linewidths=0.6, zorder=1.5), autolim=False)
-
-
 def hatch_missing(axes: Axes, values: np.ndarray) -> list[tuple[int, int]]:
-    """Hatch the cells without a value, and say which these are, as rows and columns."""
+    """Hatch the cells without a finite value, and return them as (row, column)."""
     missing = [(int(row), int(column)) for row, column in np.argwhere(~np.isfinite(values))]
     for row, column in missing:
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **_MISSING, gid="missing"))
@@ -102,28 +108,25 @@ def hatch_missing(axes: Axes, values: np.ndarray) -> list[tuple[int, int]]:
 
 
 def missing_entry(label: str) -> Patch:
-    """What stands for cells without a value in a legend."""
+    """The legend entry of cells without a value."""
     return Patch(**_MISSING, label=label)
 
 
 def add_colour_bar(figure: Figure, image: AxesImage, axes: Sequence[Axes], matrix: LayerByTask | LayerByLayer) -> None:
-    """A colour bar with quantity and unit right of the axes."""
+    """Add a colour bar, labelled with the quantity and its unit, to the right of the axes."""
     bar = figure.colorbar(image, ax=axes, fraction=0.06, pad=0.02, aspect=30)
     bar.set_label(quantity_label(matrix))
     bar.outline.set_visible(False)  # type: ignore[operator]  # a Spine; matplotlib's stubs say otherwise
 
 
-_COMPRESSION = {"compress_level": 3}  # of 9; PIL's default, 6, takes three times as long and saves a tenth
-
-
 def save_png(figure: Figure, path: Path) -> Path:
-    """Save a figure whole or not at all.
+    """Save a figure; the file appears as a whole or not at all.
 
-    `Figure.savefig` would draw it twice, once unseen to lay it out; the layout alone is enough.
+    `Figure.savefig` would render the figure twice, the first time only to lay it out; the layout engine alone suffices.
     """
     if (layout := figure.get_layout_engine()) is not None:
         layout.execute(figure)
         figure.set_layout_engine("none")
-    with whole_file(path) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary, pil_kwargs=_COMPRESSION)
+    with replaced_file(path) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary, pil_kwargs=_PNG_OPTIONS)
     return path

@@ -1,4 +1,4 @@
-"""Values over layers as curves with intervals, over a noise band and tinted bands of layers; computes only a mean."""
+"""Values over layers as curves with intervals, in front of a noise band and tinted bands of layers."""
 
 from __future__ import annotations
 
@@ -8,43 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
 
 from probes.analysis.bands.segments import Band
-from probes.report.figures.axes import is_signed, layer_ticks, readable_name
+from probes.report.figures.axes import OKABE_ITO, is_signed, layer_ticks, readable_name
 from probes.values import Layer
 
-_CHARACTER = 0.075  # inches, of the names of bands
+NAMED_UP_TO = 8  # curves; names and colours of more cannot be told apart
 
-
-def spread_apart(heights: np.ndarray, *, gap: float, low: float, high: float) -> np.ndarray:
-    """Heights in the same order, moved as little as needed for neighbours to lie `gap` apart between low and high."""
-    order = np.argsort(heights, kind="stable")
-    steps = gap * np.arange(len(heights))
-    eased = heights[order] - steps
-    for _ in range(len(eased)):  # the nearest ascending sequence: neighbours that descend take their block's mean
-        blocks = np.split(eased, np.flatnonzero(np.diff(eased) > 0) + 1)
-        eased = np.concatenate([np.full(len(block), block.mean()) for block in blocks])
-    moved = np.clip(eased, low, max(low, high - steps[-1])) + steps
-    return moved[np.argsort(order)]
-
-
-def rows_of_names(names: Sequence[str], spans: Sequence[tuple[float, float]], step: float) -> list[int]:
-    """The lowest row above the axes where each name, centred on its band, is clear of the names before it."""
-    ends: list[float] = []  # inches, right end of the last name in each row
-    rows = []
-    for name, (left, right) in zip(names, spans, strict=True):
-        middle, half = step * (left + right) / 2, _CHARACTER * (len(name) + 1) / 2
-        row = next((row for row, end in enumerate(ends) if end <= middle - half), len(ends))
-        ends[row:] = [middle + half, *ends[row + 1 :]]
-        rows.append(row)
-    return rows
-
-
-NAMED_UP_TO = 8  # curves; beyond, names and colours cannot be told apart
-# Okabe and Ito, told apart by colour-blind readers; their yellow, too faint for a line on white, is an olive here.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9", "#6b6b00")
 _TINTS = ("#eef4fa", "#fdf3e3", "#edf7f0", "#f8eef4")
-_AXES_INCHES = (6.0, 3.3)  # about; the layout decides
+_AXES_SIZE = (6.0, 3.3)  # inches; an estimate, because the layout engine decides later
+_CHARACTER = 0.075  # inches, width of a character in the names of bands
+_NAME_GAP = 0.16  # inches between the names of two curves
 
 
 @dataclass(frozen=True)
@@ -52,8 +27,8 @@ class Curve:
     """Values over layers; each array has shape `(layers,)`, NaN where unknown.
 
     Attributes:
-        name: Of a task, a cluster, a backbone.
-        layers: Names of the places, ascending.
+        name: Name of a task, a cluster or a backbone.
+        layers: Names of the layers, ascending.
         values: The estimates.
         ci_low: Lower ends of 95 % intervals.
         ci_high: Upper ends of 95 % intervals.
@@ -67,108 +42,147 @@ class Curve:
 
     def __post_init__(self) -> None:
         for name in ("values", "ci_low", "ci_high"):
-            _check_shape(f"Curve '{self.name}' wants `{name}`", getattr(self, name), self.layers)
+            _check_shape(f"Curve '{self.name}' expects `{name}`", getattr(self, name), self.layers)
 
 
 def band_profiles(
     curves: Sequence[Curve],
     *,
+    mean: Curve | None = None,
     quantity: str = "value",
     bands: Sequence[Band] | None = None,
     noise: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Figure:
-    """Draw curves over layers; up to `NAMED_UP_TO` with their intervals and names, more in grey with their mean.
+    """Draw curves over layers: up to `NAMED_UP_TO` curves with names and intervals, more of them in grey.
 
-    Layers stand at equal steps in the order of the longest curve; a gap is a layer without a value. The mean of many
-    curves has a gap wherever one of them has, so that its course is never that of a changing set of curves.
+    Layers are evenly spaced in the order of the longest curve; a gap is a layer without a value.
 
     Args:
-        curves: What to draw; curves without any value are left out of the picture.
-        quantity: Their quantity and unit, for title and axis; of a signed one (`is_signed`) the zero is drawn.
-        bands: Tinted and named at the top.
-        noise: Lower and upper ends of what chance alone gives, each `(layers,)` of the longest curve.
+        curves: What to draw; curves without any value are left out.
+        mean: Drawn in front of the curves if these are too many to be named; otherwise it is not drawn.
+        quantity: Quantity and unit, for title and axis; if it is signed (`is_signed`), a line marks 0.
+        bands: Bands of layers to tint and name, ascending.
+        noise: Lower and upper ends of the values expected by chance alone, each of shape `(layers,)` for the layers
+            of the longest curve.
 
     Raises:
-        ValueError: No curve has a value, a curve or band has layers the longest curve has not, bands overlap or run
-            backwards, or `noise` is of another length.
+        ValueError: No curve has a value, a curve or band has a layer that the longest curve does not have, bands
+            overlap or are reversed, or `noise` has another shape.
     """
     shown = [curve for curve in curves if np.isfinite(curve.values).any()]
     if not shown:
         raise ValueError(f"'{quantity}' has nothing to draw: {len(curves)} curves, none with a value.")
     layers = max((curve.layers for curve in shown), key=len)
-    _check_layers(shown, layers)
+    _check_layers([*shown, *([] if mean is None else [mean])], layers)
     figure = Figure(figsize=(7.6, 4.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     if noise is not None:
         _draw_noise(axes, noise, layers)
     if is_signed(quantity):
         axes.axhline(0, color="#bbbbbb", linewidth=0.8, zorder=0)
-    draw = _draw_named if len(shown) <= NAMED_UP_TO else _draw_many
-    draw(axes, shown, layers)
+    if len(shown) <= NAMED_UP_TO:
+        _draw_named(axes, shown, layers)
+    else:
+        _draw_many(axes, shown, mean, layers)
     _label(figure, axes, quantity, layers)
     _tint(axes, bands or (), layers)
     return figure
 
 
-def _check_shape(wants: str, values: np.ndarray, layers: tuple[Layer, ...]) -> None:
+def spread_apart(heights: np.ndarray, *, gap: float, low: float, high: float) -> np.ndarray:
+    """Heights in the same order, moved as little as possible so that neighbours are `gap` apart and all are in range.
+
+    Args:
+        heights: Heights in any order, shape `(names,)`.
+        gap: Smallest distance between two heights.
+        low: Smallest height allowed.
+        high: Largest height allowed; exceeded if the names do not fit between the two.
+    """
+    order = np.argsort(heights, kind="stable")
+    steps = gap * np.arange(len(heights))
+    # Heights are `gap` apart exactly if heights − steps do not decrease; the nearest such sequence is the isotonic fit.
+    moved = isotonic_regression(heights[order] - steps).x
+    moved = np.clip(moved, low, max(low, high - steps[-1])) + steps
+    return moved[np.argsort(order)]
+
+
+def rows_of_names(names: Sequence[str], spans: Sequence[tuple[float, float]], step: float) -> list[int]:
+    """The lowest row above the axes in which each name, centred on its band, does not touch an earlier name.
+
+    Args:
+        names: Names of the bands, from left to right.
+        spans: Left and right edge of each band, in layers.
+        step: Inches between two layers.
+    """
+    ends: list[float] = []  # inches, right end of the last name in each row
+    rows = []
+    for name, (left, right) in zip(names, spans, strict=True):
+        middle, half = step * (left + right) / 2, _CHARACTER * (len(name) + 1) / 2
+        row = next((row for row, end in enumerate(ends) if end <= middle - half), len(ends))
+        ends[row:] = [middle + half, *ends[row + 1 :]]
+        rows.append(row)
+    return rows
+
+
+def _check_shape(expects: str, values: np.ndarray, layers: tuple[Layer, ...]) -> None:
     if values.shape != (len(layers),):
-        raise ValueError(f"{wants} of shape (layers,) = ({len(layers)},); got {values.shape}.")
+        raise ValueError(f"{expects} of shape (layers,) = ({len(layers)},); got {values.shape}.")
 
 
 def _check_layers(curves: Sequence[Curve], layers: tuple[Layer, ...]) -> None:
     for curve in curves:
-        if strange := [layer for layer in curve.layers if layer not in layers]:
+        if unknown := [layer for layer in curve.layers if layer not in layers]:
             raise ValueError(
-                f"Curve '{curve.name}' has layer {strange[0]}; the longest curve has {', '.join(map(str, layers))}. "
-                "Draw backbones of different depth in figures of their own."
+                f"Curve '{curve.name}' has layer {unknown[0]}; the longest curve has {', '.join(map(str, layers))}. "
+                "Draw backbones of different depth in separate figures."
             )
 
 
-def _places(curve: Curve, layers: tuple[Layer, ...]) -> list[int]:
+def _positions(curve: Curve, layers: tuple[Layer, ...]) -> list[int]:
     return [layers.index(layer) for layer in curve.layers]
 
 
 def _draw_noise(axes: Axes, noise: tuple[np.ndarray, np.ndarray], layers: tuple[Layer, ...]) -> None:
     for end, values in zip(("low", "high"), noise, strict=True):
-        _check_shape(f"The noise band wants its {end} ends", values, layers)
+        _check_shape(f"The noise band expects its {end} ends", values, layers)
     axes.fill_between(range(len(layers)), *noise, color="#bdbdbd", alpha=0.6, linewidth=0, label="noise", zorder=1)
 
 
 def _draw_named(axes: Axes, curves: Sequence[Curve], layers: tuple[Layer, ...]) -> None:
-    for curve, colour in zip(curves, _COLOURS, strict=False):
-        places = _places(curve, layers)
-        axes.fill_between(places, curve.ci_low, curve.ci_high, color=colour, alpha=0.15, linewidth=0, zorder=2)
-        axes.plot(places, curve.values, color=colour, linewidth=1.4, marker="o", markersize=2.2, label=curve.name)
+    for curve, colour in zip(curves, OKABE_ITO, strict=False):
+        positions = _positions(curve, layers)
+        axes.fill_between(positions, curve.ci_low, curve.ci_high, color=colour, alpha=0.15, linewidth=0, zorder=2)
+        axes.plot(positions, curve.values, color=colour, linewidth=1.4, marker="o", markersize=2.2, label=curve.name)
     _name_ends(axes, curves, layers)
 
 
 def _name_ends(axes: Axes, curves: Sequence[Curve], layers: tuple[Layer, ...]) -> None:
-    """Write each curve's name right of its last value, names pushed apart where they would lie on each other."""
-    last = [np.flatnonzero(np.isfinite(curve.values))[-1] for curve in curves]
-    ends = np.array([float(curve.values[place]) for curve, place in zip(curves, last, strict=True)])
+    """Write each curve's name to the right of its last value; names that would overlap are spread apart."""
+    last = [int(np.flatnonzero(np.isfinite(curve.values))[-1]) for curve in curves]
+    ends = np.array([float(curve.values[index]) for curve, index in zip(curves, last, strict=True)])
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
-    heights = spread_apart(ends, gap=(high - low) * 0.16 / _AXES_INCHES[1], low=low, high=high)
+    heights = spread_apart(ends, gap=(high - low) * _NAME_GAP / _AXES_SIZE[1], low=low, high=high)
     right = len(layers) - 0.5
-    for curve, colour, place, end, height in zip(curves, _COLOURS, last, ends, heights, strict=False):
-        start = layers.index(curve.layers[place])
+    for curve, colour, index, end, height in zip(curves, OKABE_ITO, last, ends, heights, strict=False):
+        start = layers.index(curve.layers[index])
         axes.plot([start, right], [end, height], color=colour, linewidth=0.6, alpha=0.6, clip_on=False, gid="leader")
         name = readable_name(curve.name, 28, lines=1)
         axes.text(right, height, f" {name}", color=colour, fontsize=8, va="center", ha="left", gid="name")
 
 
-def _draw_many(axes: Axes, curves: Sequence[Curve], layers: tuple[Layer, ...]) -> None:
-    table = np.full((len(curves), len(layers)), np.nan)
-    for row, curve in zip(table, curves, strict=True):
-        row[_places(curve, layers)] = curve.values
-    lines = axes.plot(table.T, color="#8c8c8c", linewidth=0.6, alpha=0.7, gid="one of many")
-    lines[0].set_label(f"{len(curves)} curves")
-    axes.plot(table.mean(axis=0), color=_COLOURS[0], linewidth=2.6, label="their mean")
+def _draw_many(axes: Axes, curves: Sequence[Curve], mean: Curve | None, layers: tuple[Layer, ...]) -> None:
+    for number, curve in enumerate(curves):
+        label = f"{len(curves)} curves" if number == 0 else None  # one legend entry stands for all of them
+        positions = _positions(curve, layers)
+        axes.plot(positions, curve.values, color="#8c8c8c", linewidth=0.6, alpha=0.7, label=label, gid="one of many")
+    if mean is not None:
+        axes.plot(_positions(mean, layers), mean.values, color=OKABE_ITO[0], linewidth=2.6, label="their mean")
 
 
 def _label(figure: Figure, axes: Axes, quantity: str, layers: tuple[Layer, ...]) -> None:
-    places = layer_ticks(layers, at_most=20)
-    axes.set_xticks(places, [str(layers[place]) for place in places])
+    positions = layer_ticks(layers, at_most=20)
+    axes.set_xticks(positions, [str(layers[position]) for position in positions])
     axes.set_xlim(-0.5, len(layers) - 0.5)
     axes.set_xlabel("layer (0 = input of the first block)", fontsize=9)
     axes.set_ylabel(quantity, fontsize=9)
@@ -177,7 +191,7 @@ def _label(figure: Figure, axes: Axes, quantity: str, layers: tuple[Layer, ...])
     axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(quantity, fontsize=11)
     handles, labels = axes.get_legend_handles_labels()
-    named = {text.get_text().strip() for text in axes.texts}
+    named = {text.get_text().strip() for text in axes.texts}  # beside their curves; the legend need not repeat them
     entries = [(handle, label) for handle, label in zip(handles, labels, strict=True) if str(label) not in named]
     if entries:
         figure.legend(*zip(*entries, strict=True), loc="outside lower left", ncols=3, fontsize=8, frameon=False)
@@ -185,30 +199,38 @@ def _label(figure: Figure, axes: Axes, quantity: str, layers: tuple[Layer, ...])
 
 def _tint(axes: Axes, bands: Sequence[Band], layers: tuple[Layer, ...]) -> None:
     spans = _spans(bands, layers)
-    rows = rows_of_names([band.name for band in bands], spans, _AXES_INCHES[0] / len(layers))
+    rows = rows_of_names([band.name for band in bands], spans, _AXES_SIZE[0] / len(layers))
     for number, (band, (left, right), row) in enumerate(zip(bands, spans, rows, strict=True)):
         axes.axvspan(left, right, color=_TINTS[number % len(_TINTS)], linewidth=0, zorder=-1, gid="band")
         axes.annotate(
-            band.name, ((left + right) / 2, 1), xycoords=axes.get_xaxis_transform(), xytext=(0, 3 + 11 * row),
-            textcoords="offset points", ha="center", va="bottom", fontsize=8, color="#444444", gid="band name",
-        )  # fmt: skip
-        if number:
+            band.name,
+            ((left + right) / 2, 1),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, 3 + 11 * row),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            color="#444444",
+            gid="band name",
+        )
+        if number > 0:
             axes.axvline(left, color="#9a9a9a", linewidth=0.7, linestyle=(0, (3, 2)), zorder=0)
 
 
 def _spans(bands: Sequence[Band], layers: tuple[Layer, ...]) -> list[tuple[float, float]]:
-    """Left and right edge of each band in places of layers, half a step beyond its ends."""
+    """Left and right edge of each band in positions of layers, half a step beyond its first and last layer."""
     spans: list[tuple[float, float]] = []
     for band in bands:
         for end in (band.first, band.last):
             if end not in layers:
-                there = ", ".join(map(str, layers))
-                raise ValueError(f"Band '{band.name}' ends at layer {end}, which is not drawn; there are {there}.")
+                drawn = ", ".join(map(str, layers))
+                raise ValueError(f"Band '{band.name}' ends at layer {end}, which is not drawn; there are {drawn}.")
         left, right = layers.index(band.first) - 0.5, layers.index(band.last) + 0.5
         if left >= right or (spans and left < spans[-1][1]):
             raise ValueError(
-                f"Band '{band.name}' from layer {band.first} to {band.last} runs backwards or overlaps the one before. "
-                "Hand over bands in ascending order of layers."
+                f"Band '{band.name}' from layer {band.first} to {band.last} is reversed or overlaps the previous band. "
+                "Pass bands in ascending order of layers."
             )
         spans.append((left, right))
     return spans

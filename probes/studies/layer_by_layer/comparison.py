@@ -1,4 +1,4 @@
-"""Columns of a layer-by-layer study: control models against base and experimental model, and what repeats would do."""
+"""Control models compared with base and experimental model, layer by layer, and what repeated tuning would change."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from probes.analysis import (
-    ALL_TASKS,
-    Column,
-    control_cka,
-    group_means,
-    join_rows,
-    rank_agreement,
-    replicate_noise,
-    tuning_gain,
-)
-from probes.analysis.between_tasks.tuning_gain import difference
+from probes.analysis import control_cka, group_means, join_rows, rank_agreement, replicate_noise, tuning_gain
+from probes.analysis.between_tasks.tuning_gain import paired_difference
 from probes.tasks import Suite
-from probes.values import Activations, Estimates, Layer, Reading, Result
+from probes.values import ALL_TASKS, Activations, Estimates, Layer, LayerProfile, Reading
 
 _log = logging.getLogger(__name__)
 GAIN = "tuning_gain"
+CONTROL_CKA = ("cka/control_vs_base", "cka/control_vs_experimental", "cka/control_vs_control")
 SEEN, UNSEEN = "seen_tasks", "unseen_tasks"
 SimilarityMeasure = Callable[[Tensor, Tensor], Tensor]
 """Matched layers of two models, `(layers, rows, features)` each, to `(layers,)`."""
@@ -32,12 +24,12 @@ SimilarityMeasure = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class TaskModels:
-    """One task's test rows as the models of a study see them, rows joined.
+    """One task's test rows in all models of a study, joined by row id.
 
     Attributes:
         base: The model all others were tuned from.
         experimental: The multi-task model.
-        controls: Models tuned on the task alone, by one seed each.
+        controls: Models tuned on the task alone, one for each seed.
     """
 
     base: Activations
@@ -54,14 +46,14 @@ class TaskModels:
 
 @dataclass
 class Comparison:
-    """Collects the columns of one reading, task by task.
+    """Collects the profiles of one reading, task by task.
 
     Attributes:
         suite: The tasks.
-        reading: What was read.
+        reading: Stack, site and pooling.
         layers: Names of the layers.
-        measures: Other measures of similarity, by name.
-        max_rows: Rows that these see at most, the first of the task.
+        measures: Other measures of similarity, by name, that the tuning gain is also computed with.
+        max_rows: Rows that these use at most, the first of the task.
         every: They are computed at every so many layers; a check of CKA needs no more.
     """
 
@@ -71,8 +63,8 @@ class Comparison:
     measures: Mapping[str, SimilarityMeasure]
     max_rows: int
     every: int = 1
-    columns: dict[str, list[Column]] = field(default_factory=dict)
-    replicates: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    _profiles: dict[str, list[LayerProfile]] = field(default_factory=dict)
+    _replicates: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     def add(self, task: str, models: TaskModels) -> None:
         """Compare the models of one task."""
@@ -84,69 +76,79 @@ class Comparison:
         for name, measure in self.measures.items():
             self._keep(task, f"{GAIN}_by/{name}", name, self._gain_by(measure, first, experimental, base))
         if others:
-            again = [difference(control_cka(c, experimental), control_cka(c, base)) for c in others]
-            self.replicates[task] = [own.values for own in (gains[GAIN], *again)]
+            repeated = [paired_difference(control_cka(c, experimental), control_cka(c, base)) for c in others]
+            self._replicates[task] = [estimates.values for estimates in (gains[GAIN], *repeated)]
             self._keep(task, "cka/control_vs_control", "CKA", control_cka(first, others[0]))
 
-    def with_groups(self) -> list[Column]:
-        """All columns, the means of each quantity of CKA over clusters and over seen and unseen tasks, and the noise.
+    def profiles(self) -> list[LayerProfile]:
+        """All profiles; means of CKA and gain over clusters and over seen and unseen tasks; noise; agreement.
 
-        `seed_noise/tuning_gain` is the gain's standard deviation over seeds of its control, `n` the degrees of freedom.
+        `seed_noise/tuning_gain` is the gain's standard deviation over seeds of its control, `n` its degrees of freedom.
+        `agreement/…` is the rank correlation over cells of the gain by CKA and by each other measure.
         """
-        cluster = {task.name: task.cluster for task in self.suite.tasks if task.cluster}
-        seen = {task.name: UNSEEN if task.unseen else SEEN for task in self.suite.tasks}
-        every = [column for own in self.columns.values() for column in own]
-        for quantity in ("cka/control_vs_base", "cka/control_vs_experimental", GAIN):
-            own = self.columns.get(quantity, [])
-            every += [*group_means(own, seen), *group_means(own, cluster)]
+        profiles = [profile for quantity in self._profiles.values() for profile in quantity]
+        for quantity in (*CONTROL_CKA[:2], GAIN):
+            profiles += self.group_means(quantity)
         deviation, freedom = self.noise()
         if freedom:
-            own = Estimates(deviation, freedom)
-            every.append(Column(f"seed_noise/{GAIN}", "CKA", ALL_TASKS, self.reading, self.layers, own))
-        return every
+            profiles.append(self._profile(ALL_TASKS, f"seed_noise/{GAIN}", "CKA", Estimates(deviation, freedom)))
+        return profiles + [self._agreement(name) for name in self.measures]
+
+    def group_means(self, quantity: str) -> list[LayerProfile]:
+        """Means of a quantity over seen and unseen tasks, and over clusters."""
+        cluster = {task.name: task.cluster for task in self.suite.tasks if task.cluster}
+        seen = {task.name: UNSEEN if task.unseen else SEEN for task in self.suite.tasks}
+        profiles = self._profiles.get(quantity, [])
+        return [*group_means(profiles, seen), *group_means(profiles, cluster)]
+
+    def mean_over_tasks(self, quantity: str) -> LayerProfile | None:
+        """Mean of a quantity over all tasks; `None` if it was not measured."""
+        profiles = self._profiles.get(quantity, [])
+        return group_means(profiles, {profile.task: ALL_TASKS for profile in profiles})[0] if profiles else None
 
     def noise(self) -> tuple[np.ndarray, int]:
         """Standard deviation over seeds of a control's tuning gain, and its degrees of freedom."""
-        if not self.replicates:
+        if not self._replicates:
             return np.full(len(self.layers), np.nan), 0
-        return replicate_noise(self.replicates)
-
-    def agreement(self) -> list[Result]:
-        """Rank correlation over cells of the tuning gain by CKA and by each other measure."""
-        gain = self._matrix(GAIN)
-        return [self._agreement(name, gain, self._matrix(f"{GAIN}_by/{name}")) for name in self.measures]
+        return replicate_noise(self._replicates)
 
     def _keep(self, task: str, quantity: str, unit: str, estimates: Estimates) -> None:
-        column = Column(quantity, unit, task, self.reading, self.layers, estimates)
-        self.columns.setdefault(quantity, []).append(column)
+        self._profiles.setdefault(quantity, []).append(self._profile(task, quantity, unit, estimates))
+
+    def _profile(self, task: str, quantity: str, unit: str, estimates: Estimates) -> LayerProfile:
+        return LayerProfile(
+            quantity=quantity, unit=unit, task=task, reading=self.reading, layers=self.layers, estimates=estimates
+        )
 
     def _gain_by(self, measure: SimilarityMeasure, control: Tensor, experimental: Tensor, base: Tensor) -> Estimates:
         chosen = slice((len(self.layers) - 1) % self.every, None, self.every)  # the last layer is among them
-        parts = [side[chosen, : self.max_rows] for side in (control, experimental, base)]
-        rows, values = parts[0].shape[1], np.full(len(self.layers), np.nan)
+        x, y, z = (side[chosen, : self.max_rows] for side in (control, experimental, base))
+        rows, values = x.shape[1], np.full(len(self.layers), np.nan)
         try:
-            gain = measure(parts[0], parts[1]) - measure(parts[0], parts[2])
-        except ValueError as error:  # such as CCA on fewer rows than directions: the measure says so itself
+            gain = measure(x, y) - measure(x, z)
+        except ValueError as error:  # such as CCA on fewer rows than directions: the measure's message says so
             _log.warning("%s", error)
             return Estimates(values, rows, note=str(error))
         values[chosen] = gain.numpy(force=True)
         return Estimates(values, rows, note=f"constant layer, or not one of every {self.every} that are measured")
 
     def _matrix(self, quantity: str) -> np.ndarray:
-        return np.stack([column.estimates.values for column in self.columns[quantity]], axis=1)
+        """A quantity of all tasks, shape `(layers, tasks)`."""
+        return np.stack([profile.estimates.values for profile in self._profiles[quantity]], axis=1)
 
-    def _agreement(self, name: str, gain: np.ndarray, other: np.ndarray) -> Result:
-        found = rank_agreement(gain, other)
-        return Result(
-            stack=self.reading.stack,
-            site=self.reading.site,
-            pooling=self.reading.pooling,
-            split="test",
-            metric=f"agreement/{GAIN}_by_cka_and_{name}",
-            value=found.value,
-            ci_low=None if np.isnan(found.ci_low) else found.ci_low,
-            ci_high=None if np.isnan(found.ci_high) else found.ci_high,
-            null_mean=0.0,
-            n=found.n,
-            note="Spearman's correlation over cells, interval over resampled tasks",
+    def _agreement(self, name: str) -> LayerProfile:
+        found = rank_agreement(self._matrix(GAIN), self._matrix(f"{GAIN}_by/{name}"))
+        return LayerProfile(
+            quantity=f"agreement/{GAIN}_by_cka_and_{name}",
+            unit="rank correlation",
+            reading=self.reading,
+            layers=(None,),
+            estimates=Estimates(
+                np.array([found.value]),
+                found.n,
+                null=np.zeros((1, 1)),
+                note="",
+                interval=np.array([[found.ci_low], [found.ci_high]]),
+                remarks=("Spearman's correlation over cells, interval over resampled tasks",),
+            ),
         )

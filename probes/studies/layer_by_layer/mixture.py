@@ -1,4 +1,4 @@
-"""What a layer-by-layer study asks of its suite: answers to tune on, and rows to watch meanwhile."""
+"""What models are tuned on: each task's answers, and the mixture of all seen tasks, no cluster more than its share."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ import numpy as np
 
 from probes.backbones import FrozenBackbone
 from probes.callbacks import LiveRows
-from probes.studies.suite_activations import test_labels
+from probes.studies.suite_activations import labels_of_test_rows
 from probes.tasks import Suite, Task
 from probes.tuning import TuningExamples
+from probes.values import SPLITS
+
+WATCHED_ROWS = 64
+"""Test rows of each seen task whose layers are measured while the experimental model is tuned."""
+MIN_TEST_ROWS = 5
+"""CKA needs four rows, and the jackknife leaves one out."""
+_CONTRADICTIONS = 0.01
+"""Share of a task's training prompts that may have another answer in another task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +53,7 @@ class MixtureSettings:
         for key, least in (("rows_per_cluster", 1), ("replicate_tasks", 0), ("replicate_seeds", 0)):
             if getattr(self, key) < least:
                 raise ValueError(
-                    f"`study.mixture.{key}` wants a whole number from {least} up; got {getattr(self, key)}."
+                    f"`study.mixture.{key}` expects a whole number from {least} up; got {getattr(self, key)}."
                 )
 
 
@@ -68,26 +76,18 @@ def mark_unseen(suite: Suite, unseen: Sequence[str] | None) -> Suite:
     return Suite(suite.name, tuple(marked))
 
 
-TUNING_SPLITS = ("train", "validation", "test")
-_CLASHES = 0.01
-
-
 def task_examples(task: Task) -> dict[str, TuningExamples]:
     """A task's prompts with their answers, by split."""
-    return {
-        name: TuningExamples(split.prompts, split.targets)
-        for name, split in task.splits.items()
-        if name in TUNING_SPLITS
-    }
+    return {name: TuningExamples(split.prompts, split.targets) for name, split in task.splits.items() if name in SPLITS}
 
 
 def mixture_examples(suite: Suite, *, rows_per_cluster: int, seed: int) -> dict[str, TuningExamples]:
-    """Rows of all seen tasks together; of a cluster with more training rows than allowed, a seeded draw.
+    """Rows of all seen tasks together; a cluster with more training rows than allowed gives a seeded sample of them.
 
     Args:
         suite: Its tasks that are not marked unseen are mixed; a task without cluster is a cluster of its own.
-        rows_per_cluster: Training rows of one cluster at most; validation and test rows are not drawn from.
-        seed: Decides the draw.
+        rows_per_cluster: Training rows of one cluster at most; validation and test rows are all kept.
+        seed: Decides the sample.
 
     Raises:
         ValueError: No task is seen.
@@ -109,10 +109,10 @@ def mixture_examples(suite: Suite, *, rows_per_cluster: int, seed: int) -> dict[
 
 
 def refuse_contradictions(suite: Suite) -> None:
-    """Refuse seen tasks that ask alike and want other answers: no model can learn both.
+    """Refuse seen tasks that give different answers to the same prompts: no model can learn both.
 
     Raises:
-        ValueError: Over 1 % of a task's training prompts stand in another with another answer, as bare sentences do.
+        ValueError: Over 1 % of a task's training prompts have another answer in another task, as bare sentences may.
     """
     first: dict[str, tuple[Task, str]] = {}
     clashes: Counter[tuple[str, str]] = Counter()
@@ -126,9 +126,9 @@ def refuse_contradictions(suite: Suite) -> None:
                 clashes[pair] += 1
                 fewest[pair] = min(len(other.splits["train"]), len(train))
     for (one, other), shared in clashes.most_common():
-        if shared > _CLASHES * fewest[one, other]:
+        if shared > _CONTRADICTIONS * fewest[one, other]:
             raise ValueError(
-                f"Tasks '{one}' and '{other}' share {shared} training prompts and want other answers to them. Set "
+                f"Tasks '{one}' and '{other}' share {shared} training prompts but give different answers to them. Set "
                 "`suite.prompt=instruction`, which says what is asked, or leave one out of `suite.tasks`."
             )
 
@@ -149,22 +149,18 @@ def _joined(parts: Sequence[TuningExamples]) -> TuningExamples:
     )
 
 
-WATCHED_ROWS = 64
-MIN_ROWS = 5  # of a test split: CKA without each row wants four
-
-
 def with_answers(suite: Suite) -> Suite:
-    """The suite, held to what tuning wants of every task.
+    """The suite, after checking that every task has what tuning needs.
 
     Raises:
         ValueError: No tasks; a task without training rows, with too few test rows, or with rows without answer.
     """
     for task in suite.tasks:
-        for split, least in (("train", 1), ("test", MIN_ROWS)):
+        for split, least in (("train", 1), ("test", MIN_TEST_ROWS)):
             rows = len(task.splits[split]) if split in task.splits else 0
             if rows < least:
                 raise ValueError(
-                    f"Task '{task.name}' has {rows} {split} rows, and a layer-by-layer study wants {least} or more. "
+                    f"Task '{task.name}' has {rows} {split} rows; a layer-by-layer study needs {least} or more. "
                     "Mend the data, set `suite.max_rows` higher, or leave the task out of `suite.tasks`."
                 )
         empty = sum(not target.strip() for split in task.splits.values() for target in split.targets)
@@ -179,7 +175,12 @@ def with_answers(suite: Suite) -> Suite:
 
 
 def watched_rows(base: FrozenBackbone, suite: Suite) -> LiveRows:
-    """The first `WATCHED_ROWS` test rows of every seen task, for looks at the experimental model while it is tuned."""
-    seen = [task for task in suite.tasks if not task.unseen]
-    labels = {task.name: own[:WATCHED_ROWS] for task in seen if (own := test_labels(task)) is not None}
-    return LiveRows(base, {task.name: task.splits["test"].prompts[:WATCHED_ROWS] for task in seen}, labels)
+    """The first test rows of every seen task, whose layers can be measured while the experimental model is tuned."""
+    texts, labels = {}, {}
+    for task in suite.tasks:
+        if not task.unseen:
+            texts[task.name] = task.splits["test"].prompts[:WATCHED_ROWS]
+            of_task = labels_of_test_rows(task)
+            if of_task is not None:
+                labels[task.name] = of_task[:WATCHED_ROWS]
+    return LiveRows(base, texts, labels)

@@ -1,21 +1,19 @@
-"""A suite as every model of a layer-by-layer study sees it."""
+"""The models of a layer-by-layer study: which are tuned or merged, and the suite's activations in each of them."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
-import transformers
+import numpy as np
 from lightning import Callback
 
 from probes.activations import ExtractionSettings
-from probes.backbones import FrozenBackbone, pad_right
+from probes.backbones import FrozenBackbone
 from probes.studies.layer_by_layer.comparison import TaskModels
 from probes.studies.layer_by_layer.mixture import (
     MixtureSettings,
@@ -25,35 +23,42 @@ from probes.studies.layer_by_layer.mixture import (
 )
 from probes.studies.suite_activations import SuiteActivations, read_suite
 from probes.tasks import Suite, Task
-from probes.training import TrainerFactory
+from probes.trainers import TrainerFactory
 from probes.tuning import (
     AnswerScores,
+    TunedBackbone,
     TunedModel,
     TuningExamples,
     TuningSettings,
     merge_adapters,
     tune,
-    tuned_backbone,
 )
-from probes.values import Reading
+from probes.values import Estimates, LayerProfile, Reading
 
 _log = logging.getLogger(__name__)
 MIXTURE, MERGED = "mixture", "merged"
+ANSWER_METRICS = {
+    "answer_loss_nats": ("test_loss", "nats"),
+    "exact_match": ("exact_match", "share of answers"),
+    "rouge_l": ("rouge_l", "mean F1"),
+    "chrf": ("chrf", "F-score"),
+}
+"""Metric in `results.csv` → field of `AnswerScores`, and unit."""
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Makes tuned models of one base, and reads them.
+class ModelTuner:
+    """Tunes models from one base, and reads their activations.
 
     Attributes:
         base: The model all others are tuned from.
         suite: Tasks with answers.
         tuning: How models are tuned.
-        trainer: Makes their trainers.
-        extraction: How they are read.
+        trainer: Makes their Lightning trainers.
+        extraction: How their activations are read.
         seed: Of the first controls and the experimental model.
-        cache_dir: Keeps weights and activations.
-        watchers: Callbacks that go along with the tuning on the mixture.
+        cache_dir: Weights and activations are kept under it.
+        callbacks: Of the tuning on the mixture.
     """
 
     base: FrozenBackbone
@@ -63,16 +68,16 @@ class Workshop:
     extraction: ExtractionSettings
     seed: int
     cache_dir: Path
-    watchers: Sequence[Callback] = ()
+    callbacks: Sequence[Callback] = ()
 
     def control(self, task: Task, *, replicate: int = 0) -> TunedModel:
-        """The base tuned on one task alone; other replicates by other seeds."""
+        """The base tuned on one task alone; each replicate with another seed."""
         return self._tune(task.name, task_examples(task), seed=self.seed + replicate)
 
     def mixture(self, rows_per_cluster: int) -> TunedModel:
         """The base tuned on all seen tasks."""
         rows = mixture_examples(self.suite, rows_per_cluster=rows_per_cluster, seed=self.seed)
-        return self._tune(MIXTURE, rows, seed=self.seed, callbacks=self.watchers)
+        return self._tune(MIXTURE, rows, seed=self.seed, callbacks=self.callbacks)
 
     def merged(self, controls: Sequence[TunedModel], coefficient: float) -> TunedModel:
         """The base plus a multiple of what tuning changed in each control, without training; its answers are unscored.
@@ -99,8 +104,8 @@ class Workshop:
     def read(self, tuned: TunedModel, tasks: Sequence[Task], *, splits: Sequence[str]) -> SuiteActivations:
         """Activations of some tasks' rows in a tuned model, which is loaded only if some are not in the store."""
         suite = Suite(self.suite.name, tuple(tasks))
-        reader = _TunedReader(self.base, tuned, self.cache_dir)
-        return read_suite(suite, cast(FrozenBackbone, reader), self.extraction, self.cache_dir, splits=splits)
+        backbone = TunedBackbone(self.base, tuned, self.cache_dir)
+        return read_suite(suite, backbone, self.extraction, self.cache_dir, splits=splits)
 
     def _tune(
         self, name: str, examples: dict[str, TuningExamples], *, seed: int, callbacks: Sequence[Callback] = ()
@@ -118,57 +123,6 @@ class Workshop:
         )
 
 
-class _TunedReader:
-    """What reading a suite asks of a backbone, answered without loading the tuned weights as long as that is possible.
-
-    Tokens, layers and readings are the base's; the tuned model's fingerprint is remembered from the first time.
-    """
-
-    def __init__(self, base: FrozenBackbone, tuned: TunedModel, cache_dir: Path) -> None:
-        self._base, self._tuned = base, tuned
-        self._model: FrozenBackbone | None = None
-        self._file = cache_dir / "adapters" / "fingerprints" / f"{tuned.key}-transformers-{transformers.__version__}"
-        self.name = f"{base.name}+{tuned.name}" if tuned.folder is not None else base.name
-
-    def fingerprint(self) -> str:
-        if self._tuned.folder is None:
-            return self._base.fingerprint()
-        if not self._file.exists():
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._file.with_suffix(f".{os.getpid()}")
-            partial.write_text(self._loaded().fingerprint())
-            partial.replace(self._file)
-        return self._file.read_text()
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._loaded()(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._base, name)
-
-    def _loaded(self) -> FrozenBackbone:
-        if self._model is None:
-            self._model = tuned_backbone(self._base, self._tuned)
-            if self._tuned.folder is not None:
-                _refuse_unchanged(self._base, self._model, self._tuned)
-        return self._model
-
-
-def _refuse_unchanged(base: FrozenBackbone, model: FrozenBackbone, tuned: TunedModel) -> None:
-    before, after = (_few_activations(side) for side in (base, model))
-    if all(torch.equal(before[reading], after[reading].to(before[reading].device)) for reading in before):
-        raise ValueError(
-            f"The model tuned on '{tuned.name}' changes nothing: hidden states with and without '{tuned.folder}' are "
-            "equal. Delete that folder to have it tuned again."
-        )
-
-
-def _few_activations(backbone: FrozenBackbone) -> dict[Reading, torch.Tensor]:
-    (ids,) = backbone.tokenize(["Does it change anything?"]).ids
-    inputs = pad_right([ids], length=len(ids), pad_id=backbone.pad_id)
-    return backbone(*inputs, readings=backbone.readings("mean"), layers="all")
-
-
 @dataclass(frozen=True)
 class TunedModels:
     """The tuned models of a study.
@@ -182,9 +136,9 @@ class TunedModels:
     experimental: TunedModel | None
 
     def facts(self) -> list[dict[str, Any]]:
-        """What `provenance.json` tells of each."""
-        every = [model for own in self.controls.values() for model in own]
-        every += [] if self.experimental is None else [self.experimental]
+        """What `provenance.json` records of each model."""
+        models = [model for controls in self.controls.values() for model in controls]
+        models += [] if self.experimental is None else [self.experimental]
         return [
             {
                 "name": model.name,
@@ -194,7 +148,7 @@ class TunedModels:
                 "reused": model.reused,
                 "validation_losses": dict(model.validation_losses),
             }
-            for model in every
+            for model in models
         ]
 
 
@@ -202,12 +156,12 @@ def check_models(suite: Suite, only: Sequence[str] | None) -> None:
     """Refuse what cannot be tuned before anything is loaded.
 
     Args:
-        suite: Tasks with their marks.
+        suite: Tasks, some of them marked unseen.
         only: Names of tasks, or `mixture`; `None` is all.
 
     Raises:
-        ValueError: A name is neither a task nor `mixture`; a mixture is wanted and no task is seen, or two seen tasks
-            contradict each other.
+        ValueError: A name is neither a task nor `mixture`; a mixture is asked for and no task is seen, or two seen
+            tasks contradict each other.
     """
     names = [task.name for task in suite.tasks]
     unknown = sorted(set(only or ()) - {*names, MIXTURE})
@@ -226,49 +180,49 @@ def check_models(suite: Suite, only: Sequence[str] | None) -> None:
     refuse_contradictions(suite)
 
 
-def tune_models(shop: Workshop, settings: MixtureSettings, *, only: Sequence[str] | None = None) -> TunedModels:
-    """Tune every model of a study, or those named; one that is on disk already is taken from there.
+def tune_models(tuner: ModelTuner, settings: MixtureSettings, *, only: Sequence[str] | None = None) -> TunedModels:
+    """Tune every model of a study, or those named; models that are on disk already are reused.
 
     Args:
-        shop: Makes them.
-        settings: The experimental model, and which controls are repeated.
+        tuner: Tunes the models.
+        settings: How the experimental model is made, and which controls are repeated.
         only: Names of tasks, or `mixture`; `None` is all.
 
     Raises:
         ValueError: As in `check_models`, or the controls cannot be merged.
     """
-    check_models(shop.suite, only)
-    tasks = shop.suite.tasks
+    check_models(tuner.suite, only)
+    tasks = tuner.suite.tasks
     controls: dict[str, list[TunedModel]] = {}
     for number, task in enumerate(tasks):
         if only is None or task.name in only:
             repeats = settings.replicate_seeds if number < settings.replicate_tasks else 0
-            controls[task.name] = [shop.control(task, replicate=replicate) for replicate in range(1 + repeats)]
+            controls[task.name] = [tuner.control(task, replicate=replicate) for replicate in range(1 + repeats)]
     experimental = None
     if only is None or MIXTURE in only:
         if settings.experimental == "merged":
             seen = [
-                controls[task.name][0] if task.name in controls else shop.control(task)
+                controls[task.name][0] if task.name in controls else tuner.control(task)
                 for task in tasks
                 if not task.unseen
             ]
-            experimental = shop.merged(seen, settings.merge_coefficient)
+            experimental = tuner.merged(seen, settings.merge_coefficient)
         else:
-            experimental = shop.mixture(settings.rows_per_cluster)
+            experimental = tuner.mixture(settings.rows_per_cluster)
     return TunedModels(controls, experimental)
 
 
 @dataclass(frozen=True)
 class ReadModels:
-    """A suite as every model of a study sees it; each control sees its own task's test rows only."""
+    """A suite's activations in every model of a study; of a control, those of its task's test rows only."""
 
     base: SuiteActivations
     experimental: SuiteActivations
     controls: Mapping[str, Sequence[SuiteActivations]]
 
     def passes(self) -> dict[str, int]:
-        """What reading all models took, for `provenance.json`."""
-        models = [self.base, self.experimental, *(own for controls in self.controls.values() for own in controls)]
+        """The forward passes of all models together, for `provenance.json`."""
+        models = [self.base, self.experimental, *(read for controls in self.controls.values() for read in controls)]
         names = ("texts_computed", "tokens_computed", "forward_passes")
         return {name: sum(getattr(model.report, name) for model in models) for name in names}
 
@@ -279,20 +233,56 @@ class ReadModels:
         return TaskModels.joined(base, experimental, controls)
 
 
-def read_models(shop: Workshop, models: TunedModels, *, splits: Sequence[str]) -> ReadModels:
+def read_models(tuner: ModelTuner, models: TunedModels, *, splits: Sequence[str]) -> ReadModels:
     """Read the suite with base and experimental model, and each task's test rows with its controls.
 
     Args:
-        shop: Reads tuned models.
-        models: All of a study's; the experimental model is among them.
-        splits: What base and experimental model read.
+        tuner: Reads tuned models.
+        models: All models of a study, the experimental one included.
+        splits: Splits that are read with base and experimental model.
     """
-    tasks = shop.suite.tasks
-    base = read_suite(shop.suite, shop.base, shop.extraction, shop.cache_dir, splits=splits)
+    tasks = tuner.suite.tasks
+    base = read_suite(tuner.suite, tuner.base, tuner.extraction, tuner.cache_dir, splits=splits)
     assert models.experimental is not None  # only `only_models` leaves it out
-    experimental = shop.read(models.experimental, tasks, splits=splits)
+    experimental = tuner.read(models.experimental, tasks, splits=splits)
     controls = {
-        task.name: [shop.read(model, [task], splits=("test",)) for model in models.controls[task.name]]
+        task.name: [tuner.read(model, [task], splits=("test",)) for model in models.controls[task.name]]
         for task in tasks
     }
     return ReadModels(base, experimental, controls)
+
+
+def answer_profiles(models: TunedModels, *, seed: int) -> list[LayerProfile]:
+    """Did every tuned model learn its task? Scores of its answers, beside those of the base.
+
+    Args:
+        models: The tuned models.
+        seed: That of the first controls and the experimental model; replicates count up from it.
+    """
+    profiles = []
+    for task, controls in models.controls.items():
+        profiles += _answer_profiles(task, "base", controls[0].base)
+        for replicate, model in enumerate(controls):
+            profiles += _answer_profiles(task, "control", model.tuned, seed=seed + replicate, model=model)
+    if models.experimental is not None:
+        model = models.experimental
+        profiles += _answer_profiles(MIXTURE, "base", model.base)
+        profiles += _answer_profiles(MIXTURE, "experimental", model.tuned, seed=seed, model=model)
+    return profiles
+
+
+def _answer_profiles(
+    task: str, role: str, scores: AnswerScores, *, seed: int | None = None, model: TunedModel | None = None
+) -> list[LayerProfile]:
+    profiles = []
+    for metric, (field, unit) in ANSWER_METRICS.items():
+        rows = scores.n_test if field == "test_loss" else scores.n_answered
+        remark = "not scored" if rows == 0 else "" if model is None else f"{model.steps} steps"
+        value = np.array([getattr(scores, field)], dtype=np.float64)
+        estimates = Estimates(value, rows, note="", remarks=(remark,))
+        profiles.append(
+            LayerProfile(
+                quantity=metric, unit=unit, task=task, role=role, seed=seed, layers=(None,), estimates=estimates
+            )
+        )
+    return profiles

@@ -3,166 +3,210 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from probes.activations import ExtractionSettings
+from probes.analysis import LayerAnalysis, result_rows
+from probes.analysis.between_tasks.tuning_gain import paired_difference
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
-from probes.report import Tracker, layer_table, learning_table, print_screen, write_results
+from probes.metrics import MAIN_METRIC
+from probes.report import layer_table, learning_table, print_screen, report_findings, write_results
 from probes.studies.layer_by_layer.comparison import GAIN, Comparison, SimilarityMeasure
 from probes.studies.layer_by_layer.figures import MapSettings, report_figures
 from probes.studies.layer_by_layer.mixture import MixtureSettings, mark_unseen, watched_rows, with_answers
-from probes.studies.layer_by_layer.models import ReadModels, Workshop, check_models, read_models, tune_models
-from probes.studies.layer_by_layer.probes import RoleProbes, learning_results, probe_roles, score_matrices
-from probes.studies.run_context import Provenance
-from probes.studies.suite_activations import described, facts_of, test_labels
-from probes.tasks import SPLITS, Suite
-from probes.training import ProbeSettings, TrainerFactory
+from probes.studies.layer_by_layer.models import (
+    ModelTuner,
+    ReadModels,
+    answer_profiles,
+    check_models,
+    read_models,
+    tune_models,
+)
+from probes.studies.run_context import RunContext
+from probes.studies.suite_activations import SuiteActivations, facts_of, labels_of_test_rows, names_of, task_data
+from probes.tasks import Suite
+from probes.trainers import TrainerFactory
+from probes.training import ProbeSettings, fit_task
 from probes.tuning import TuningSettings
-from probes.values import Result
+from probes.values import SPLITS, LayerProfile, Result
 
 BASE, EXPERIMENTAL = "base", "experimental"
 STAGES = ("tune", "read")
 
 
-def layer_by_layer_study(
-    *,
-    backbone: Callable[[], FrozenBackbone],
-    suite: Callable[[], Suite],
-    extraction: ExtractionSettings,
-    probe: ProbeSettings,
-    tuning: TuningSettings,
-    trainer: TrainerFactory,
-    callbacks: Callable[..., MatrixAnalysis],
-    tracker: Tracker,
-    seed: int,
-    cache_dir: Path,
-    output_dir: Path,
-    config: Mapping[str, Any],
-    name: str = "layer_by_layer",
-    mixture: MixtureSettings | None = None,
-    maps: MapSettings | None = None,
-    similarity: Mapping[str, SimilarityMeasure] | None = None,
-    similarity_rows: int = 400,
-    similarity_every: int = 1,
-    with_probes: bool = True,
-    only_models: Sequence[str] | None = None,
-    stop_after: str | None = None,
-) -> float:
-    """Tune a control model a task and one on the mixture, read all of them once, and compare them layer by layer.
+@dataclass(frozen=True, kw_only=True)
+class LayerByLayerStudy:
+    """The study of Zhao, Ziser and Cohen 2024 (arXiv:2410.20008), with uncertainty.
 
-    Every tuned model and every activation is kept by its content, so a stage whose result exists is passed over, an
-    interrupted one goes on, and jobs of a sweep can share the tuning out (`only_models`).
+    A control model is tuned on each task and an experimental model on the mixture; all are read once and compared layer
+    by layer. Every tuned model and every activation is kept by its content, so a stage whose result exists is skipped,
+    an interrupted one is resumed, and the jobs of a sweep can divide the tuning among them (`only_models`).
 
-    Args:
-        backbone: Loads the base model.
-        suite: Loads and checks tasks with answers in words.
-        extraction: Poolings, sites, lengths; the same for all models.
-        probe: Architecture and training of the probes on base and experimental model.
-        tuning: How models are tuned.
-        trainer: Makes Lightning trainers, of tuned models and of probes.
-        callbacks: Makes the analysis of base and experimental model, which also reports everything.
-        tracker: Where numbers are logged besides files.
-        seed: Decides tuning and probes; never the data.
-        cache_dir: Weights and activations are kept under it.
-        output_dir: Everything the run leaves.
-        config: The whole config, for the record.
-        name: Stands in `results.csv`.
-        mixture: How the experimental model is made, and which controls are tuned again with other seeds; default
-            `MixtureSettings()`.
-        maps: Which layers are drawn in the plane; default `MapSettings()`.
-        similarity: Other measures the tuning gain is also computed by.
-        similarity_rows: Rows of a task that these see at most.
+    Attributes:
+        name: Names the study in `results.csv`.
+        mixture: How the experimental model is made, and which controls are tuned again with other seeds.
+        maps: Which layers are drawn in the plane.
+        similarity: Other measures that the tuning gain is also computed with.
+        similarity_rows: Rows of a task that these use at most.
         similarity_every: They are computed at every so many layers.
         with_probes: Also probe base and experimental model on the tasks with labels.
         only_models: Tune only these models, by task name or `mixture`, and stop.
         stop_after: Stop after this stage, `tune` or `read`.
-
-    Returns:
-        Mean tuning gain over layers and seen tasks; NaN where the study stopped before.
-
-    Raises:
-        ValueError: A task has no answers or no training rows; or what the rooms raise on bad input.
     """
-    _check_choices(stop_after)
-    mixture = mixture or MixtureSettings()
-    provenance = Provenance(output_dir / "provenance.json")
-    with provenance.stage("tasks"):
-        loaded = mark_unseen(with_answers(suite()), mixture.unseen)
-        check_models(loaded, only_models)
-    with tracker.run(config, output_dir):
-        with provenance.stage("backbone"):
-            base = backbone()
-        analysis = callbacks(live=watched_rows(base, loaded))
-        shop = Workshop(base, loaded, tuning, trainer, extraction, seed, cache_dir, watchers=[analysis])
-        with provenance.stage("tune"):
-            models = tune_models(shop, mixture, only=only_models)
-        common = Result(study=name, backbone=base.name, suite=loaded.name)
-        describe = partial(described, common=common, suite=loaded)
-        results = [describe(result) for result in learning_results(models, seed=seed)]
-        write_results(results, output_dir / "results.csv")
-        provenance.record({"tuned_models": models.facts()})
-        print_screen(learning_table(results))
-        if only_models is not None or stop_after == "tune":
-            return math.nan
-        with provenance.stage("read"):
-            read = read_models(shop, models, splits=SPLITS if with_probes else ("test",))
-            provenance.record(facts_of(loaded, read.base) | read.passes())
-        if stop_after == "read":
-            return math.nan
-        sides = {BASE: read.base, EXPERIMENTAL: read.experimental}
-        comparisons = [
-            Comparison(loaded, reading, layers, similarity or {}, similarity_rows, similarity_every)
-            for reading, layers in read.base.layers.items()
-        ]
-        for comparison in comparisons:
-            with provenance.stage("compare"):
-                _compare(comparison, read, analysis)
-                results += [describe(result) for result in comparison.agreement()]
-        if with_probes:
-            with provenance.stage("probes"):
-                found = probe_roles(loaded, sides, probe, trainer, seed)
-                results += map(describe, found.results)
-                _add_probes(analysis, found)
-        with provenance.stage("report"):
-            matrices = score_matrices(results)
-            report = analysis.finish(output_dir, tracker=tracker, results=results, matrices=matrices, describe=describe)
-            pictures = report_figures(
-                output_dir, comparisons[0], sides, analysis.table, maps or MapSettings(), tracker=tracker
+
+    name: str = "layer_by_layer"
+    mixture: MixtureSettings = field(default_factory=MixtureSettings)
+    maps: MapSettings = field(default_factory=MapSettings)
+    similarity: Mapping[str, SimilarityMeasure] = field(default_factory=dict)
+    similarity_rows: int = 400
+    similarity_every: int = 1
+    with_probes: bool = True
+    only_models: Sequence[str] | None = None
+    stop_after: str | None = None
+
+    def run(
+        self,
+        context: RunContext,
+        *,
+        backbone: Callable[[], FrozenBackbone],
+        suite: Callable[[], Suite],
+        extraction: ExtractionSettings,
+        probe: ProbeSettings,
+        tuning: TuningSettings,
+        trainer: TrainerFactory,
+        analysis: LayerAnalysis,
+        callbacks: Callable[..., MatrixAnalysis],
+    ) -> float:
+        """Tune all models, read their activations, compare them layer by layer.
+
+        Args:
+            context: Logger, seed, folders, config.
+            backbone: Loads the base model.
+            suite: Loads and checks tasks with answers in words.
+            extraction: Poolings, sites, lengths; the same for all models.
+            probe: Architecture and training of the probes on base and experimental model.
+            tuning: How models are tuned.
+            trainer: Makes Lightning trainers, of tuned models and of probes.
+            analysis: Measures base and experimental model, and holds all findings.
+            callbacks: Makes the callback that decides when the model being tuned is measured.
+
+        Returns:
+            Mean tuning gain over layers and seen tasks; NaN where the study stopped before.
+
+        Raises:
+            ValueError: `stop_after` names no stage, a task has no answers or no training rows, or the packages it
+                passes through refuse their input.
+        """
+        if self.stop_after is not None and self.stop_after not in STAGES:
+            raise ValueError(
+                f"There is no stage '{self.stop_after}' to stop after. Set `study.stop_after` to "
+                f"{' or '.join(STAGES)}, or null."
             )
-    print_screen(layer_table(report.results, GAIN), f"picture: {pictures[0]}", f"everything: {output_dir}")
-    return _mean_gain(report.results, loaded)
+        with context.stage("tasks"):
+            loaded = mark_unseen(with_answers(suite()), self.mixture.unseen)
+            check_models(loaded, self.only_models)
+        with context.logged():
+            with context.stage("backbone"):
+                base = backbone()
+            callback = callbacks(analysis, live=watched_rows(base, loaded))
+            tuner = ModelTuner(
+                base, loaded, tuning, trainer, extraction, context.seed, context.cache_dir, callbacks=[callback]
+            )
+            with context.stage("tune"):
+                models = tune_models(tuner, self.mixture, only=self.only_models)
+            names = names_of(self.name, loaded, base.name)
+            answers = answer_profiles(models, seed=context.seed)
+            analysis.table.add(answers)
+            results = result_rows(answers, names)
+            write_results(results, context.output_dir / "results.csv")
+            context.provenance.record({"tuned_models": models.facts()})
+            print_screen(learning_table(results))
+            if self.only_models is not None or self.stop_after == "tune":
+                return math.nan
+            with context.stage("read"):
+                read = read_models(tuner, models, splits=SPLITS if self.with_probes else ("test",))
+                context.provenance.record(facts_of(loaded, read.base) | read.passes())
+            if self.stop_after == "read":
+                return math.nan
+            sides = {BASE: read.base, EXPERIMENTAL: read.experimental}
+            with context.stage("compare"):
+                comparisons = self._compare(loaded, read, analysis)
+            if self.with_probes:
+                with context.stage("probes"):
+                    analysis.table.add(_probe_roles(loaded, sides, probe, trainer, context.seed))
+            with context.stage("report"):
+                findings = analysis.finish()
+                report = report_findings(context.output_dir, findings, names=names, logger=context.logger)
+                pictures = report_figures(
+                    context.output_dir, comparisons[0], sides, findings, self.maps, logger=context.logger
+                )
+        lines = (f"picture: {pictures[0]}", f"everything: {context.output_dir}")
+        print_screen(layer_table(report.results, GAIN), *lines)
+        return _mean_gain(report.results, loaded)
+
+    def _compare(self, suite: Suite, read: ReadModels, analysis: LayerAnalysis) -> list[Comparison]:
+        """Compare the models of every task under every reading, and put the profiles into the analysis' table."""
+        comparisons = []
+        for reading, layers in read.base.layers.items():
+            comparison = Comparison(
+                suite, reading, layers, self.similarity, max_rows=self.similarity_rows, every=self.similarity_every
+            )
+            for task in suite.tasks:
+                models = read.task(task, reading)
+                comparison.add(task.name, models)
+                labels = labels_of_test_rows(task)
+                for role, rows in ((BASE, models.base), (EXPERIMENTAL, models.experimental)):
+                    complete = rows.row_ids == read.base.rows(task, "test", reading).row_ids
+                    analysis.add(task.name, rows, labels if complete else None, role=role)
+            analysis.table.add(comparison.profiles())
+            comparisons.append(comparison)
+        return comparisons
 
 
-def _check_choices(stop_after: str | None) -> None:
-    if stop_after is not None and stop_after not in STAGES:
-        raise ValueError(
-            f"There is no stage '{stop_after}' to stop after. Set `study.stop_after` to {' or '.join(STAGES)}, or null."
-        )
+def _probe_roles(
+    suite: Suite,
+    roles: Mapping[str, SuiteActivations],
+    probe: ProbeSettings,
+    trainer: TrainerFactory,
+    seed: int,
+) -> Iterator[LayerProfile]:
+    """Train probes on two models' activations of the tasks with labels.
 
+    Args:
+        suite: The tasks; those without labels are left out.
+        roles: Role → its activations of all splits; two of them, the second compared with the first.
+        probe: How probes are trained.
+        trainer: Makes the trainers.
+        seed: Decides folds, controls and resamples, the same for all roles.
 
-def _compare(comparison: Comparison, read: ReadModels, analysis: MatrixAnalysis) -> None:
-    for task in comparison.suite.tasks:
-        models = read.task(task, comparison.reading)
-        comparison.add(task.name, models)
-        labels = test_labels(task)
-        for role, rows in ((BASE, models.base), (EXPERIMENTAL, models.experimental)):
-            same = rows.row_ids == read.base.rows(task, "test", comparison.reading).row_ids
-            analysis.add_rows(task.name, rows, labels if same else None, role=role)
-    for column in comparison.with_groups():
-        analysis.table.add(column)
-
-
-def _add_probes(analysis: MatrixAnalysis, found: RoleProbes) -> None:
-    for column in found.scores:
-        analysis.table.add(column, reported=False)
-    for column in found.gains:
-        analysis.table.add(column)
+    Yields:
+        Each task's scores in both roles, then `probe_gain/<main metric>`: second role less first, errors paired.
+    """
+    first = next(iter(roles.values()))
+    tasks = [task for task in suite.tasks if task.kind != "generation"]
+    for reading, task in ((reading, task) for reading in first.layers for task in tasks):
+        scores = []
+        for role, activations in roles.items():
+            data = task_data(task, activations, reading)
+            fit = fit_task(data, probe, trainer, seed)
+            yield from (replace(profile, role=role) for profile in fit.profiles)
+            scores.append(fit.profile(MAIN_METRIC[data.kind]))
+        before, after = scores
+        if before.estimates.errors is not None:
+            gain = paired_difference(after.estimates, before.estimates)
+            quantity = f"probe_gain/{before.metric}"
+            yield LayerProfile(
+                quantity=quantity,
+                unit=before.unit,
+                task=task.name,
+                reading=reading,
+                layers=before.layers,
+                estimates=gain,
+            )
 
 
 def _mean_gain(results: Sequence[Result], suite: Suite) -> float:

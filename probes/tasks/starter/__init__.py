@@ -1,5 +1,5 @@
-"""The embedded default suite: generated from a seed, no download, known ground truth."""
+"""The default suite: generated from a seed, without a download, with known ground truth."""
 
-from probes.tasks.starter.suite import RECIPES as RECIPES
+from probes.tasks.starter.suite import STARTER_TASKS as STARTER_TASKS
 from probes.tasks.starter.suite import starter_suite as starter_suite
 from probes.tasks.starter.vocabulary import held_out_words as held_out_words

@@ -1,8 +1,9 @@
 """Sentences of two clauses whose number, tense, negation, length and words are balanced independently.
 
-Most tasks of the starter suite ask about these same sentences, so that one forward pass serves them all. No word tells
-who is the subject: each sentence has a main and a subordinate clause of *opposite* tense, one of them negated; their
-subjects are of opposite number, and so are the object and the fourth noun. A bag of words sees one of each.
+Most tasks of the starter suite ask about these same sentences, so that one forward pass serves them all. Each sentence
+has a main and a subordinate clause of *opposite* tense, one of them negated; their subjects differ in number, and so do
+the object of the main clause and the fourth noun. A bag of words therefore sees both values of each trait and cannot
+tell which of them belongs to the main clause.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
+from typing import NamedTuple
 
 from probes.tasks.starter.vocabulary import (
     CONJUNCTIONS,
@@ -24,16 +26,19 @@ from probes.tasks.starter.vocabulary import (
 )
 
 ROWS = {"train": 800, "validation": 200, "test": 400}
+"""Split → rows of every task of the starter suite."""
 LENGTHS = ((12, 13), (14, 15), (16, 17), (18, 19))
-"""Fewest and most words of each class of the task `sentence_length`."""
+"""The fewest and the most words of each class of the task `sentence_length`."""
 
 _SHAPES = ("relative", "subordinate first", "subordinate last")
-_NP_ROLES = ("subject", "attractor", "object", "fourth")
+_ROLES = ("subject", "attractor", "object", "fourth")
+"""Noun phrases: the subject of the main clause, the subject of the subordinate clause, the object of the main clause,
+and one that is the object of the subordinate clause or of a preposition."""
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What is asked about a sentence; every trait is a class index."""
+    """The labels of a sentence; each is a class index, 0 or 1 in the first four."""
 
     subject_plural: int
     object_plural: int
@@ -45,20 +50,27 @@ class Traits:
 
 @dataclass(frozen=True)
 class Sentence:
-    """Words without punctuation, with the places where it can be broken."""
+    """A grammatical sentence, with what is needed to make ungrammatical ones from it.
+
+    Attributes:
+        words: Without punctuation or capital.
+        traits: The labels.
+        present_verb: Position of the one finite verb in the present tense.
+        present_verb_flipped: The form of that verb for the other number.
+        determiners: Positions of the determiners.
+        comma_after: Position of the word that a comma follows, if there is one.
+    """
 
     words: tuple[str, ...]
     traits: Traits
-    finite: int
-    """Position of the one finite verb in the present tense."""
-    finite_flipped: str
-    """Its form for the other number."""
+    present_verb: int
+    present_verb_flipped: str
     determiners: tuple[int, ...]
     comma_after: int | None = None
 
     @property
     def text(self) -> str:
-        """As written: capital, comma, full stop."""
+        """The sentence with its capital, comma and full stop."""
         words = list(self.words)
         if self.comma_after is not None:
             words[self.comma_after] += ","
@@ -66,33 +78,36 @@ class Sentence:
         return f"{line[0].upper()}{line[1:]}."
 
     def with_wrong_agreement(self) -> Sentence:
-        """The present-tense verb in the other number."""
-        words = (*self.words[: self.finite], self.finite_flipped, *self.words[self.finite + 1 :])
-        return replace(self, words=words)
+        """A copy whose verb in the present tense does not agree with its subject."""
+        at = self.present_verb
+        return replace(self, words=(*self.words[:at], self.present_verb_flipped, *self.words[at + 1 :]))
 
     def with_wrong_order(self, rng: random.Random) -> Sentence:
-        """One determiner changes places with the word after it: the same words, no English sentence."""
+        """A copy in which a random determiner and the word after it change places."""
         at = rng.choice(self.determiners)
         return replace(self, words=(*self.words[:at], self.words[at + 1], self.words[at], *self.words[at + 2 :]))
 
 
 @lru_cache(maxsize=16)
 def clauses(seed: int, split: str) -> tuple[Sentence, ...]:
-    """The sentences of a split, in random order, all different, and none of validation in train."""
+    """The sentences of a split in random order, all different; those of validation differ from those of train."""
     rng = random.Random(f"{seed}/clauses/{split}")
     words = vocabulary(seed, split)
-    taken = {sentence.text for sentence in clauses(seed, "train")} if split == "validation" else set()
+    in_train = {sentence.text for sentence in clauses(seed, "train")} if split == "validation" else set()
     sentences: dict[str, Sentence] = {}
     for traits in _balanced_traits(ROWS[split], rng):
         sentence = _sentence(traits, words, rng)
-        while sentence.text in sentences or sentence.text in taken:
+        while sentence.text in sentences or sentence.text in in_train:
             sentence = _sentence(traits, words, rng)
         sentences[sentence.text] = sentence
     return tuple(sentences.values())
 
 
 def _balanced_traits(rows: int, rng: random.Random) -> list[Traits]:
-    """Full factorial of the four binary traits; what is left over is a half-fraction, so all pairs stay balanced."""
+    """Traits of as many sentences: full factorials of the four binary traits, and length and word independent of these.
+
+    Where the rows are no multiple of 16, the last eight are a half-fraction, which keeps every pair of traits balanced.
+    """
     cells = list(product((0, 1), repeat=4))
     half = [cell for cell in cells if sum(cell) % 2 == 0]
     binary = cells * (rows // 16) + half * (rows % 16 // 8)
@@ -110,67 +125,84 @@ def _sentence(traits: Traits, words: Vocabulary, rng: random.Random) -> Sentence
     shape = rng.choice(_SHAPES)
     fewest, most = LENGTHS[traits.length]
     negator = "never" if shape == "relative" and traits.length == 0 else rng.choice(("never", "not"))
-    shortest = 12 + (shape == "relative") + (negator == "not")
+    shortest = 12 + (shape == "relative") + (negator == "not")  # `that` is one word more, and so is `does not`
     extra = rng.randint(max(0, fewest - shortest), most - shortest)
-    place = extra >= 3 and rng.random() < 0.6
-    adverb = extra - 3 * place >= 1 and rng.random() < 0.6
-    phrases = _noun_phrases(traits, words, rng, adjectives=extra - 3 * place - adverb)
+    has_place = extra >= 3 and rng.random() < 0.6  # three words: in the kitchen
+    has_adverb = extra - 3 * has_place >= 1 and rng.random() < 0.6
+    phrases = _noun_phrases(traits, words, rng, adjectives=extra - 3 * has_place - has_adverb)
     main_verb, other_verb = words.pick_distinct(rng, ["verbs"], 2)
-    freely = [words.pick(rng, "adverbs")] if adverb else []
-    negated = [negator]
-    main, finite_main = _verb_group(
-        main_verb, traits.main_past, traits.subject_plural, negated if traits.main_negated else [], freely
+    adverb = [words.pick(rng, "adverbs")] if has_adverb else []
+    # the adverb goes to the clause that is not negated, so that each clause has at most one word before its verb
+    before_main, before_other = ([negator], adverb) if traits.main_negated else (adverb, [negator])
+    main = _verb_group(main_verb, traits.main_past, traits.subject_plural, before_main)
+    other = _verb_group(other_verb, 1 - traits.main_past, 1 - traits.subject_plural, before_other)
+    phrases["place"] = ["in", "the", words.pick(rng, "places")] if has_place else []
+    order = _order(shape, phrases, main.words, other.words, rng)
+    in_present, starts_at = (other, order.other_at) if traits.main_past else (main, order.main_at)
+    return Sentence(
+        tuple(order.words),
+        traits,
+        present_verb=starts_at + in_present.finite_at,
+        present_verb_flipped=in_present.finite_flipped,
+        determiners=tuple(i for i, word in enumerate(order.words) if word in DETERMINERS),
+        comma_after=order.comma_after,
     )
-    other, finite_other = _verb_group(
-        other_verb, 1 - traits.main_past, 1 - traits.subject_plural, [] if traits.main_negated else negated, freely
-    )
-    ending = ["in", "the", words.pick(rng, "places")] if place else []
-    line, main_at, other_at, comma = _order(shape, phrases, main, other, ending, rng)
-    at = main_at if not traits.main_past else other_at
-    offset, flipped = finite_main if not traits.main_past else finite_other
-    determiners = tuple(i for i, word in enumerate(line) if word in DETERMINERS)
-    return Sentence(tuple(line), traits, at + offset, flipped, determiners, comma)
 
 
 def _noun_phrases(traits: Traits, words: Vocabulary, rng: random.Random, adjectives: int) -> dict[str, list[str]]:
+    """Role → determiner, at most two adjectives, noun; one random noun is that of the trait `word`."""
     plurals = (traits.subject_plural, 1 - traits.subject_plural, traits.object_plural, 1 - traits.object_plural)
     nouns = words.pick_distinct(rng, ["people", "animals"], 4)
     nouns[rng.randrange(4)] = WORD_CONTENT[traits.word]
-    room = [role for role in range(4) for _ in range(2)]
-    hosts = rng.sample(room, adjectives)
+    slots = [position for position in range(len(_ROLES)) for _ in range(2)]
+    used = rng.sample(slots, adjectives)
     picked = iter(words.pick_distinct(rng, ["adjectives"], adjectives))
     phrases: dict[str, list[str]] = {}
-    for role, (name, noun, is_plural) in enumerate(zip(_NP_ROLES, nouns, plurals, strict=True)):
-        own = [next(picked) for _ in range(hosts.count(role))]
-        phrases[name] = [rng.choice(DETERMINERS), *own, plural(noun) if is_plural else noun]
+    for position, (role, noun, is_plural) in enumerate(zip(_ROLES, nouns, plurals, strict=True)):
+        modifiers = [next(picked) for _ in range(used.count(position))]
+        phrases[role] = [rng.choice(DETERMINERS), *modifiers, plural(noun) if is_plural else noun]
     return phrases
 
 
-def _verb_group(
-    verb: Verb, past: int, subject_plural: int, negation: list[str], adverb: list[str]
-) -> tuple[list[str], tuple[int, str]]:
-    """The verb with its negation, and where in it the finite form stands with that form's other number."""
-    if negation == ["not"]:
-        forms = ("did", "did") if past else (("do", "does") if subject_plural else ("does", "do"))
-        return [forms[0], "not", verb.base], (0, forms[1])
+class _VerbGroup(NamedTuple):
+    words: list[str]
+    finite_at: int
+    """Position of the finite form in `words`."""
+    finite_flipped: str
+    """The finite form for the other number; in the past tense the same form."""
+
+
+def _verb_group(verb: Verb, past: int, subject_plural: int, before: list[str]) -> _VerbGroup:
+    """The verb after its adverb or negation (`before`); `not` needs a form of `do`, which is then the finite form."""
+    if before == ["not"]:
+        form, flipped = ("did", "did") if past else (("do", "does") if subject_plural else ("does", "do"))
+        return _VerbGroup([form, "not", verb.base], 0, flipped)
     present = (verb.base, verb.singular) if subject_plural else (verb.singular, verb.base)
     form, flipped = (verb.past, verb.past) if past else present
-    before = negation or adverb  # the adverb goes with the clause that is not negated
-    return [*before, form], (len(before), flipped)
+    return _VerbGroup([*before, form], len(before), flipped)
 
 
-def _order(
-    shape: str, phrases: dict[str, list[str]], main: list[str], other: list[str], ending: list[str], rng: random.Random
-) -> tuple[list[str], int, int, int | None]:
-    """The words in order, where the two verb groups start, and after which word a comma stands."""
-    subject, attractor, object_, fourth = (phrases[role] for role in _NP_ROLES)
+class _Order(NamedTuple):
+    words: list[str]
+    main_at: int
+    """Where the verb group of the main clause starts."""
+    other_at: int
+    """Where the verb group of the subordinate clause starts."""
+    comma_after: int | None
+
+
+def _order(shape: str, phrases: dict[str, list[str]], main: list[str], other: list[str], rng: random.Random) -> _Order:
+    """Put noun phrases and verb groups in the order of a shape, with the function words it needs."""
+    subject, attractor, object_, fourth = (phrases[role] for role in _ROLES)
+    ending = phrases["place"]
     if shape == "relative":
         head = [*subject, "that", *attractor]
         tail = [*object_, rng.choice(PREPOSITIONS), *fourth, *ending]
-        return [*head, *other, *main, *tail], len(head) + len(other), len(head), None
+        return _Order([*head, *other, *main, *tail], len(head) + len(other), len(head), None)
     conjunction = rng.choice(CONJUNCTIONS)
     if shape == "subordinate last":
-        first = [*subject, *main, *object_, conjunction, *attractor]
-        return [*first, *other, *fourth, *ending], len(subject), len(first), None
-    first = [conjunction, *attractor, *other, *fourth]
-    return [*first, *subject, *main, *object_, *ending], len(first) + len(subject), 1 + len(attractor), len(first) - 1
+        head = [*subject, *main, *object_, conjunction, *attractor]
+        return _Order([*head, *other, *fourth, *ending], len(subject), len(head), None)
+    head = [conjunction, *attractor, *other, *fourth]
+    words = [*head, *subject, *main, *object_, *ending]
+    return _Order(words, len(head) + len(subject), 1 + len(attractor), len(head) - 1)

@@ -1,4 +1,4 @@
-"""Short opinions on four topics: sentiment and topic are balanced against each other and share the sentences."""
+"""Short opinions on four topics; the tasks `sentiment` and `topic` use the same sentences, balanced in both."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from itertools import product
 from probes.tasks.starter.clauses import ROWS
 from probes.tasks.starter.vocabulary import TOPICS, Vocabulary, vocabulary
 
-TOPIC_NAMES = tuple(TOPICS)
 SENTIMENTS = ("negative", "positive")
 OPINION_GROUPS = (
     "names", "praise_adjectives", "praise_verbs", "blame_adjectives", "blame_verbs",
-    *(f"{topic}_{part}" for topic in TOPICS for part in ("things", "venues")),
+    *(f"{topic}_{kind}" for topic in TOPICS for kind in ("things", "venues")),
 )  # fmt: skip
+"""Groups of the vocabulary that opinions are made of."""
 
 _FORMS = (
     "{name} {verb} the {thing} at the {venue}.",
@@ -31,7 +31,7 @@ _FORMS = (
 
 @dataclass(frozen=True)
 class Opinion:
-    """A sentence with the class indices of its sentiment and its topic."""
+    """A sentence with the indices of its sentiment (in `SENTIMENTS`) and its topic (in `TOPICS`)."""
 
     text: str
     sentiment: int
@@ -40,19 +40,20 @@ class Opinion:
 
 @lru_cache(maxsize=16)
 def opinions(seed: int, split: str) -> tuple[Opinion, ...]:
-    """The opinions of a split, in random order, all different, and none of validation in train."""
+    """The opinions of a split in random order, all different; those of validation differ from those of train."""
     rng = random.Random(f"{seed}/opinions/{split}")
     words = vocabulary(seed, split)
-    cells = list(product(range(len(SENTIMENTS)), range(len(TOPIC_NAMES)))) * (ROWS[split] // 8)
+    cells = list(product(range(len(SENTIMENTS)), range(len(TOPICS))))
+    cells *= ROWS[split] // len(cells)
     rng.shuffle(cells)
-    taken = {opinion.text for opinion in opinions(seed, "train")} if split == "validation" else set()
-    found: dict[str, Opinion] = {}
+    in_train = {opinion.text for opinion in opinions(seed, "train")} if split == "validation" else set()
+    drawn: dict[str, Opinion] = {}
     for sentiment, topic in cells:
         text = _text(sentiment, topic, words, rng)
-        while text in found or text in taken:
+        while text in drawn or text in in_train:
             text = _text(sentiment, topic, words, rng)
-        found[text] = Opinion(text, sentiment, topic)
-    return tuple(found.values())
+        drawn[text] = Opinion(text, sentiment, topic)
+    return tuple(drawn.values())
 
 
 def _text(sentiment: int, topic: int, words: Vocabulary, rng: random.Random) -> str:
@@ -63,6 +64,6 @@ def _text(sentiment: int, topic: int, words: Vocabulary, rng: random.Random) -> 
         other=other,
         verb=words.pick(rng, f"{polarity}_verbs"),
         adjective=words.pick(rng, f"{polarity}_adjectives"),
-        thing=words.pick(rng, f"{TOPIC_NAMES[topic]}_things"),
-        venue=words.pick(rng, f"{TOPIC_NAMES[topic]}_venues"),
+        thing=words.pick(rng, f"{TOPICS[topic]}_things"),
+        venue=words.pick(rng, f"{TOPICS[topic]}_venues"),
     )

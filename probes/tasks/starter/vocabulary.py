@@ -1,4 +1,4 @@
-"""The words of the starter suite with their forms, and which of them are held out for the test split."""
+"""The words of the starter suite: which of them a split may use, their inflected forms, and the lists themselves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,72 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
+
+HELD_OUT_SHARE = 1 / 3
+"""Share of each group of words that only test rows use."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words that one split may use, in groups.
+
+    A word is a string, a `Verb` (group `verbs`) or a pair of strings (group `comparatives`).
+    """
+
+    groups: dict[str, tuple[Any, ...]]
+
+    def __getitem__(self, group: str) -> tuple[Any, ...]:
+        return self.groups[group]
+
+    def pick(self, rng: random.Random, group: str) -> Any:
+        """A random word of a group."""
+        return rng.choice(self.groups[group])
+
+    def pick_distinct(self, rng: random.Random, groups: Sequence[str], count: int) -> list[Any]:
+        """Distinct random words from the union of several groups."""
+        return rng.sample([word for group in groups for word in self.groups[group]], count)
+
+
+@dataclass(frozen=True)
+class Verb:
+    """The forms of a verb: `bite`, `bites`, `bit`, `bitten`."""
+
+    base: str
+    singular: str
+    past: str
+    participle: str
+
+
+@lru_cache(maxsize=16)
+def vocabulary(seed: int, split: str) -> Vocabulary:
+    """The words of a split: of each group, test uses the third that is held out from train and validation."""
+    return Vocabulary({group: _words_of_split(group, seed, held_out=split == "test") for group in GROUPS})
+
+
+def held_out_words(groups: Iterable[str], seed: int = 0) -> frozenset[str]:
+    """All forms of the words of some groups that only test rows use.
+
+    Args:
+        groups: Names among `GROUPS`.
+        seed: The suite's seed.
+    """
+    words = [word for group in groups for word in vocabulary(seed, "test")[group]]
+    return frozenset(form for word in words for form in _forms(word))
+
+
+def plural(noun: str) -> str:
+    """The plural of a noun of this vocabulary.
+
+    Example:
+        >>> [plural(noun) for noun in ("goose", "fireman", "fox", "spy", "monkey")]
+        ['geese', 'firemen', 'foxes', 'spies', 'monkeys']
+    """
+    if noun in _IRREGULAR_PLURALS:
+        return _IRREGULAR_PLURALS[noun]
+    if noun.endswith("man"):
+        return f"{noun[:-2]}en"
+    return f"{noun}es" if noun == "buffalo" else _with_s(noun)
 
 
 def words_of(block: str) -> tuple[str, ...]:
@@ -19,7 +84,45 @@ def words_of(block: str) -> tuple[str, ...]:
     return tuple(block.split())
 
 
-_PEOPLE = """
+def _words_of_split(group: str, seed: int, *, held_out: bool) -> tuple[Any, ...]:
+    words = list(GROUPS[group])
+    random.Random(f"{seed}/vocabulary/{group}").shuffle(words)
+    cut = round(HELD_OUT_SHARE * len(words))
+    return tuple(words[:cut] if held_out else words[cut:])
+
+
+def _forms(word: Any) -> tuple[str, ...]:
+    if isinstance(word, Verb):
+        return (word.base, word.singular, word.past, word.participle)
+    if isinstance(word, tuple):
+        return word
+    return (word, plural(word)) if word in PEOPLE or word in ANIMALS else (word,)
+
+
+def _with_s(stem: str) -> str:
+    """A noun in the plural, or a verb in the third person singular."""
+    if stem.endswith(("s", "x", "ch", "sh")):
+        return f"{stem}es"
+    return f"{stem[:-1]}ies" if _ends_in_consonant_and_y(stem) else f"{stem}s"
+
+
+def _with_ed(base: str) -> str:
+    """The regular past tense and past participle."""
+    if base.endswith("e"):
+        return f"{base}d"
+    if base == "hug":  # the only regular verb here that doubles its last letter
+        return "hugged"
+    return f"{base[:-1]}ied" if _ends_in_consonant_and_y(base) else f"{base}ed"
+
+
+def _ends_in_consonant_and_y(stem: str) -> bool:
+    return stem.endswith("y") and stem[-2] not in "aeiou"
+
+
+# Nouns and names
+
+PEOPLE = words_of(
+    """
     accountant acrobat actor analyst apprentice artist astronomer athlete auditor aunt baker banker barber
     bartender biologist bishop blogger botanist boy broker brother builder burglar butcher butler captain carpenter
     cashier cellist champion chauffeur chemist clerk clown collector comedian commuter composer conductor consultant
@@ -34,9 +137,11 @@ _PEOPLE = """
     scholar scientist sculptor secretary senator shepherd sister skater smuggler soldier son spy student surfer
     surgeon swimmer tailor teacher teenager tenant therapist thief tourist trader translator traveler tutor twin
     uncle violinist visitor waiter waitress weaver welder widow wife witch wizard woman wrestler
-"""
+    """
+)
 
-_ANIMALS = """
+ANIMALS = words_of(
+    """
     alligator ant antelope ape baboon badger beaver bee beetle buffalo butterfly calf camel canary cat chimpanzee
     cobra cow coyote crab crocodile dog dolphin donkey dragonfly elephant falcon ferret flamingo fox frog
     gazelle gecko giraffe goat goose gorilla grasshopper hamster hedgehog hen heron hornet horse hyena jackal jaguar
@@ -44,13 +149,21 @@ _ANIMALS = """
     otter owl panda panther parrot peacock pelican penguin pheasant pigeon pony porcupine puppy raccoon rat raven
     robin rooster scorpion seagull snail snake sparrow spider squirrel stork swan toad tortoise turkey
     turtle vulture walrus wasp weasel whale wolf wombat woodpecker zebra
-"""
+    """
+)
 
 WORD_CONTENT = ("doctor", "farmer", "lawyer", "sailor", "singer", "eagle", "rabbit", "tiger")
-"""Nouns that stand in every split, one a sentence: the classes of the task `word_content`."""
+"""The classes of the task `word_content`; each sentence has one of these nouns, in every split."""
 
-PEOPLE = words_of(_PEOPLE)
-ANIMALS = words_of(_ANIMALS)
+_IRREGULAR_PLURALS = {
+    "calf": "calves",
+    "goose": "geese",
+    "mouse": "mice",
+    "thief": "thieves",
+    "wife": "wives",
+    "wolf": "wolves",
+    "woman": "women",
+}
 
 NAMES = words_of(
     """
@@ -74,44 +187,10 @@ PLACES = words_of(
     """
 )
 
-_IRREGULAR_PLURALS = {
-    "calf": "calves",
-    "goose": "geese",
-    "mouse": "mice",
-    "thief": "thieves",
-    "wife": "wives",
-    "wolf": "wolves",
-    "woman": "women",
-}
+# Verbs
 
-
-def plural(noun: str) -> str:
-    """The plural of a noun of this lexicon.
-
-    Example:
-        >>> [plural(noun) for noun in ("goose", "fireman", "fox", "spy", "monkey")]
-        ['geese', 'firemen', 'foxes', 'spies', 'monkeys']
+_REGULAR_VERBS = words_of(
     """
-    if noun in _IRREGULAR_PLURALS:
-        return _IRREGULAR_PLURALS[noun]
-    if noun.endswith("man"):
-        return f"{noun[:-2]}en"
-    if noun.endswith(("s", "x", "ch", "sh")) or noun == "buffalo":
-        return f"{noun}es"
-    return f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeou" else f"{noun}s"
-
-
-@dataclass(frozen=True)
-class Verb:
-    """The forms of a verb: `chase`, `chases`, `chased`, `chased`."""
-
-    base: str
-    singular: str
-    past: str
-    participle: str
-
-
-_REGULAR_VERBS = """
     admire adore amaze annoy applaud approach assist avoid believe betray blame bother challenge charm chase
     comfort confuse console contact criticize deceive defeat defend describe despise detest disappoint discover dislike
     distract distrust disturb doubt embarrass embrace encounter encourage enjoy envy escort examine fascinate flatter
@@ -121,16 +200,29 @@ _REGULAR_VERBS = """
     reject remember rescue resemble respect reward ridicule scare scratch shock soothe startle summon support surprise
     surround suspect target tease telephone thank threaten tickle trick trust value visit warn watch welcome
     worship worry
-"""
+    """
+)
 
-_IRREGULAR_VERBS = """
+_IRREGULAR_VERBS = words_of(
+    """
     bite:bit:bitten bring:brought:brought catch:caught:caught choose:chose:chosen draw:drew:drawn
     feed:fed:fed fight:fought:fought find:found:found forget:forgot:forgotten forgive:forgave:forgiven
     forsake:forsook:forsaken hear:heard:heard hide:hid:hidden hold:held:held know:knew:known lead:led:led
     leave:left:left meet:met:met mislead:misled:misled misunderstand:misunderstood:misunderstood
     outrun:outran:outrun overhear:overheard:overheard overtake:overtook:overtaken see:saw:seen seek:sought:sought
     shake:shook:shaken strike:struck:struck teach:taught:taught understand:understood:understood wake:woke:woken
-"""
+    """
+)
+"""Base, past and participle."""
+
+TRANSITIVE = (
+    *(Verb(base, _with_s(base), _with_ed(base), _with_ed(base)) for base in _REGULAR_VERBS),
+    *(Verb(base, _with_s(base), past, part) for base, past, part in (forms.split(":") for forms in _IRREGULAR_VERBS)),
+)
+"""Verbs that take any person or animal as subject and as object."""
+
+MUTUAL = frozenset(words_of("embrace encounter fight hug kiss meet resemble"))
+"""Bases of those that often hold in both directions: who meets someone is also met."""
 
 INTRANSITIVE_PAST = words_of(
     """
@@ -142,36 +234,7 @@ INTRANSITIVE_PAST = words_of(
     """
 )
 
-
-def _third_person(base: str) -> str:
-    if base.endswith(("s", "x", "ch", "sh")):
-        return f"{base}es"
-    return f"{base[:-1]}ies" if base.endswith("y") and base[-2] not in "aeou" else f"{base}s"
-
-
-def _past(base: str) -> str:
-    if base.endswith("e"):
-        return f"{base}d"
-    if base in _DOUBLED:
-        return f"{base}{base[-1]}ed"
-    return f"{base[:-1]}ied" if base.endswith("y") and base[-2] not in "aeou" else f"{base}ed"
-
-
-_DOUBLED = {"hug"}
-
-
-def _verbs() -> tuple[Verb, ...]:
-    regular = [Verb(base, _third_person(base), _past(base), _past(base)) for base in _REGULAR_VERBS.split()]
-    forms = [entry.split(":") for entry in _IRREGULAR_VERBS.split()]
-    return (*regular, *(Verb(base, _third_person(base), past, participle) for base, past, participle in forms))
-
-
-TRANSITIVE = _verbs()
-"""Verbs that take any person or animal as subject and as object."""
-
-MUTUAL = frozenset(words_of("embrace encounter fight hug kiss meet resemble"))
-"""Bases of those that may well hold both ways round."""
-
+# Modifiers and function words
 
 ADJECTIVES = words_of(
     """
@@ -203,12 +266,13 @@ COMPARATIVES = tuple(
     warmer:colder tidier:messier cleaner:dirtier harder:softer bigger:smaller wetter:drier higher:lower
     """)
 )
-"""A comparative and its converse: who is taller than another leaves the other shorter."""
+"""A comparative and its converse: if one person is taller than another, the other is shorter."""
 
 PREPOSITIONS = ("near", "beside", "behind")
 CONJUNCTIONS = ("although", "because", "though", "since")
 DETERMINERS = ("the", "my", "our", "their")
 
+# Opinions
 
 PRAISE_ADJECTIVES = words_of(
     """
@@ -219,6 +283,7 @@ PRAISE_ADJECTIVES = words_of(
     tremendous unbeatable wonderful
     """
 )
+
 BLAME_ADJECTIVES = words_of(
     """
     abysmal annoying appalling atrocious awful bland boring clumsy deplorable depressing disappointing disastrous
@@ -227,12 +292,14 @@ BLAME_ADJECTIVES = words_of(
     sloppy tedious terrible tiresome unbearable uninspired unpleasant useless woeful worthless
     """
 )
+
 PRAISE_VERBS = words_of(
     """
     admired adored applauded appreciated celebrated cherished commended complimented enjoyed extolled loved praised
     recommended relished saluted savored treasured welcomed
     """
 )
+
 BLAME_VERBS = words_of(
     """
     bemoaned condemned criticized deplored despised detested disliked dreaded hated lamented loathed mocked
@@ -240,60 +307,58 @@ BLAME_VERBS = words_of(
     """
 )
 
-TOPICS = {
-    "sport": (
+TOPIC_THINGS = {
+    "sport": words_of(
         """
         backhand cyclist defender dribble dunk forehand fullback goalie goalkeeper gymnast hurdle javelin kickoff
         lineup marathon match midfielder offense penalty pitcher playoff quarterback race rebound referee relay regatta
         scrum semifinal shortstop slalom sprint sprinter striker swimmer tackle tournament triathlon umpire volley
         wrestler
-        """,
-        "arena ballpark bullpen gym pitch pool racetrack rink stadium velodrome scoreboard sideline",
+        """
     ),
-    "food": (
+    "food": words_of(
         """
         bagel bisque bread broth burger burrito cake casserole cheese chowder cookie croissant curry custard dessert
         dumpling gravy lasagna marinade muffin noodle omelet pancake pasta pastry pie pizza porridge pudding ravioli
         risotto salad sandwich sauce soup spaghetti steak stew sushi taco tiramisu waffle
-        """,
-        "bakery bistro buffet cafeteria canteen delicatessen diner kitchen pizzeria restaurant steakhouse tavern",
+        """
     ),
-    "music": (
+    "music": words_of(
         """
         accordion anthem aria bagpipe ballad band bassist bassoon cellist chorus clarinet clarinetist composer concerto
         drummer duet flute flutist guitar guitarist harmony harpist hymn lullaby mandolin melody oboe orchestra organist
         overture pianist quartet rapper saxophone serenade singer sonata soprano symphony tenor trombone trumpet
         violinist
-        """,
-        "auditorium bandstand chapel club conservatory festival jukebox nightclub opera rehearsal recital jamboree",
+        """
     ),
-    "travel": (
+    "travel": words_of(
         """
         backpack cabin cruise detour excursion expedition ferry flight guidebook hammock itinerary journey landing
         layover lodging luggage motorbike passport pilgrimage porter sailboat safari seatbelt shuttle sightseeing
         souvenir stewardess stopover suitcase sunset taxi tent ticket tour trail train tram trek upgrade vacation
         viaduct visa voyage
-        """,
-        "airport border campsite harbor hostel hotel island lagoon motel resort terminal waterfall",
+        """
     ),
 }
-"""Topic → its things, its places, as blocks of words."""
+"""Topic → people and things that belong to it."""
 
+TOPIC_VENUES = {
+    "sport": words_of("arena ballpark bullpen gym pitch pool racetrack rink stadium velodrome scoreboard sideline"),
+    "food": words_of(
+        "bakery bistro buffet cafeteria canteen delicatessen diner kitchen pizzeria restaurant steakhouse tavern"
+    ),
+    "music": words_of(
+        "auditorium bandstand chapel club conservatory festival jukebox nightclub opera rehearsal recital jamboree"
+    ),
+    "travel": words_of("airport border campsite harbor hostel hotel island lagoon motel resort terminal waterfall"),
+}
+"""Topic → places where one finds these."""
 
-def things(topic: str) -> tuple[str, ...]:
-    """What a topic talks of."""
-    return words_of(TOPICS[topic][0])
+TOPICS = tuple(TOPIC_THINGS)
 
+# All groups
 
-def venues(topic: str) -> tuple[str, ...]:
-    """Where a topic plays."""
-    return words_of(TOPICS[topic][1])
-
-
-HELD_OUT_SHARE = 1 / 3
-T = TypeVar("T")
-
-_WORDS: dict[str, tuple[Any, ...]] = {
+GROUPS: dict[str, tuple[Any, ...]] = {
     "people": PEOPLE,
     "animals": ANIMALS,
     "names": NAMES,
@@ -307,58 +372,7 @@ _WORDS: dict[str, tuple[Any, ...]] = {
     "praise_verbs": PRAISE_VERBS,
     "blame_adjectives": BLAME_ADJECTIVES,
     "blame_verbs": BLAME_VERBS,
-    **{f"{topic}_things": things(topic) for topic in TOPICS},
-    **{f"{topic}_venues": venues(topic) for topic in TOPICS},
+    **{f"{topic}_things": words for topic, words in TOPIC_THINGS.items()},
+    **{f"{topic}_venues": words for topic, words in TOPIC_VENUES.items()},
 }
-GROUPS = tuple(_WORDS)
-"""Groups of words; a third of each is held out."""
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The words one split may use."""
-
-    groups: dict[str, tuple[Any, ...]]
-
-    def __getitem__(self, group: str) -> tuple[Any, ...]:
-        return self.groups[group]
-
-    def pick(self, rng: random.Random, group: str) -> Any:
-        """One word of a group."""
-        return rng.choice(self.groups[group])
-
-    def pick_distinct(self, rng: random.Random, groups: Sequence[str], count: int) -> list[Any]:
-        """Distinct words out of several groups taken together."""
-        return rng.sample([word for group in groups for word in self.groups[group]], count)
-
-
-@lru_cache(maxsize=16)
-def vocabulary(seed: int, split: str) -> Vocabulary:
-    """Words of a split: the held-out third of each group for `test`, the other two thirds for train and validation."""
-    return Vocabulary({group: _share(group, seed, held_out=split == "test") for group in GROUPS})
-
-
-def held_out_words(groups: Iterable[str], seed: int = 0) -> frozenset[str]:
-    """Every form of the words of some groups that only test rows use.
-
-    Args:
-        groups: Names among `GROUPS`.
-        seed: The suite's seed.
-    """
-    words = [word for group in groups for word in vocabulary(seed, "test")[group]]
-    return frozenset(form for word in words for form in _forms(word))
-
-
-def _share(group: str, seed: int, *, held_out: bool) -> tuple[Any, ...]:
-    words = list(_WORDS[group])
-    random.Random(f"{seed}/vocabulary/{group}").shuffle(words)
-    cut = round(HELD_OUT_SHARE * len(words))
-    return tuple(words[:cut] if held_out else words[cut:])
-
-
-def _forms(word: Any) -> tuple[str, ...]:
-    if isinstance(word, Verb):
-        return (word.base, word.singular, word.past, word.participle)
-    if isinstance(word, tuple):
-        return word
-    return (word, plural(word)) if word in PEOPLE or word in ANIMALS else (word,)
+"""Group → its words; a third of each group is held out for test."""

@@ -11,13 +11,32 @@ from torch import Tensor, nn
 from probes.training.bank.probe_bank import ProbeBank
 
 RELATIVE_ROUNDING = 1e-6
-"""A feature whose deviation is below this share of its largest magnitude varies by float32 rounding only."""
+"""A feature whose standard deviation is below this share of its largest magnitude varies by float32 rounding only."""
+
+
+class ProbeModule(LightningModule):
+    """The probes of one task, and what standardises their input; subclasses define how the probes are trained.
+
+    Checkpoints hold the bank and the statistics, but no backbone and no activations.
+
+    Args:
+        bank: Probes of the layers; the replicas are ordered by penalty, then control.
+        standardiser: Statistics of the training rows.
+    """
+
+    def __init__(self, bank: ProbeBank, standardiser: Standardiser) -> None:
+        super().__init__()
+        self.bank, self.standardiser = bank, standardiser
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Map raw activations `(layers, rows, features)` to logits `(layers, replicas, rows, classes)`."""
+        return self.bank(self.standardiser(values))
 
 
 class Standardiser(nn.Module):
-    """Per layer and feature: subtract the mean, divide by the standard deviation. It has nothing to train.
+    """Subtracts the mean and divides by the standard deviation, per layer and feature; it has no parameters to train.
 
-    A feature without variance is only centred. Statistics come from `Standardiser.of` training rows.
+    A feature that does not vary over the training rows is only centred. `Standardiser.of` computes the statistics.
 
     Args:
         mean: Shape `(layers, features)`.
@@ -34,18 +53,17 @@ class Standardiser(nn.Module):
 
     @classmethod
     def of(cls, values: Tensor) -> tuple[Self, Tensor]:
-        """Fit to training activations `(layers, rows, features)`.
+        """Compute the statistics of training activations `(layers, rows, features)`; the variance divides by the rows.
 
         Returns:
             The standardiser, and which layers are constant (no feature varies over the rows), bool `(layers,)`.
         """
         means, deviations = [], []
-        for layer in values:
+        for layer in values:  # layer by layer, so that temporary tensors stay small
             variance, mean = torch.var_mean(layer, dim=0, correction=0)
+            varies = variance.sqrt() > RELATIVE_ROUNDING * layer.abs().amax(0)
             means.append(mean)
-            deviations.append(
-                torch.where(variance.sqrt() > RELATIVE_ROUNDING * layer.abs().amax(0), variance.sqrt(), 0)
-            )
+            deviations.append(torch.where(varies, variance.sqrt(), 0))
         deviation = torch.stack(deviations)
         constant = (deviation == 0).all(1)
         return cls(torch.stack(means), torch.where(deviation > 0, deviation, 1.0)), constant
@@ -59,29 +77,20 @@ class Standardiser(nn.Module):
         return Standardiser(self.mean[layers], self.deviation[layers])
 
 
-class ProbeModule(LightningModule):
-    """The probes of one task: a bank over layers × (penalties × controls), and what standardises its input.
-
-    Checkpoints hold nothing else: no backbone, no activations. How the bank is trained is a subclass's.
-
-    Args:
-        bank: Replicas are ordered by penalty, then control.
-        standardiser: Statistics of the training rows.
-    """
-
-    def __init__(self, bank: ProbeBank, standardiser: Standardiser) -> None:
-        super().__init__()
-        self.bank, self.standardiser = bank, standardiser
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Map raw activations `(layers, rows, features)` to logits `(layers, replicas, rows, classes)`."""
-        return self.bank(self.standardiser(values))
-
-
 @torch.no_grad()
 def row_batched_logits(bank: ProbeBank, standardiser: Standardiser, values: Tensor, *, rows: int = 512) -> Tensor:
-    """Logits `(layers, replicas, rows, classes)` of raw activations `(layers, rows, features)`, few rows at once."""
+    """Compute logits in batches of rows, which bounds the memory; leaves the bank in evaluation mode.
+
+    Args:
+        bank: Probes of the layers.
+        standardiser: Statistics of their training rows.
+        values: Raw activations, shape `(layers, rows, features)`; there may be no rows.
+        rows: Rows per batch.
+
+    Returns:
+        Logits, shape `(layers, replicas, rows, classes)`.
+    """
     bank.eval()
-    if values.shape[1] == 0:
+    if values.shape[1] == 0:  # probes need not accept an empty batch: take the shape from one row of zeros
         return bank(standardiser(values.new_zeros(len(values), 1, values.shape[-1])))[:, :, :0]
-    return torch.cat([bank(standardiser(part)) for part in values.split(rows, dim=1)], dim=2)
+    return torch.cat([bank(standardiser(batch)) for batch in values.split(rows, dim=1)], dim=2)

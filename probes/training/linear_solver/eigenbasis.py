@@ -1,163 +1,107 @@
-"""The principal axes of rows, where one diagonal preconditions every penalty, class and control."""
+"""The eigenbasis of the rows' second moments, in which a diagonal matrix preconditions every problem of a layer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
-class RowSpan(NamedTuple):
-    """What rows span, where they are fewer than their features: an orthonormal basis as Householder reflections.
-
-    The basis itself is never built, which would take twice the time of finding the reflections.
-
-    Attributes:
-        reflectors: Below the diagonal, shape `(layers, features, rows)`; as `torch.geqrf` leaves them.
-        scales: Of the reflections, shape `(layers, rows)`.
-
-    Source:
-        Golub and Van Loan 2013, "Matrix computations", section 5.2.
-    """
-
-    reflectors: Tensor
-    scales: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor) -> tuple[RowSpan, Tensor]:
-        """Find the span of rows `(layers, rows, features)`, and their coordinates in it, `(layers, rows, rows)`."""
-        reflectors, scales = torch.geqrf(x.mT)
-        return cls(reflectors, scales), reflectors[:, : x.shape[1]].triu().mT
-
-    def enter(self, vectors: Tensor) -> Tensor:
-        """Coordinates `(layers, vectors, rows)` of vectors `(layers, vectors, features)`."""
-        turned = torch.ormqr(self.reflectors, self.scales, vectors.mT, transpose=True)
-        return turned[:, : self.scales.shape[1]].mT
-
-    def leave(self, coordinates: Tensor) -> Tensor:
-        """Undo `enter` in the span: coordinates `(layers, vectors, rows)` to vectors `(layers, vectors, features)`."""
-        beyond = self.reflectors.shape[1] - self.scales.shape[1]
-        return torch.ormqr(self.reflectors, self.scales, functional.pad(coordinates, (0, beyond)).mT).mT
-
-
-class Turn(NamedTuple):
-    """Turns weights onto the axes of rows that are fewer than their features; else leaves them as they are.
-
-    Attributes:
-        onto: What the rows span, and orthonormal columns in the coordinates of the span, shape `(layers, rank, rank)`;
-            `None` if rows were left as they are.
-    """
-
-    onto: tuple[RowSpan, Tensor] | None = None
-
-    def enter(self, weights: Tensor, biases: Tensor) -> Tensor:
-        """Turn weights `(layers, ..., features)` and put biases after them: `(layers, ..., rank + 1)`."""
-        if self.onto is not None:
-            span, axes = self.onto
-            weights = (span.enter(weights.flatten(1, -2)) @ axes).view(*weights.shape[:-1], -1)
-        return torch.cat([weights, biases[..., None]], dim=-1)
-
-    def leave(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo `enter`."""
-        weights, biases = parameters[..., :-1], parameters[..., -1]
-        if self.onto is not None:
-            span, axes = self.onto
-            weights = span.leave(weights.flatten(1, -2) @ axes.mT).view(*weights.shape[:-1], -1)
-        return weights, biases
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Eigenbasis:
-    """Centred rows of several layers, and the axes of their second moments.
+    """Rows of several layers, and the eigenvectors A of their second moments XᵀX / rows = A diag(e) Aᵀ.
 
-    Fewer rows than features are turned onto their axes, which makes them shorter. More rows stay as they are, and only
-    gradients are turned: that costs less than turning all rows. An orthonormal basis leaves the norm of the weights, so
-    also the penalised objective, as it is.
+    With fewer rows than features, the rows are replaced by their coordinates X A, which makes them shorter, and weights
+    W by W A. Nothing is lost: the optimal weights lie in the span of the rows, and an orthonormal basis leaves ‖W‖, so
+    also the penalised objective, as it is. With more rows, X A would be no shorter than X; rows and weights stay as
+    they are, and only gradients are multiplied by A, which costs less than multiplying all rows.
 
     Attributes:
-        rows: Shape `(layers, rows, rank)`.
-        eigenvalues: Of the second moments, shape `(layers, rank)`.
-        axes: Orthonormal columns among the features, shape `(layers, rank, rank)`; `None` if the rows lie along them.
+        rows: X A if `projected`, else X; shape `(layers, rows, rank)`.
+        eigenvalues: e, at least 0, shape `(layers, rank)`.
+        axes: A, whose columns are orthonormal, shape `(layers, features, rank)`.
+        projected: Whether the rows are coordinates along the axes; if not, the rank is the number of features.
     """
 
     rows: Tensor
     eigenvalues: Tensor
-    axes: Tensor | None
+    axes: Tensor
+    projected: bool
 
     @classmethod
-    def of(cls, x: Tensor) -> tuple[Eigenbasis, Turn]:
-        """Find the axes of rows `x`, shape `(layers, rows, features)`, and how weights are turned as these rows are.
-
-        The rank is the smaller of rows and features.
-        """
+    def of(cls, x: Tensor) -> Eigenbasis:
+        """Find the eigenbasis of rows `(layers, rows, features)`; its rank is the smaller of rows and features."""
         if x.shape[1] >= x.shape[2]:
-            return cls(x, *_axes_of(x)), Turn()
-        span, coordinates = RowSpan.of(x)
-        eigenvalues, axes = _axes_of(coordinates)
-        return cls(coordinates @ axes, eigenvalues, None), Turn((span, axes))
+            return cls(x, *_second_moment_eigh(x), projected=False)
+        # Xᵀ = Q R, Q (layers, features, rows): the rows of X have coordinates Rᵀ in the orthonormal columns of Q.
+        # RRᵀ / rows = V diag(e) Vᵀ is small, and XᵀX / rows = (Q V) diag(e) (Q V)ᵀ.
+        q, r = torch.linalg.qr(x.mT)
+        eigenvalues, vectors = _second_moment_eigh(r.mT)
+        return cls(r.mT @ vectors, eigenvalues, q @ vectors, projected=True)
 
-    def keep(self, layers: Tensor) -> Eigenbasis:
-        """The basis of these layers alone."""
-        axes = None if self.axes is None else self.axes[layers]
-        return Eigenbasis(self.rows[layers], self.eigenvalues[layers], axes)
+    def of_layers(self, layers: Tensor) -> Eigenbasis:
+        """The bases of some layers, by index or mask."""
+        return Eigenbasis(self.rows[layers], self.eigenvalues[layers], self.axes[layers], self.projected)
 
-    def weighted_moments(self, weights: Tensor) -> Tensor:
-        """Second moments along the axes, each output weighing the rows its own way.
+    def to_parameters(self, weights: Tensor, biases: Tensor) -> Tensor:
+        """Parameters `(layers, ..., rank + 1)` of weights `(layers, ..., features)` and biases `(layers, ...)`.
+
+        Weights lose what is orthogonal to the rows, which no prediction on these rows depends on.
+        """
+        if self.projected:
+            weights = _matmul_by_layer(weights, self.axes)
+        return torch.cat([weights, biases[..., None]], dim=-1)
+
+    def to_weights(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights `(layers, ..., features)` and biases `(layers, ...)` of parameters `(layers, ..., rank + 1)`."""
+        weights, biases = parameters[..., :-1], parameters[..., -1]
+        return (_matmul_by_layer(weights, self.axes.mT) if self.projected else weights), biases
+
+    def weighted_moments(self, row_weights: Tensor) -> Tensor:
+        """Diagonal of Aᵀ Xᵀ diag(s) X A, with row shares s that differ between problems and outputs.
 
         Args:
-            weights: Above 0, shape `(layers, slices, outputs, rows)`; only their shares of the sum count.
+            row_weights: Above 0, shape `(layers, problems, outputs, rows)`; divided by their sum over rows, they are s.
 
         Returns:
-            Shape `(layers, slices, outputs, rank)`; with equal weights, the eigenvalues.
+            Shape `(layers, problems, outputs, rank)`; with equal weights, the eigenvalues.
         """
-        shares = (weights / weights.sum(-1, keepdim=True)).flatten(1, 2)
+        shares = (row_weights / row_weights.sum(-1, keepdim=True)).flatten(1, 2)  # (layers, problems · outputs, rows)
         moments = []
-        for layer, (own, rows) in enumerate(zip(shares, self.rows, strict=True)):
-            coordinates = rows if self.axes is None else rows @ self.axes[layer]
-            moments.append(own @ coordinates.square())
-        return torch.stack(moments).unflatten(1, weights.shape[1:3])
+        for layer in range(len(shares)):  # one layer at a time, as the coordinates of all may not fit in memory
+            coordinates = self.rows[layer] if self.projected else self.rows[layer] @ self.axes[layer]  # (rows, rank)
+            moments.append(shares[layer] @ coordinates.square())
+        return torch.stack(moments).unflatten(1, row_weights.shape[1:3])
 
     def precondition(self, gradient: Tensor, curvature: Tensor, moments: Tensor, penalty: Tensor) -> Tensor:
-        """Multiply by the inverse of `curvature · moments + penalty` along the axes, and the bias by 1 / curvature.
+        """Multiply by an approximate inverse Hessian: A diag(1 / (c · m + λ)) Aᵀ for weights, 1 / c for the bias.
 
         Args:
-            gradient: Shape `(layers, slices, outputs, rank + 1)`.
-            curvature: Of the loss, shape `(layers, slices, outputs, 1)`.
-            moments: As from `weighted_moments`.
-            penalty: λ, shape `(slices, 1, 1)`.
+            gradient: Shape `(layers, problems, outputs, rank + 1)`.
+            curvature: c, the loss's mean second derivative by each output, shape `(layers, problems, outputs, 1)`.
+            moments: m, from `weighted_moments` or the eigenvalues, shape `(layers, problems, outputs, rank)`.
+            penalty: λ, shape `(problems, 1, 1)`.
         """
-        own, scale = gradient[..., :-1], 1 / (curvature * moments + penalty)
-        own = own * scale if self.axes is None else _times(_times(own, self.axes) * scale, self.axes.mT)
-        return torch.cat([own, gradient[..., -1:] / curvature], dim=-1)
+        by_weights, scale = gradient[..., :-1], 1 / (curvature * moments + penalty)
+        if self.projected:  # coordinates along the axes already: A is the identity
+            by_weights = by_weights * scale
+        else:
+            by_weights = _matmul_by_layer(_matmul_by_layer(by_weights, self.axes) * scale, self.axes.mT)
+        return torch.cat([by_weights, gradient[..., -1:] / curvature], dim=-1)
 
 
-def _times(vectors: Tensor, matrix: Tensor) -> Tensor:
-    """Multiply vectors `(layers, ..., rank)` by a matrix of their layer."""
-    return (vectors.flatten(1, -2) @ matrix).view(*vectors.shape[:-1], -1)
+def _matmul_by_layer(vectors: Tensor, matrices: Tensor) -> Tensor:
+    """Multiply row vectors `(layers, ..., m)` by the matrix of their layer, `(layers, m, n)` → `(layers, ..., n)`."""
+    return (vectors.flatten(1, -2) @ matrices).view(*vectors.shape[:-1], -1)
 
 
-def _axes_of(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and axes of the second moments of rows."""
-    eigenvalues, axes = _eigh(_lower_products(x) / x.shape[1])
-    return eigenvalues.clamp_min(0), axes
-
-
-def _eigh(moments: Tensor) -> tuple[Tensor, Tensor]:
+def _second_moment_eigh(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues `(layers, features)` and eigenvectors `(layers, features, features)` of XᵀX / rows."""
+    moments = x.mT @ x / x.shape[1]
     try:
-        return torch.linalg.eigh(moments)
+        eigenvalues, vectors = torch.linalg.eigh(moments)
     except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]  # documented, missing from its stub
-        # In float32 it can fail on rows that repeat a few of them.
-        eigenvalues, axes = torch.linalg.eigh(moments.double())
-        return eigenvalues.to(moments), axes.to(moments)
-
-
-def _lower_products(x: Tensor, width: int = 192) -> Tensor:
-    """The blocks of `xᵀ x` on and below the diagonal, all that `eigh` reads; zeros above."""
-    products = x.new_zeros(len(x), x.shape[-1], x.shape[-1])
-    for start in range(0, x.shape[-1], width):
-        block = slice(start, start + width)
-        products[:, start:, block] = x[..., start:].mT @ x[..., block]
-    return products
+        # In float32 it can fail to converge where rows repeat a few distinct ones.
+        eigenvalues, vectors = (result.to(x) for result in torch.linalg.eigh(moments.double()))
+    return eigenvalues.clamp_min(0), vectors

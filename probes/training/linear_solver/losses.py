@@ -1,13 +1,13 @@
-"""The three convex losses of linear probes, as functions of logits, for the exact solver.
+"""The three convex losses of linear probes as functions of logits, with their derivatives.
 
-Logits have shape `(layers, slices, outputs, rows)`: a slice is one probe of a layer (a control, or one label of a
-multi-label task). Targets `(slices, outputs, rows)` and row weights `(slices, 1, rows)` are shared by all layers. Every
-loss is a weighted mean over rows.
+Logits z have shape `(layers, problems, outputs, rows)`. Targets y and row shares s are the same at every layer. Each
+loss is a mean over rows, Σᵢ sᵢ · loss(zᵢ, yᵢ).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -15,122 +15,126 @@ from torch import Tensor
 from torch.nn import functional
 
 
+@dataclass(frozen=True, eq=False)
 class LinearLoss(ABC):
-    """A loss, its derivatives, and the link from logits to means.
+    """A loss, its derivatives, and the mean function μ(z) that turns logits into predictions of the targets.
 
-    Args:
-        targets: Shape `(slices, outputs, rows)`, floating point.
-        weights: Shape `(slices, 1, rows)` with mean 1 over rows, or `None` for equal weights.
+    Attributes:
+        targets: y, shape `(problems, outputs, rows)`, floating point.
+        row_shares: s, shape `(problems, 1, rows)`, sum 1 over rows.
     """
 
-    def __init__(self, targets: Tensor, weights: Tensor | None = None) -> None:
-        self.targets = targets
-        self.scale = (torch.ones_like(targets[:, :1]) if weights is None else weights) / targets.shape[-1]
+    targets: Tensor
+    row_shares: Tensor
 
     def to(self, like: Tensor) -> Self:
-        """Return the same loss in the dtype and on the device of `like`."""
-        weights = self.scale.to(like) * self.targets.shape[-1]
-        return type(self)(self.targets.to(like), weights)
+        """The same loss in the dtype and on the device of `like`."""
+        return replace(self, targets=self.targets.to(like), row_shares=self.row_shares.to(like))
 
-    def keep(self, slices: Tensor) -> Self:
-        """Return the loss of these slices alone, indices or a mask; an index twice is a slice twice."""
-        return type(self)(self.targets[slices], self.scale[slices] * self.targets.shape[-1])
-
-    def residual(self, means: Tensor) -> Tensor:
-        """Derivative by the logits, shape `(layers, slices, outputs, rows)`."""
-        return (means - self.targets) * self.scale
+    def of_problems(self, problems: Tensor) -> Self:
+        """The loss of some problems, by mask or by index; an index may occur several times."""
+        return replace(self, targets=self.targets[problems], row_shares=self.row_shares[problems])
 
     @abstractmethod
     def means(self, logits: Tensor) -> Tensor:
-        """What the logits predict for the targets: probabilities, or numbers."""
+        """Predictions of the targets: probabilities, or numbers; shape of the logits."""
 
     @abstractmethod
     def value(self, logits: Tensor) -> Tensor:
-        """Weighted mean loss in nats (or squared units), shape `(layers, slices)`."""
+        """Mean loss in nats (or squared units), shape `(layers, problems)`."""
 
     @abstractmethod
-    def spread(self, means: Tensor) -> Tensor:
-        """Second derivative by each logit alone, unweighted, shape of the logits."""
+    def logit_curvature(self, means: Tensor) -> Tensor:
+        """Second derivative of one row's loss by each logit, not multiplied by the row's share; shape of the logits."""
 
-    def along(self, means: Tensor, direction: Tensor) -> Tensor:
-        """Second derivative of the loss along a direction of logits, shape `(layers, slices)`."""
-        return (self.spread(means) * direction.square() * self.scale).sum((-1, -2))
+    def logit_gradient(self, means: Tensor) -> Tensor:
+        """Derivative of the mean loss by the logits, s (μ − y), shape of the logits."""
+        return (means - self.targets) * self.row_shares
 
-    def curvature(self, means: Tensor) -> Tensor:
-        """Mean second derivative of each output, shape `(layers, slices, outputs, 1)`."""
-        return (self.spread(means) * self.scale).sum(-1, keepdim=True)
+    def curvature_along(self, means: Tensor, direction: Tensor) -> Tensor:
+        """Second derivative of the mean loss along a direction of logits, shape `(layers, problems)`."""
+        return (self.logit_curvature(means) * direction.square() * self.row_shares).sum((-1, -2))
+
+    def mean_curvature(self, means: Tensor) -> Tensor:
+        """Mean over rows of the second derivative by each output, shape `(layers, problems, outputs, 1)`."""
+        return (self.logit_curvature(means) * self.row_shares).sum(-1, keepdim=True)
 
     def bias_hessian(self, means: Tensor) -> Tensor:
-        """Hessian by the outputs' biases, shape `(layers, slices, outputs, outputs)`."""
-        return torch.diag_embed(self.curvature(means)[..., 0])
+        """Hessian of the mean loss by the outputs' biases, shape `(layers, problems, outputs, outputs)`."""
+        return torch.diag_embed(self.mean_curvature(means)[..., 0])
 
-    def bias_step(self, means: Tensor, gradient: Tensor) -> Tensor:
-        """Newton's step of the biases, to be taken off them; gradient and step `(layers, slices, outputs)`."""
+    def bias_newton_step(self, means: Tensor, gradient: Tensor) -> Tensor:
+        """Newton's step H⁻¹g, to be subtracted from the biases; g and the step `(layers, problems, outputs)`."""
         hessian = self.bias_hessian(means)
-        rounding = torch.finfo(means.dtype).eps ** 0.75  # means of 0 and 1 leave no curvature but what is rounded
-        hessian = hessian + rounding * torch.eye(hessian.shape[-1]).to(hessian)
+        # Where all means have rounded to 0 or 1, the Hessian is 0; a multiple of the identity keeps it invertible.
+        ridge = torch.finfo(means.dtype).eps ** 0.75
+        hessian = hessian + ridge * torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
         return torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(hessian))[..., 0]
 
 
 class SigmoidLoss(LinearLoss):
-    """Binary cross-entropy of one logit."""
+    """Binary cross-entropy of one logit: log(1 + eᶻ) − y z."""
 
     def means(self, logits: Tensor) -> Tensor:
-        """Return probabilities of 1."""
+        """Probabilities p of 1."""
         return logits.sigmoid()
 
     def value(self, logits: Tensor) -> Tensor:
-        """Weighted mean cross-entropy in nats."""
-        return ((functional.softplus(logits) - self.targets * logits) * self.scale).sum((-1, -2))
+        """Mean cross-entropy in nats."""
+        return ((functional.softplus(logits) - self.targets * logits) * self.row_shares).sum((-1, -2))
 
-    def spread(self, means: Tensor) -> Tensor:
-        """Return p (1 − p)."""
+    def logit_curvature(self, means: Tensor) -> Tensor:
+        """The Bernoulli variance p (1 − p)."""
         return means * (1 - means)
 
 
 class SoftmaxLoss(LinearLoss):
-    """Cross-entropy of a softmax over the outputs; targets are one-hot."""
+    """Cross-entropy of a softmax over the outputs, log Σₖ exp(zₖ) − yᵀz; targets are one-hot."""
 
     def means(self, logits: Tensor) -> Tensor:
-        """Return probabilities of the classes."""
+        """Probabilities p of the classes."""
         return logits.softmax(-2)
 
     def value(self, logits: Tensor) -> Tensor:
-        """Weighted mean cross-entropy in nats."""
-        right = (logits * self.targets).sum(-2)
-        return ((logits.logsumexp(-2) - right) * self.scale[:, 0]).sum(-1)
+        """Mean cross-entropy in nats."""
+        logit_of_target = (logits * self.targets).sum(-2)  # (layers, problems, rows)
+        return ((logits.logsumexp(-2) - logit_of_target) * self.row_shares[:, 0]).sum(-1)
 
-    def spread(self, means: Tensor) -> Tensor:
-        """Return p (1 − p)."""
+    def logit_curvature(self, means: Tensor) -> Tensor:
+        """Diagonal p (1 − p) of one row's Hessian diag(p) − p pᵀ."""
         return means * (1 - means)
 
-    def along(self, means: Tensor, direction: Tensor) -> Tensor:
-        """Second derivative along a direction: the variance of the direction under the probabilities."""
+    def curvature_along(self, means: Tensor, direction: Tensor) -> Tensor:
+        """Second derivative along a direction d: dᵀ (diag(p) − p pᵀ) d, the variance of d under p."""
         centred = direction - (means * direction).sum(-2, keepdim=True)
-        return (means * centred.square() * self.scale).sum((-1, -2))
+        return (means * centred.square() * self.row_shares).sum((-1, -2))
 
     def bias_hessian(self, means: Tensor) -> Tensor:
-        """Mean of diag(p) − p pᵀ, made regular along the constant direction, which changes nothing."""
-        weighted = means * self.scale
+        """Mean of diag(p) − p pᵀ, plus 11ᵀ / outputs.
+
+        Adding one number to all biases changes no probability, so the Hessian is singular along 1; the second term
+        makes it invertible and leaves other directions, among them every gradient, as they are.
+        """
+        weighted = means * self.row_shares
         hessian = torch.diag_embed(weighted.sum(-1)) - weighted @ means.mT
         return hessian + 1 / means.shape[-2]
 
 
 class SquaredLoss(LinearLoss):
-    """Squared error `(y − ŷ)²`."""
+    """Squared error (z − y)²."""
 
     def means(self, logits: Tensor) -> Tensor:
-        """Return the predictions themselves."""
+        """The logits themselves."""
         return logits
 
-    def residual(self, means: Tensor) -> Tensor:
-        """Return 2 (ŷ − y)."""
-        return 2 * super().residual(means)
-
     def value(self, logits: Tensor) -> Tensor:
-        """Weighted mean squared error."""
-        return ((logits - self.targets).square() * self.scale).sum((-1, -2))
+        """Mean squared error."""
+        return ((logits - self.targets).square() * self.row_shares).sum((-1, -2))
 
-    def spread(self, means: Tensor) -> Tensor:
+    def logit_gradient(self, means: Tensor) -> Tensor:
+        """Return 2 s (z − y)."""
+        return 2 * super().logit_gradient(means)
+
+    def logit_curvature(self, means: Tensor) -> Tensor:
         """Return 2."""
         return torch.full_like(means, 2.0)

@@ -1,101 +1,29 @@
-"""Linear probes of many layers solved to their optimum at several penalties."""
+"""Linear probes of many layers solved to their optimum at several penalties, each with a certificate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from probes.metrics import Kind
+from probes.metrics import TargetKind
 from probes.threads import cores, map_on_cores
 from probes.training.linear_solver.eigenbasis import Eigenbasis
 from probes.training.linear_solver.losses import LinearLoss, SigmoidLoss, SoftmaxLoss, SquaredLoss
 from probes.training.linear_solver.minimise import minimise
 
+MAX_LAYERS_PER_CHUNK = 8
+"""Layers that one core solves together at most, so that a few layers still give every core some."""
+CHUNK_BYTES = 20_000_000
+"""Size of the rows that one core solves together: they fit in its cache, and small layers share Python's overhead."""
+OUTPUTS_PER_BATCH = 64
+"""Outputs of all problems solved together; more of them make the matrix products no more efficient."""
 
-def certify(
-    loss: LinearLoss, x: Tensor, weights: Tensor, biases: Tensor, penalties: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Bound the gap between each probe's objective and the optimum.
-
-    The biases, which bear no penalty, are first set to their own optimum given the weights. The objective as a function
-    of the weights alone is then λ-strongly convex with the returned gradient, so the gap is at most ‖gradient‖² / 2λ
-    (the duality gap of these losses is that very number).
-
-    Args:
-        loss: Loss of the slices in float64, targets `(slices, outputs, rows)`.
-        x: One layer's standardised rows, shape `(rows, features)`.
-        weights: Shape `(penalties, slices, outputs, features)`.
-        biases: Shape `(penalties, slices, outputs)`.
-        penalties: λ, shape `(penalties,)`.
-
-    Returns:
-        Polished biases of the shape of `biases`; objectives and gaps `(penalties, slices)`; all float64.
-    """
-    wide, weights = x.double(), weights.double()
-    penalties = penalties.to(wide)[:, None]
-    without_bias = (weights.flatten(0, 2) @ wide.T).view(*biases.shape, -1)
-    biases = _polish(loss, without_bias, biases.double())
-    logits = without_bias + biases[..., None]
-    residual = loss.residual(loss.means(logits))
-    gradient = (residual.flatten(0, 2) @ wide).view_as(weights) + penalties[..., None, None] * weights
-    objective = loss.value(logits) + penalties / 2 * weights.square().sum((-1, -2))
-    return biases, objective, gradient.square().sum((-1, -2)) / (2 * penalties)
-
-
-def _polish(loss: LinearLoss, without_bias: Tensor, biases: Tensor, steps: int = 20) -> Tensor:
-    """Newton steps on the biases alone; one that does not lower the loss is taken by an eighth."""
-    value = loss.value(without_bias + biases[..., None])
-    for _ in range(steps):
-        means = loss.means(without_bias + biases[..., None])
-        gradient = loss.residual(means).sum(-1)
-        if gradient.abs().max() < 1e-9:  # its square is what the objective lacks
-            break
-        move = loss.bias_step(means, gradient)
-        trial = loss.value(without_bias + (biases - move)[..., None])
-        lower = (trial <= value)[..., None]
-        biases = torch.where(lower, biases - move, biases - move / 8)
-        value = loss.value(without_bias + biases[..., None])
-    return biases
-
-
-Answer = TypeVar("Answer")
-
-MOST_LAYERS = 8
-"""Layers that a core solves together at most, so that few of them leave a core without work."""
-CACHE_BYTES = 20_000_000
-"""Rows that a core solves together, so that they stay in its cache; many layers outweigh Python's share."""
-
-
-def map_layers(solve: Callable[[Tensor], Answer], x: Tensor) -> list[Answer]:
-    """Call `solve` with neighbouring layers' indices, on a CPU some at a time on each core, else all in one call.
-
-    Args:
-        solve: Given the indices of some layers.
-        x: Activations, shape `(layers, rows, features)`.
-
-    Returns:
-        An answer for each call, in the order of the layers.
-    """
-    at_once = len(x) if cores(x.device) == 1 else min(MOST_LAYERS, max(1, CACHE_BYTES // x[0].nbytes))
-    return map_on_cores(solve, torch.arange(len(x)).split(at_once), x.device)
-
-
-_COLUMNS = 64
-"""Outputs of all penalties and slices solved together; many fill the cores without company."""
-
-
-def penalties_at_once(outputs: int) -> int:
-    """How many penalties are solved together.
-
-    Args:
-        outputs: Of all slices at one penalty.
-    """
-    return max(1, _COLUMNS // outputs)
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -105,9 +33,10 @@ class LinearSolution:
     Attributes:
         weights: Shape `(layers, penalties, controls, classes, features)`.
         biases: Shape `(layers, penalties, controls, classes)`.
-        gaps: Certificate: bound on (objective − optimum) / objective, shape `(layers, penalties, controls)`; the
-            largest over the labels of a multi-label task.
-        iterations: Quasi-Newton iterations of the slowest layer and penalty, summed where penalties take turns.
+        gaps: Certified bound on (objective − optimum) / objective, shape `(layers, penalties, controls)`; the largest
+            over the labels of a multi-label task.
+        iterations: L-BFGS iterations, summed over batches of penalties and precisions, of the chunk of layers that took
+            most.
     """
 
     weights: Tensor
@@ -117,7 +46,7 @@ class LinearSolution:
 
 
 def solve_linear(
-    kind: Kind,
+    kind: TargetKind,
     x: Tensor,
     targets: Tensor,
     penalties: Tensor,
@@ -127,109 +56,219 @@ def solve_linear(
     tolerance: float = 2e-4,
     max_iterations: int = 500,
 ) -> LinearSolution:
-    """Minimise mean loss + λ/2 · ‖W‖² for every layer, penalty and control; biases bear no penalty.
+    """Minimise the mean loss + λ/2 · ‖W‖² for every layer, penalty and control; biases are not penalised.
 
     The loss is cross-entropy (softmax), the sum over labels of binary cross-entropies (multi-label), or squared error.
-    In scikit-learn's terms C = 1/(λ rows), 2/(λ rows) for a binary task against its single logit, and Ridge's alpha =
-    λ rows / 2. Few outputs are solved at several penalties together (`penalties_at_once`), in float32; what rounding
-    keeps from the tolerance is finished in float64.
+    In scikit-learn's terms C = 1/(λ rows), or 2/(λ rows) for two classes, for which scikit-learn has a single logit;
+    and Ridge's alpha = λ rows / 2. Problems are solved in float32; those that rounding keeps from the tolerance are
+    continued in float64.
 
     Args:
         kind: Kind of task.
         x: Standardised activations, shape `(layers, rows, features)`.
-        targets: Shape `(controls, rows)`, or `(controls, rows, labels)` for multi-label tasks.
+        targets: Shape `(controls, rows)`, or `(controls, rows, labels)` for multi-label tasks; the true targets count
+            as a control here.
         penalties: λ > 0, shape `(penalties,)`.
-        classes: Classes or labels; 1 for regression.
-        row_weights: Shape `(controls, rows)`, mean 1; `None` for equal weights.
-        tolerance: Wanted relative gap to the optimum.
-        max_iterations: Iterations at most for each penalty and precision.
+        classes: Number of classes or labels; 1 for regression.
+        row_weights: Shape `(controls, rows)`, mean 1 over rows; `None` for equal weights.
+        tolerance: Gap to the optimum to reach, relative to the objective.
+        max_iterations: Iterations at most, for each batch of penalties and each precision.
     """
     loss = _loss(kind, targets, classes, row_weights).to(x)
-    own_penalties = _own_penalties(kind, penalties, classes)
+    single_logit = kind == "classification" and classes == 2
+    # Two classes are solved for w, b of one logit, the difference of the two. Of the two-class weights that give it,
+    # −w/2 and w/2 have the smallest norm, ‖W‖² = ‖w‖²/2, so λ is halved.
+    solver_penalties = penalties / 2 if single_logit else penalties
 
-    def solve(layers: Tensor) -> _Problems:
-        problems = _Problems(loss, x[layers[0] : layers[-1] + 1], own_penalties)
-        problems.solve(tolerance, max_iterations)
-        return problems
+    def solve(layers: Tensor) -> _ChunkSolver:
+        of_chunk = x[layers[0] : layers[-1] + 1]  # a view
+        solver = _ChunkSolver(loss, of_chunk, solver_penalties, tolerance=tolerance, max_iterations=max_iterations)
+        solver.solve()
+        return solver
 
-    parts = map_layers(solve, x)
-    weights, biases = torch.cat([p.weights for p in parts]), torch.cat([p.biases for p in parts]).to(x)
-    if kind == "classification" and classes == 2:
+    chunks = map_layer_chunks(solve, x)
+    weights = torch.cat([chunk.weights for chunk in chunks])  # (layers, penalties, labellings, outputs, features)
+    biases = torch.cat([chunk.biases for chunk in chunks]).to(x)
+    if single_logit:
         weights = torch.cat([-weights / 2, weights / 2], dim=3)
         biases = torch.cat([-biases / 2, biases / 2], dim=3)
-    head = (*weights.shape[:2], len(targets), classes)
-    gaps = torch.cat([p.gaps for p in parts]).view(*head[:3], -1).amax(-1)
-    iterations = max(p.iterations for p in parts)
-    return LinearSolution(weights.reshape(*head, -1), biases.reshape(head), gaps, iterations)
+    shape = (*weights.shape[:2], len(targets), classes)  # labellings × outputs = controls × classes
+    gaps = torch.cat([chunk.gaps for chunk in chunks]).view(*shape[:3], -1).amax(-1)
+    iterations = max(chunk.iterations for chunk in chunks)
+    return LinearSolution(weights.reshape(*shape, -1), biases.reshape(shape), gaps, iterations)
 
 
-class _Problems:
-    """Solutions of all layers and penalties so far, in the solver's own outputs (one for a binary task)."""
+def penalties_per_batch(outputs: int) -> int:
+    """How many penalties are solved together, at least 1, given the outputs of all problems at one penalty."""
+    return max(1, OUTPUTS_PER_BATCH // outputs)
 
-    def __init__(self, loss: LinearLoss, x: Tensor, penalties: Tensor) -> None:
+
+def map_layer_chunks(function: Callable[[Tensor], _Result], x: Tensor) -> list[_Result]:
+    """Call a function for chunks of neighbouring layers: one chunk per core at a time, or all layers at once on a GPU.
+
+    Args:
+        function: Called with the indices of a chunk's layers, in ascending order, on the CPU.
+        x: Activations, shape `(layers, rows, features)`.
+
+    Returns:
+        The results, in the order of the layers.
+    """
+    per_chunk = len(x) if cores(x.device) == 1 else min(MAX_LAYERS_PER_CHUNK, max(1, CHUNK_BYTES // x[0].nbytes))
+    return map_on_cores(function, torch.arange(len(x)).split(per_chunk), x.device)
+
+
+class Certificate(NamedTuple):
+    """Proof of how near probes of one layer are to their optimum; all float64.
+
+    Attributes:
+        biases: Optimal given the weights, shape `(penalties, labellings, outputs)`.
+        objectives: With these biases, shape `(penalties, labellings)`.
+        gaps: Bounds on objective − optimum, same shape.
+    """
+
+    biases: Tensor
+    objectives: Tensor
+    gaps: Tensor
+
+
+def certify(loss: LinearLoss, x: Tensor, weights: Tensor, biases: Tensor, penalties: Tensor) -> Certificate:
+    """Bound the gap between each probe's objective and the optimum, in float64.
+
+    The biases, which are not penalised, are first set to their optimum given the weights. Minimised over the biases,
+    the objective is a λ-strongly convex function of the weights alone, and its gradient g is the partial derivative by
+    the weights at these biases (the envelope theorem), so objective − optimum ≤ ‖g‖² / 2λ. For these losses the bound
+    equals the duality gap.
+
+    Args:
+        loss: Loss of the labellings, in float64.
+        x: One layer's standardised rows, shape `(rows, features)`.
+        weights: Shape `(penalties, labellings, outputs, features)`.
+        biases: Shape `(penalties, labellings, outputs)`.
+        penalties: λ, shape `(penalties,)`.
+    """
+    x, weights = x.double(), weights.double()
+    penalties = penalties.to(x)[:, None]
+    # (penalties, labellings, outputs, rows): penalties take the place of layers in the shapes of the loss
+    without_bias = (weights.flatten(0, 2) @ x.T).view(*biases.shape, -1)
+    biases = _optimal_biases(loss, without_bias, biases.double())
+    logits = without_bias + biases[..., None]
+    by_logits = loss.logit_gradient(loss.means(logits))
+    gradient = (by_logits.flatten(0, 2) @ x).view_as(weights) + penalties[..., None, None] * weights
+    objectives = loss.value(logits) + penalties / 2 * weights.square().sum((-1, -2))
+    return Certificate(biases, objectives, gradient.square().sum((-1, -2)) / (2 * penalties))
+
+
+def _optimal_biases(loss: LinearLoss, without_bias: Tensor, biases: Tensor, steps: int = 20) -> Tensor:
+    """Minimise the loss over the biases alone, by Newton steps; a step that would raise the loss is cut to an eighth.
+
+    Args:
+        loss: Loss of the labellings.
+        without_bias: Logits less their bias, shape `(penalties, labellings, outputs, rows)`.
+        biases: Where to start, shape `(penalties, labellings, outputs)`.
+        steps: Newton steps at most.
+    """
+    value = loss.value(without_bias + biases[..., None])
+    for _ in range(steps):
+        means = loss.means(without_bias + biases[..., None])
+        gradient = loss.logit_gradient(means).sum(-1)
+        if gradient.abs().max() < 1e-9:  # the objective is off by about its square
+            break
+        step = loss.bias_newton_step(means, gradient)
+        new_value = loss.value(without_bias + (biases - step)[..., None])
+        biases = torch.where((new_value <= value)[..., None], biases - step, biases - step / 8)
+        value = loss.value(without_bias + biases[..., None])
+    return biases
+
+
+class _ChunkSolver:
+    """Solves all problems of some layers, and holds their solutions so far.
+
+    Args:
+        loss: Loss of the labellings.
+        x: Rows of these layers, shape `(layers, rows, features)`.
+        penalties: λ, shape `(penalties,)`.
+        tolerance: Gap to the optimum to reach, relative to the objective.
+        max_iterations: Iterations at most, for each batch of penalties and each precision.
+
+    Attributes:
+        weights: In the dtype of `x`, shape `(layers, penalties, labellings, outputs, features)`.
+        biases: In float64, shape `(layers, penalties, labellings, outputs)`.
+        gaps: Certified, relative to the objective, infinite before; shape `(layers, penalties, labellings)`.
+        iterations: Run so far, of all batches.
+    """
+
+    def __init__(
+        self, loss: LinearLoss, x: Tensor, penalties: Tensor, *, tolerance: float, max_iterations: int
+    ) -> None:
         self.loss, self.x, self.penalties = loss, x, penalties.to(x.device, torch.float64)
-        slices, outputs, _ = loss.targets.shape
-        shape = (len(x), len(penalties), slices, outputs)
+        self.tolerance, self.max_iterations = tolerance, max_iterations
+        labellings, outputs, _ = loss.targets.shape
+        shape = (len(x), len(penalties), labellings, outputs)
         self.weights = x.new_zeros(*shape, x.shape[-1])
         self.biases = torch.zeros(shape, dtype=torch.float64, device=x.device)
         self.gaps = torch.full(shape[:3], torch.inf, dtype=torch.float64, device=x.device)
         self.iterations = 0
 
-    @torch.no_grad()
-    def solve(self, tolerance: float, max_iterations: int) -> None:
-        """Solve all layers in float32, then in float64 those that fell short."""
-        everything = list(range(len(self.penalties)))
-        self._solve(self.x, torch.arange(len(self.x)), everything, tolerance, max_iterations)
-        short = self.gaps > tolerance
-        for layer in short.flatten(1).any(1).cpu().nonzero():
-            penalties = [p for p in everything if short[layer, p].any()]
-            self._solve(self.x[layer].double(), layer, penalties, tolerance, max_iterations)
+    @torch.no_grad()  # here, as a thread does not inherit its caller's gradient mode
+    def solve(self) -> None:
+        """Solve all problems in float32, then continue in float64 at layers and penalties beyond the tolerance."""
+        layers, penalties = torch.arange(len(self.x)), torch.arange(len(self.penalties))
+        self._minimise(self.x, layers, penalties)
+        beyond = (self.gaps > self.tolerance).any(2).cpu()  # (layers, penalties)
+        for layer in beyond.any(1).nonzero():  # (1,), the index of one layer
+            self._minimise(self.x[layer].double(), layer, penalties[beyond[layer][0]])
 
-    def _solve(self, x: Tensor, layers: Tensor, penalties: list[int], tolerance: float, max_iterations: int) -> None:
-        """Solve these layers at these penalties, from where they are and in the precision of their rows `x`."""
-        basis, turn = Eigenbasis.of(x)
-        loss = self.loss.to(x)
-        slices, outputs, _ = loss.targets.shape
-        at_once = penalties_at_once(slices * outputs)
-        for start in range(0, len(penalties), at_once):
-            group = penalties[start : start + at_once]
-            cells = torch.meshgrid(layers, torch.tensor(group), indexing="ij")
+    def _minimise(self, x: Tensor, layers: Tensor, penalties: Tensor) -> None:
+        """Continue from the present solutions of some layers and penalties, and certify the new ones.
+
+        Args:
+            x: Rows of these layers, shape `(layers, rows, features)`, in the precision to compute in.
+            layers: Indices of these layers.
+            penalties: Indices of these penalties.
+        """
+        basis, loss = Eigenbasis.of(x), self.loss.to(x)
+        labellings, outputs, _ = loss.targets.shape
+        for batch in penalties.split(penalties_per_batch(labellings * outputs)):
+            of_batch = (layers[:, None], batch)
+            # (layers, batch, labellings, outputs, rank + 1) → (layers, problems, outputs, rank + 1)
+            start = basis.to_parameters(self.weights[of_batch].to(x), self.biases[of_batch].to(x)).flatten(1, 2)
             parameters, iterations = minimise(
-                loss.keep(torch.arange(slices).repeat(len(group))),
+                loss.of_problems(torch.arange(labellings).repeat(len(batch))),
                 basis,
-                turn.enter(self.weights[cells].to(x), self.biases[cells].to(x)).flatten(1, 2),
-                penalties=self.penalties[group].repeat_interleave(slices),
-                tolerance=tolerance,
-                max_iterations=max_iterations,
+                start,
+                penalties=self.penalties[batch].repeat_interleave(labellings),
+                tolerance=self.tolerance,
+                max_iterations=self.max_iterations,
             )
+            weights, biases = basis.to_weights(parameters.unflatten(1, (len(batch), labellings)))
+            self.weights[of_batch], self.biases[of_batch] = weights.to(self.weights), biases.double()
             self.iterations += iterations
-            weights, biases = turn.leave(parameters.unflatten(1, (len(group), slices)))
-            self.weights[cells] = weights.to(self.weights)
-            self.biases[cells] = biases.double()
         self._certify(layers, penalties)
 
-    def _certify(self, layers: Tensor, order: list[int]) -> None:
+    def _certify(self, layers: Tensor, penalties: Tensor) -> None:
         loss = self.loss.to(self.biases)
-        for layer in layers.tolist():
+        for layer in layers.tolist():  # one at a time, as their rows in float64 take twice the memory
             biases, objectives, gaps = certify(
-                loss, self.x[layer], self.weights[layer, order], self.biases[layer, order], self.penalties[order]
+                loss,
+                self.x[layer],
+                self.weights[layer, penalties],
+                self.biases[layer, penalties],
+                self.penalties[penalties],
             )
-            self.biases[layer, order] = biases
-            self.gaps[layer, order] = torch.where(gaps > 0, gaps / objectives, 0.0)
+            self.biases[layer, penalties] = biases
+            self.gaps[layer, penalties] = torch.where(gaps > 0, gaps / objectives, 0.0)
 
 
-def _own_penalties(kind: Kind, penalties: Tensor, classes: int) -> Tensor:
-    """Halve λ for a binary task: logits ∓w·x/2 have ‖W‖² = ‖w‖²/2."""
-    return penalties / 2 if kind == "classification" and classes == 2 else penalties
-
-
-def _loss(kind: Kind, targets: Tensor, classes: int, row_weights: Tensor | None) -> LinearLoss:
-    weights = None if row_weights is None else row_weights[:, None]
+def _loss(kind: TargetKind, targets: Tensor, classes: int, row_weights: Tensor | None) -> LinearLoss:
+    """The loss of all labellings: targets `(labellings, outputs, rows)`, row shares `(labellings, 1, rows)`."""
+    controls, rows = targets.shape[:2]
+    shares = torch.ones(controls, rows, device=targets.device) if row_weights is None else row_weights
+    shares = shares[:, None] / rows
     if kind == "regression":
-        return SquaredLoss(targets[:, None].float(), weights)
-    if kind == "multilabel":
+        return SquaredLoss(targets[:, None].float(), shares)
+    if kind == "multilabel":  # a labelling for each control and label, the label varying fastest
         by_label = targets.transpose(1, 2).flatten(0, 1)[:, None].float()
-        return SigmoidLoss(by_label, None if weights is None else weights.repeat_interleave(classes, 0))
+        return SigmoidLoss(by_label, shares.repeat_interleave(classes, 0))
     if classes == 2:
-        return SigmoidLoss(targets[:, None].float(), weights)
-    return SoftmaxLoss(functional.one_hot(targets, classes).transpose(1, 2).float(), weights)
+        return SigmoidLoss(targets[:, None].float(), shares)
+    return SoftmaxLoss(functional.one_hot(targets, classes).transpose(1, 2).float(), shares)

@@ -1,4 +1,4 @@
-"""Linear probes, solved to their optimum inside Lightning's loop."""
+"""Linear probes, solved to their optimum inside Lightning's training loop."""
 
 from __future__ import annotations
 
@@ -9,23 +9,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from probes.metrics import Kind
+from probes.metrics import TargetKind
 from probes.training.bank.probe_bank import ProbeBank
 from probes.training.bank.probe_module import ProbeModule, Standardiser
 from probes.training.data_module import LayerBatch
 from probes.training.linear_solver.solve import solve_linear
 from probes.training.probe_settings import ProbeSettings
-
-
-class SolveStep(Optimizer):
-    """An optimizer whose step is to call the closure, which solves; through it Lightning counts the steps."""
-
-    def __init__(self, params: Any) -> None:
-        super().__init__(params, {})
-
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Solve."""
-        return None if closure is None else closure()
 
 
 class ExactProbeModule(ProbeModule):
@@ -36,16 +25,21 @@ class ExactProbeModule(ProbeModule):
         standardiser: Statistics of the training rows.
         kind: Kind of task.
         settings: Penalties, tolerance, iterations.
+
+    Attributes:
+        gaps: Certified bounds on the relative gap to the optimum, float64, infinite until solved; shape
+            `(layers, replicas)`.
     """
 
     gaps: Tensor
 
-    def __init__(self, bank: ProbeBank, standardiser: Standardiser, *, kind: Kind, settings: ProbeSettings) -> None:
+    def __init__(
+        self, bank: ProbeBank, standardiser: Standardiser, *, kind: TargetKind, settings: ProbeSettings
+    ) -> None:
         super().__init__(bank, standardiser)
         self.automatic_optimization = False
-        self.kind: Kind = kind
+        self.kind: TargetKind = kind
         self.settings = settings
-        self.iterations = 0
         self.register_buffer("gaps", torch.full(bank.shape, torch.inf, dtype=torch.float64), persistent=False)
 
     def configure_optimizers(self) -> Optimizer:
@@ -62,7 +56,7 @@ class ExactProbeModule(ProbeModule):
 
     @torch.no_grad()
     def _solve(self, batch: LayerBatch) -> None:
-        layers = slice(batch.first, batch.first + len(batch.values))
+        layers = slice(batch.first_layer, batch.first_layer + len(batch.values))
         weight, bias = self.bank.get_parameter("linear/weight"), self.bank.get_parameter("linear/bias")
         with torch.autocast(self.device.type, enabled=False):
             solution = solve_linear(
@@ -75,7 +69,18 @@ class ExactProbeModule(ProbeModule):
                 tolerance=self.settings.tolerance,
                 max_iterations=self.settings.max_iterations,
             )
+        # The bank's first axis is layers × replicas; the solution's (layers, penalties, controls) → (layers, replicas).
         weight.unflatten(0, self.bank.shape)[layers] = solution.weights.flatten(1, 2)
         bias.unflatten(0, self.bank.shape)[layers] = solution.biases.flatten(1, 2)
         self.gaps[layers] = solution.gaps.flatten(1, 2)
-        self.iterations += solution.iterations
+
+
+class SolveStep(Optimizer):
+    """An optimizer whose step only calls its closure, which solves; without one, Lightning would count no steps."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Call the closure."""
+        return None if closure is None else closure()

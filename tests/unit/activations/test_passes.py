@@ -1,3 +1,7 @@
+"""Running out of memory changes which texts share a pass, and nothing that is stored."""
+
+from __future__ import annotations
+
 import logging
 import random
 
@@ -13,8 +17,8 @@ DRAW = random.Random(0)
 TEXTS = [f"{i} {'x' * DRAW.randint(0, 40)}" for i in range(60)]
 
 
-class Small:
-    """A tiny backbone that runs out of memory above so many tokens a pass."""
+class LimitedMemory:
+    """A tiny backbone that runs out of memory in a pass of more than `holds` tokens."""
 
     def __init__(self, *, holds: int) -> None:
         self.backbone = tiny_backbone()
@@ -47,48 +51,48 @@ def shards(root) -> dict[str, list[str]]:
     return found
 
 
-def test_what_is_stored_is_the_same_with_and_without_running_out_of_memory(tmp_path):
+def test_the_stored_values_are_the_same_with_and_without_running_out_of_memory(tmp_path):
     whole, _ = stored(tiny_backbone(), tmp_path / "whole")
-    small = Small(holds=100)
-    values, report = stored(small.backbone, tmp_path / "small")
-    assert small.failed  # the control: memory did run out
-    assert report.forward_passes == len(small.passed)
+    limited = LimitedMemory(holds=100)
+    values, report = stored(limited.backbone, tmp_path / "limited")
+    assert limited.failed  # the control: memory did run out
+    assert report.forward_passes == len(limited.passed)
     assert report.texts_computed == len(TEXTS)
     for ours, reference in zip(values, whole, strict=True):
         torch.testing.assert_close(ours, reference, rtol=0, atol=1e-6)
-    assert shards(tmp_path / "small") == shards(tmp_path / "whole")
+    assert shards(tmp_path / "limited") == shards(tmp_path / "whole")
 
 
-def test_each_failure_halves_the_budget_and_is_said_once(caplog):
-    small = Small(holds=48)
-    passes = ForwardPasses(small.backbone, small.backbone.readings(), None, 4096)
-    tokens = small.backbone.tokenize([f"{i:03}" for i in range(60)])
+def test_each_failure_halves_the_budget_and_is_logged_once(caplog):
+    limited = LimitedMemory(holds=48)
+    passes = ForwardPasses(limited.backbone, limited.backbone.readings(), None, 4096)
+    tokens = limited.backbone.tokenize([f"{i:03}" for i in range(60)])
     names = [name for batch, _ in passes.over(list(zip(tokens.text_ids, tokens.ids, strict=True))) for name in batch]
     assert sorted(names) == sorted(tokens.text_ids)
-    assert small.failed == [3 * 60, 3 * 30]
-    assert passes.tokens_per_batch <= small.failed[-1] / 2
+    assert limited.failed == [3 * 60, 3 * 30]
+    assert passes.tokens_per_batch <= limited.failed[-1] / 2
     warned = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warned) == len(small.failed)
+    assert len(warned) == len(limited.failed)
     assert f"`extraction.tokens_per_batch={passes.tokens_per_batch}`" in caplog.messages[-1]
 
 
 def test_memory_that_runs_out_late_loses_and_repeats_no_text():
-    small = Small(holds=10**6)
-    passes = ForwardPasses(small.backbone, small.backbone.readings(), None, 128)
-    tokens = small.backbone.tokenize(TEXTS)
+    limited = LimitedMemory(holds=10**6)
+    passes = ForwardPasses(limited.backbone, limited.backbone.readings(), None, 128)
+    tokens = limited.backbone.tokenize(TEXTS)
     names = []
     for batch, _ in passes.over(list(zip(tokens.text_ids, tokens.ids, strict=True))):
         names += batch
         if len(names) > len(TEXTS) / 2:
-            small.holds = 25
-    assert small.failed
+            limited.holds = 25
+    assert limited.failed
     assert sorted(names) == sorted(tokens.text_ids)
 
 
-def test_a_text_too_long_for_the_memory_by_itself_is_an_error_that_names_the_keys(tmp_path):
+def test_the_error_for_a_single_text_that_does_not_fit_into_memory_names_the_keys(tmp_path):
     message = r"One text of \d+ tokens .* `extraction\.tokens_per_batch`\. Set `extraction\.max_length` below"
     with pytest.raises(MemoryError, match=message):
-        stored(Small(holds=8).backbone, tmp_path)
+        stored(LimitedMemory(holds=8).backbone, tmp_path)
 
 
 @pytest.mark.parametrize("texts_per_shard", [1, 7, 60, 512])

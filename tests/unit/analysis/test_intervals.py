@@ -1,14 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from gaussian_rows import draw
 from scipy import stats
 
 from probes.analysis import cka_leave_one_out, confidence_interval, half_sample_errors, jackknife_errors, linear_cka
 from probes.analysis.similarity.leave_one_out import LeaveOneOut
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def means(x: torch.Tensor) -> LeaveOneOut:
@@ -68,7 +65,7 @@ def test_with_groups_of_given_sizes_each_half_holds_half_of_each():
     offsets = 10.0 * groups[:, None]
     x = draw(42, 50) + offsets
     errors = half_sample_errors(lambda half: x[half].mean(0), 42, groups=groups, half_samples=300)
-    within = (x - offsets).std(0).numpy() / np.sqrt(42)  # that groups lie apart adds no doubt
+    within = (x - offsets).std(0).numpy() / np.sqrt(42)  # differences between groups add no uncertainty
     assert (np.sqrt((errors**2).sum(0)) / within).mean() == pytest.approx(1, abs=0.05)
     apart = half_sample_errors(lambda half: x[half].mean(0), 42, half_samples=300)
     assert (np.sqrt((apart**2).sum(0)) / within).min() > 4
@@ -100,20 +97,20 @@ def test_halves_hold_no_row_twice_and_are_decided_by_the_seed():
     assert not torch.equal(seen[0], seen[1])
 
 
-def test_rows_drawn_with_replacement_look_alike_and_rows_left_out_do_not():
-    x, y = draw(400, 576).float(), draw(400, 576, seed=1).float()
+def test_rows_drawn_with_replacement_look_similar_and_rows_left_out_do_not():
+    x, y = draw(1, 400, 576).float(), draw(1, 400, 576, seed=1).float()
     value = linear_cka(x, y).item()
     generator = torch.Generator().manual_seed(0)
     drawn = [torch.randint(400, (400,), generator=generator) for _ in range(3)]
-    bootstrap = np.mean([linear_cka(x[rows], y[rows]).item() for rows in drawn])
+    bootstrap = np.mean([linear_cka(x[:, rows], y[:, rows]).item() for rows in drawn])
     halves: list[float] = []
 
     def of_half(half: torch.Tensor) -> torch.Tensor:
-        halves.append(linear_cka(x[half], y[half]).item())
+        halves.append(linear_cka(x[:, half], y[:, half]).item())
         return torch.tensor(halves[-1:])
 
     half_sample_errors(of_half, 400, half_samples=5)
-    jackknife = cka_leave_one_out(x[None], y[None]).without.mean().item()
+    jackknife = cka_leave_one_out(x, y).without_row.mean().item()
     assert abs(value) < 0.02
     assert bootstrap > 0.4
     assert bootstrap == pytest.approx(0.59, abs=0.03)

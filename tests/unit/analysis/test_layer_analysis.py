@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from probes.analysis import BetweenTasks, LabelCKA, ReferenceCKA, SpectralMeasure, silhouette
-from probes.analysis.layer_analysis import between_columns, sample_rows, task_columns, task_rows
+from probes.analysis import BetweenTasks, LabelCKA, LayerAnalysis, ReferenceCKA, SpectralMeasure, silhouette
+from probes.analysis.layer_analysis import matched_rows, sample_rows, task_profiles
 from probes.values import Activations, Layer, Reading
 
 READING = Reading("decoder", "residual", "last")
@@ -24,16 +24,16 @@ def activations(rows: int = 20, seed: int = 0) -> Activations:
     return Activations(draw(3, rows, 5, seed=seed), LAYERS, tuple(f"row-{i}" for i in range(rows)), READING)
 
 
-def test_each_measure_whose_needs_are_met_is_a_column_that_says_where_it_was_read():
+def test_each_measure_whose_needs_are_met_gives_a_profile_that_names_its_place():
     x, labels = activations(), torch.arange(20) % 2
     met = {
-        "rows": task_rows(x),
-        "labels": task_rows(x, labels),
-        "reference": task_rows(x, other=activations(seed=1)),
-        "all": task_rows(x, labels, activations(seed=1)),
+        "rows": matched_rows(x),
+        "labels": matched_rows(x, labels),
+        "reference": matched_rows(x, other=activations(seed=1)),
+        "all": matched_rows(x, labels, activations(seed=1)),
     }
-    found = {name: task_columns(MEASURES, rows, x, task="sst2", role="base") for name, rows in met.items()}
-    assert {name: [own.quantity for own in columns] for name, columns in found.items()} == {
+    found = {name: task_profiles(MEASURES, rows, x, task="sst2", role="base") for name, rows in met.items()}
+    assert {name: [profile.quantity for profile in profiles] for name, profiles in found.items()} == {
         "rows": ["effective_rank"],
         "labels": ["label_cka", "effective_rank"],
         "reference": ["effective_rank", "reference_cka"],
@@ -47,17 +47,17 @@ def test_each_measure_whose_needs_are_met_is_a_column_that_says_where_it_was_rea
 def test_labels_follow_their_rows_through_a_join():
     x, labels = activations(), torch.arange(20)
     other = Activations(x.values[:, 5:15].flip(1), LAYERS, x.row_ids[5:15][::-1], READING)
-    rows = task_rows(x, labels, other)
+    rows = matched_rows(x, labels, other)
     assert rows.labels is not None
     assert rows.labels.tolist() == list(range(5, 15))
     assert rows.reference is not None
     assert torch.equal(rows.reference, rows.values)
 
 
-def test_rows_that_do_not_suffice_are_a_column_with_the_reason(caplog):
+def test_too_few_rows_give_a_profile_with_the_reason(caplog):
     few = activations(4)
     with caplog.at_level(logging.WARNING):
-        label, rank = task_columns(MEASURES, task_rows(few, torch.arange(4) % 2), few, task="sst2")
+        label, rank = task_profiles(MEASURES, matched_rows(few, torch.arange(4) % 2), few, task="sst2")
     assert np.isnan(label.estimates.values).all()
     assert "at least 5 rows; got 4" in label.estimates.note
     assert "No label_cka of 'sst2': " in caplog.text
@@ -65,12 +65,23 @@ def test_rows_that_do_not_suffice_are_a_column_with_the_reason(caplog):
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_what_lies_between_tasks_wants_two_with_rows(number: int):
-    rows = [draw(3, 10, 5, seed=seed) for seed in range(number)] + [draw(3, 10, 5)[:, :0]]
-    columns = between_columns([SILHOUETTE], rows, LAYERS, READING, role="base")
-    assert [(own.quantity, own.task, own.role) for own in columns] == [("silhouette", "all_tasks", "base")] * (
-        number == 2
-    )
+def test_what_lies_between_tasks_needs_two_of_them(number: int):
+    analysis = LayerAnalysis(between={"silhouette": SILHOUETTE})
+    for seed in range(number):
+        analysis.add(f"task-{seed}", activations(seed=seed), role="base")
+    found = [(profile.quantity, profile.task, profile.role) for profile in analysis.finish().profiles]
+    assert found == [("silhouette", "all_tasks", "base")] * (number == 2)
+
+
+def test_what_is_added_is_measured_once_under_its_reading_and_role():
+    analysis = LayerAnalysis({"effective_rank": SpectralMeasure()}, between={"silhouette": SILHOUETTE})
+    analysis.add("sst2", activations())
+    assert analysis.has("sst2", READING)
+    assert not analysis.has("sst2", READING, role="base")
+    assert not analysis.has("trec", READING)
+    analysis.add("sst2", activations(), role="base", reference=activations(rows=15, seed=1))
+    found = {(profile.role, profile.quantity): profile.estimates.n for profile in analysis.finish().profiles}
+    assert found == {("", "effective_rank"): 20, ("base", "effective_rank"): 15}
 
 
 def test_a_sample_keeps_the_order_of_rows_and_follows_its_seed():

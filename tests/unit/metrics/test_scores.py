@@ -1,27 +1,41 @@
 """Point values against torchmetrics and scikit-learn, draws against a loop that resamples rows."""
 
+from __future__ import annotations
+
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
+from torch import Tensor
 from torchmetrics import functional as torchmetrics
 
-from probes.metrics import bootstrap_counts, majority_logits, percentile_interval, score_rows
+from probes.metrics import (
+    MAIN_METRIC,
+    METRICS,
+    UNITS,
+    TargetKind,
+    bootstrap_counts,
+    majority_logits,
+    percentile_interval,
+    score_rows,
+)
 
 LAYERS, ROWS = 3, 60
 
 
-def normal(*shape, seed=0):
+def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def integers(high, *shape, seed=1):
+def integers(high: int, *shape: int, seed: int = 1) -> Tensor:
     return torch.randint(high, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def case(kind, classes):
+def case(kind: TargetKind, classes: int) -> tuple[Tensor, Tensor]:
+    """Logits that follow the targets at the first two layers, and the targets; of numbers, both sides have ties."""
     if kind == "classification":
         logits, targets = normal(LAYERS, ROWS, classes), integers(classes, ROWS)
         logits[:2] += 2 * torch.nn.functional.one_hot(targets, classes)
@@ -34,10 +48,16 @@ def case(kind, classes):
     return logits, targets
 
 
-CASES = [("classification", 2), ("classification", 4), ("multilabel", 3), ("regression", 1)]
+CASES: list[tuple[TargetKind, int]] = [
+    ("classification", 2),
+    ("classification", 4),
+    ("multilabel", 3),
+    ("regression", 1),
+]
 
 
-def by_torchmetrics(kind, logits, targets):
+def by_torchmetrics(kind: TargetKind, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Every metric of one layer's logits, shape `(rows, classes)`."""
     classes = logits.shape[-1]
     if kind == "classification":
         f = torchmetrics.classification
@@ -50,11 +70,11 @@ def by_torchmetrics(kind, logits, targets):
             scores["auroc"] = f.binary_auroc(logits.softmax(-1)[:, 1], targets)
         return scores
     if kind == "multilabel":
-        f, whole = torchmetrics.classification, targets.long()
+        f, labels = torchmetrics.classification, targets.long()
         return {
-            "subset_accuracy": f.multilabel_exact_match(logits.sigmoid(), whole, classes),
-            "label_accuracy": f.multilabel_accuracy(logits.sigmoid(), whole, classes, average="micro"),
-            "macro_f1": f.multilabel_f1_score(logits.sigmoid(), whole, classes, average="macro"),
+            "subset_accuracy": f.multilabel_exact_match(logits.sigmoid(), labels, classes),
+            "label_accuracy": f.multilabel_accuracy(logits.sigmoid(), labels, classes, average="micro"),
+            "macro_f1": f.multilabel_f1_score(logits.sigmoid(), labels, classes, average="macro"),
             "cross_entropy_bits": torch.nn.functional.binary_cross_entropy_with_logits(logits, targets) / math.log(2),
         }
     return {
@@ -65,7 +85,7 @@ def by_torchmetrics(kind, logits, targets):
 
 
 @pytest.mark.parametrize(("kind", "classes"), CASES)
-def test_point_values_equal_torchmetrics(kind, classes):
+def test_point_values_equal_torchmetrics(kind: TargetKind, classes: int):
     logits, targets = case(kind, classes)
     values = score_rows(kind, logits, targets).values
     for layer in range(LAYERS):
@@ -75,7 +95,7 @@ def test_point_values_equal_torchmetrics(kind, classes):
             assert float(values[metric][layer]) == pytest.approx(float(value), abs=1e-5), metric
 
 
-def test_macro_f1_leaves_out_a_class_that_is_neither_true_nor_predicted_as_scikit_learn_does():
+def test_macro_f1_leaves_out_a_class_that_is_neither_true_nor_predicted_as_in_scikit_learn():
     logits, targets = case("classification", 4)
     logits[..., 3], targets = -50, targets.clamp_max(2)
     values = score_rows("classification", logits, targets).values
@@ -83,7 +103,7 @@ def test_macro_f1_leaves_out_a_class_that_is_neither_true_nor_predicted_as_sciki
     assert float(values["macro_f1"][2]) == pytest.approx(expected)
 
 
-def test_macro_f1_counts_a_label_that_is_neither_true_nor_predicted_as_zero_as_scikit_learn_does():
+def test_macro_f1_counts_a_label_that_is_neither_true_nor_predicted_as_zero_as_in_scikit_learn():
     logits, targets = case("multilabel", 3)
     logits[..., 2], targets[:, 2] = -50, 0
     values = score_rows("multilabel", logits, targets).values
@@ -92,7 +112,7 @@ def test_macro_f1_counts_a_label_that_is_neither_true_nor_predicted_as_zero_as_s
 
 
 @pytest.mark.parametrize(("kind", "classes"), CASES)
-def test_draws_equal_scores_of_the_rows_drawn_one_resample_at_a_time(kind, classes):
+def test_draws_equal_the_scores_of_the_resampled_rows(kind: TargetKind, classes: int):
     logits, targets = case(kind, classes)
     counts = bootstrap_counts(ROWS, 20, seed=0)
     draws = score_rows(kind, logits, targets, counts).draws
@@ -112,7 +132,7 @@ def test_auroc_of_tied_scores_equals_scikit_learn_and_is_nan_with_one_class():
     assert score_rows("classification", logits, torch.ones(ROWS).long()).values["auroc"].isnan().all()
 
 
-def test_each_resample_has_as_many_rows_as_there_are_and_the_seed_decides_it_zero_included():
+def test_each_resample_has_as_many_rows_as_the_data_and_is_determined_by_the_seed():
     counts = bootstrap_counts(50, 200, seed=0)
     assert (counts.sum(1) == 50).all()
     assert torch.equal(counts, bootstrap_counts(50, 200, seed=0))
@@ -132,7 +152,7 @@ def test_the_interval_of_an_accuracy_has_the_width_of_the_normal_approximation()
     assert float(high[0]) == pytest.approx(accuracy + half, abs=0.004)
 
 
-def test_the_interval_is_numpys_percentiles_and_leaves_out_undefined_draws():
+def test_the_interval_equals_numpys_percentiles_and_leaves_out_undefined_draws():
     draws = normal(101, 2).double()
     draws[3, 1] = torch.nan
     low, high = percentile_interval(draws)
@@ -140,7 +160,7 @@ def test_the_interval_is_numpys_percentiles_and_leaves_out_undefined_draws():
     assert float(high[1]) == pytest.approx(np.nanpercentile(draws[:, 1], 97.5))
 
 
-def test_the_majority_baseline_predicts_the_most_frequent_training_class_whatever_the_test_rows_hold():
+def test_the_majority_baseline_depends_on_the_training_labels_alone():
     train, test = torch.tensor([2, 2, 2, 0, 1]), torch.tensor([0, 0, 2, 1])
     values = score_rows("classification", majority_logits("classification", train, 4, classes=3), test).values
     assert float(values["accuracy"]) == 0.25
@@ -151,15 +171,39 @@ def test_the_majority_baseline_predicts_the_most_frequent_training_class_whateve
     assert regression["spearman"].isnan().all()
 
 
-def test_a_loss_after_a_softmax_would_have_a_floor_that_ours_does_not_have():
+def test_cross_entropy_is_computed_from_logits_and_not_from_probabilities():
+    """Applying the softmax twice would bound the loss of two classes from below by 0.313 nats."""
     logits = torch.tensor([[[20.0, -20.0]]])
     assert float(score_rows("classification", logits, torch.tensor([0])).values["cross_entropy_bits"]) < 1e-6
     softmaxed = score_rows("classification", logits.softmax(-1), torch.tensor([0])).values["cross_entropy_bits"]
     assert float(softmaxed) * math.log(2) == pytest.approx(0.313, abs=1e-3)
 
 
-def test_scoring_without_rows_or_with_other_rows_is_an_error():
-    with pytest.raises(ValueError, match="as many targets as rows"):
+def test_scoring_without_rows_or_with_unequal_numbers_of_rows_is_an_error():
+    with pytest.raises(ValueError, match=r"at least one row, .*; got 0 targets and 0 rows"):
         score_rows("classification", torch.zeros(1, 0, 2), torch.zeros(0).long())
-    with pytest.raises(ValueError, match="got 3 and 2"):
+    with pytest.raises(ValueError, match="as many targets as rows of logits; got 3 targets and 2 rows"):
         score_rows("classification", torch.zeros(1, 2, 2), torch.zeros(3).long())
+
+
+def test_every_metric_has_a_unit_that_all_kinds_of_task_share():
+    for metric in METRICS:
+        assert metric.unit, metric
+        assert UNITS[metric.name] == metric.unit, metric
+    assert len({(metric.kind, metric.name) for metric in METRICS}) == len(METRICS)
+
+
+@pytest.mark.parametrize(("kind", "classes"), CASES)
+def test_every_kind_of_task_has_one_main_metric_and_it_is_always_defined(kind: TargetKind, classes: int):
+    (main,) = [metric for metric in METRICS if metric.kind == kind and metric.is_main]
+    assert main.classes is None
+    assert main.name == MAIN_METRIC[kind]
+    assert main.name in score_rows(kind, *case(kind, classes)).values
+
+
+def test_a_metric_added_to_the_table_is_scored_and_resampled(monkeypatch: pytest.MonkeyPatch):
+    error_rate = replace(METRICS[0], name="error_rate", function=lambda *rows: 1 - METRICS[0].function(*rows))
+    monkeypatch.setattr("probes.metrics.scores.METRICS", (*METRICS, error_rate))
+    found = score_rows("classification", *case("classification", 4), bootstrap_counts(ROWS, 5, seed=0))
+    torch.testing.assert_close(found.values["error_rate"], 1 - found.values["accuracy"])
+    torch.testing.assert_close(found.draws["error_rate"], 1 - found.draws["accuracy"])

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from report_samples import MEAN, a_matrix
 
-from probes.files import whole_file
 from probes.report import read_results, write_layer_by_task, write_results
 from probes.values import RESULT_COLUMNS, Result
 
@@ -20,7 +19,7 @@ AWKWARD = [
 
 
 class TestResults:
-    def test_come_back_as_the_same_numbers_of_the_same_types(self, tmp_path):
+    def test_are_read_back_as_the_same_numbers_of_the_same_types(self, tmp_path):
         back = read_results(write_results(AWKWARD, tmp_path / "results.csv"))
         assert back == AWKWARD
         for was, now in zip(AWKWARD, back, strict=True):
@@ -28,24 +27,24 @@ class TestResults:
                 assert isinstance(getattr(was, f.name), type(getattr(now, f.name)))
         assert math.copysign(1, back[1].value) == -1
 
-    def test_tell_nan_from_nothing(self, tmp_path):
+    def test_keep_nan_and_none_apart(self, tmp_path):
         (back,) = read_results(write_results([Result(ci_low=float("nan"))], tmp_path / "results.csv"))
         assert math.isnan(back.value)
         assert back.ci_low is not None
         assert math.isnan(back.ci_low)
         assert (back.ci_high, back.layer, back.seed, back.note) == (None, None, None, "")
 
-    def test_have_the_documented_columns_in_order(self, tmp_path):
+    def test_have_the_documented_columns_in_this_order(self, tmp_path):
         lines = write_results(AWKWARD[:1], tmp_path / "results.csv").read_text().splitlines()
         assert lines[0] == ",".join(RESULT_COLUMNS)
         assert "0.30000000000000004" in lines[1]
 
-    def test_of_other_columns_are_refused(self, tmp_path):
+    def test_with_other_columns_are_refused(self, tmp_path):
         (tmp_path / "other.csv").write_text("task,value\n")
-        with pytest.raises(ValueError, match=r"other\.csv wants the columns study, role.*got task, value"):
+        with pytest.raises(ValueError, match=r"other\.csv must have the columns study, role.*got task, value"):
             read_results(tmp_path / "other.csv")
 
-    def test_with_a_word_for_a_number_name_the_line(self, tmp_path):
+    def test_with_a_word_instead_of_a_number_raise_an_error_that_names_the_line(self, tmp_path):
         path = write_results([replace(AWKWARD[0], seed=7)] * 2, tmp_path / "results.csv")
         path.write_text(path.read_text().replace(",7,", ",seven,"))
         with pytest.raises(ValueError, match=r"line 2: .*seven"):
@@ -76,29 +75,15 @@ class TestLayerByTask:
         assert write_layer_by_task(a_matrix(quantity, reading=MEAN), tmp_path, primary=primary) == tmp_path / name
 
 
-class TestWholeFile:
-    def test_a_failure_leaves_the_old_file_and_no_other(self, tmp_path):
-        path = write_results(AWKWARD, tmp_path / "results.csv")
-        before = path.read_bytes()
+def test_a_failure_while_writing_keeps_the_old_file_and_leaves_no_other(tmp_path):
+    path = write_results(AWKWARD, tmp_path / "results.csv")
+    before = path.read_bytes()
 
-        def results():
-            yield AWKWARD[0]
-            raise RuntimeError("lost")
+    def results():
+        yield AWKWARD[0]
+        raise RuntimeError("lost")
 
-        with pytest.raises(RuntimeError, match="lost"):
-            write_results(results(), path)
-        assert path.read_bytes() == before
-        assert list(tmp_path.iterdir()) == [path]
-
-    def test_the_file_is_not_there_before_it_is_whole(self, tmp_path):
-        path = tmp_path / "new" / "file.txt"
-        with whole_file(path) as temporary:
-            temporary.write_text("half")
-            assert not path.exists()
-        assert path.read_text() == "half"
-
-    def test_others_may_read_it_as_any_file(self, tmp_path):
-        (tmp_path / "plain.txt").touch()
-        with whole_file(tmp_path / "whole.txt"):
-            pass
-        assert (tmp_path / "whole.txt").stat().st_mode == (tmp_path / "plain.txt").stat().st_mode
+    with pytest.raises(RuntimeError, match="lost"):
+        write_results(results(), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -25,12 +25,12 @@ class Remembering(FilesOnly):
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory):
-    folder, tracker = tmp_path_factory.mktemp("out"), Remembering()
+    folder, logger = tmp_path_factory.mktemp("out"), Remembering()
     values = np.array([[0.1, 1 / 3, np.nan], [-0.25, 1.0, 0.5]])
     tasks = [a_layer_by_layer(task, x_layers=(0, 1), y_layers=(0, 1, "final"), values=values) for task in ("a", "b")]
     matrices = [*tasks, *(replace(own, reading=MEAN, values=own.values / 2) for own in tasks)]
     matrices.append(a_layer_by_layer("a", quantity="cka/biased"))
-    return folder, tracker, matrices, report_layer_by_layer(folder, matrices, tracker=tracker, primary=LAST)
+    return folder, logger, matrices, report_layer_by_layer(folder, matrices, logger=logger, primary=LAST)
 
 
 def test_each_task_is_a_file_with_all_digits(reported):
@@ -47,14 +47,14 @@ def test_each_task_is_a_file_with_all_digits(reported):
 
 
 def test_each_quantity_and_reading_is_one_picture_and_one_hand_over(reported):
-    folder, tracker, _, pictures = reported
+    folder, logger, _, pictures = reported
     names = ["cka", "cka@decoder.residual.mean", "cka_biased"]
     assert pictures == [folder / f"figures/layer_by_layer_{name}.png" for name in names]
     assert sorted((folder / "figures").iterdir()) == sorted(pictures)
     handed = [("cka", ["a", "b"]), ("cka@decoder.residual.mean", ["a", "b"]), ("cka/biased", ["a"])]
-    assert tracker.logged == [(*own, picture) for own, picture in zip(handed, pictures, strict=True)]
+    assert logger.logged == [(*own, picture) for own, picture in zip(handed, pictures, strict=True)]
 
 
 def test_nothing_to_report_leaves_nothing(tmp_path):
-    assert report_layer_by_layer(tmp_path, [], tracker=FilesOnly(), primary=LAST) == []
+    assert report_layer_by_layer(tmp_path, [], logger=FilesOnly(), primary=LAST) == []
     assert not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ from report_samples import MEAN, a_matrix, results_of
 from similarity_samples import a_layer_by_layer
 from wandb_log import offline_run_dirs, read_offline_run
 
-from probes.report import FilesOnly, WandbTracker, read_results, report_run, save_png
+from probes.report import FilesOnly, WandbRunLogger, read_results, report_run, save_png
 from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
 from probes.values import Layer
 
@@ -35,23 +35,28 @@ def two_matrices():
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory):
-    """An output folder that a whole report went to, with the offline run read back."""
+    """The output folder of a complete report, and the offline W&B run read back from it."""
     folder = tmp_path_factory.mktemp("out")
-    tracker = WandbTracker(mode="offline", group="sweep", name="a run", tags=["x", "y"], notes="why", job_type="probe")
+    logger = WandbRunLogger(mode="offline", group="sweep", name="a run", tags=["x", "y"], notes="why", job_type="probe")
     (folder / "probes").mkdir()
     matrices = two_matrices()
-    with tracker.run({"seed": 0, "suite": {"tasks": ["sst2"], "name": "starter"}}, folder):
+    with logger.run({"seed": 0, "suite": {"tasks": ["sst2"], "name": "starter"}}, folder):
         heatmaps = report_run(
-            folder, results=results_of(matrices[0]), matrices=matrices, best_layers=BEST, tracker=tracker
+            folder,
+            results=results_of(matrices[0]),
+            matrices=matrices,
+            best_layers=BEST,
+            logger=logger,
+            summary={"mean/accuracy": 0.5},
         )
     (run_dir,) = offline_run_dirs(folder)
     return SimpleNamespace(
-        folder=folder, heatmaps=heatmaps, matrices=matrices, logged=read_offline_run(run_dir), tracker=tracker
+        folder=folder, heatmaps=heatmaps, matrices=matrices, logged=read_offline_run(run_dir), logger=logger
     )
 
 
 class TestReport:
-    def test_leaves_every_file_and_gives_the_pictures_primary_reading_first(self, reported):
+    def test_every_file_is_written_and_the_heatmaps_of_the_primary_reading_come_first(self, reported):
         made = {str(path.relative_to(reported.folder)) for path in reported.folder.rglob("*.*") if path.is_file()}
         other = "accuracy@decoder.residual.last"
         assert made >= {"results.csv", "wandb_run_id.txt"}
@@ -64,26 +69,26 @@ class TestReport:
         assert {name for name in made if name.startswith("figures")} == {f"figures/{p}" for p in pictures} | profiles
         assert read_results(reported.folder / "results.csv") == results_of(reported.matrices[0])
 
-    def test_refuses_two_quantities_that_would_be_one_file(self, tmp_path):
+    def test_two_quantities_with_the_same_file_name_are_refused(self, tmp_path):
         clash = [a_matrix("cka/base"), a_matrix("cka_base")]
         with pytest.raises(ValueError, match=r"'cka/base' and 'cka_base' .* would both be cka_base\.csv"):
-            report_run(tmp_path, results=[], matrices=clash, best_layers={}, tracker=FilesOnly())
+            report_run(tmp_path, results=[], matrices=clash, best_layers={}, logger=FilesOnly())
         assert not list(tmp_path.iterdir())
 
 
 class TestOfflineRun:
-    def test_holds_config_and_what_the_run_is_called(self, reported):
+    def test_it_has_the_config_and_the_names_of_the_run(self, reported):
         run = reported.logged
         assert run["config"]["seed"] == 0
         assert run["config"]["suite"] == {"tasks": ["sst2"], "name": "starter"}
         assert (run["project"], run["group"], run["name"], run["notes"]) == ("probes", "sweep", "a run", "why")
         assert (run["tags"], run["job_type"], run["exit_code"]) == (("x", "y"), "probe", 0)
 
-    def test_keeps_its_id_for_resuming(self, reported):
+    def test_its_id_is_kept_for_resuming(self, reported):
         assert (reported.folder / "wandb_run_id.txt").read_text().strip() == reported.logged["run_id"]
-        assert reported.tracker.run_id == reported.logged["run_id"]
+        assert reported.logger.run_id == reported.logged["run_id"]
 
-    def test_holds_one_table_a_quantity_with_the_same_numbers(self, reported):
+    def test_it_has_one_table_per_quantity_with_the_same_numbers(self, reported):
         names = ["probe/accuracy", "probe/accuracy@decoder.residual.last", "label_cka"]
         assert set(reported.logged["tables"]) == {f"layer_by_task/{name}" for name in names}
         for name, matrix in zip(names, reported.matrices, strict=True):
@@ -91,51 +96,50 @@ class TestOfflineRun:
             assert table["columns"] == ["layer", "task", "value", "ci_low", "ci_high", "null_mean", "p", "note"]
             assert len(table["data"]) == matrix.values.size
             for layer, task, value, low, high, null, p, note in table["data"]:
-                cell = [str(known) for known in matrix.layers].index(layer), matrix.tasks.index(task)
+                cell = [str(name) for name in matrix.layers].index(layer), matrix.tasks.index(task)
                 numbers = {"values": value, "ci_low": low, "ci_high": high, "null_mean": null, "p": p}
                 for array, number in numbers.items():
                     expected = getattr(matrix, array)[cell]
                     assert number == expected or (number is None and np.isnan(expected))
                 assert note == matrix.notes.get((matrix.layers[cell[0]], task), "")
 
-    def test_holds_one_heatmap_a_quantity_the_same_picture_as_the_file(self, reported):
+    def test_it_has_one_heatmap_per_quantity_identical_to_the_file(self, reported):
         names = ["probe/accuracy", "label_cka", "probe/accuracy@decoder.residual.last"]
         assert set(reported.logged["images"]) == {f"heatmap/{name}" for name in names}
         for name, file in zip(names, reported.heatmaps, strict=True):
             assert reported.logged["images"][f"heatmap/{name}"].read_bytes() == file.read_bytes()
 
-    def test_summary_holds_best_layers_and_means_at_them(self, reported):
-        summary, values = reported.logged["summary"], reported.matrices[0].values
+    def test_its_summary_has_the_best_layers_and_what_is_given(self, reported):
+        summary = reported.logged["summary"]
         assert {task: summary[f"best_layer/{task}"] for task in BEST} == BEST
-        assert summary["mean/accuracy"] == np.mean([values[3, 0], values[1, 1], values[0, 2]])
-        assert "mean/label_cka" not in summary
+        assert summary["mean/accuracy"] == 0.5
 
-    def test_carries_no_artifact_but_on_wish(self, reported, tmp_path):
-        def ours(run):
+    def test_it_has_an_artifact_only_if_the_config_says_so(self, reported, tmp_path):
+        def uploaded(run):
             return {name: files for name, files in run["artifacts"].items() if name.startswith("probes-")}
 
-        assert not ours(reported.logged)
+        assert not uploaded(reported.logged)
         (tmp_path / "probes").mkdir()
         for name in ("results.csv", "probes/sst2.safetensors"):
             (tmp_path / name).write_text("1")
-        tracker = WandbTracker(mode="offline", upload_artifacts=True)
-        with tracker.run({}, tmp_path):
-            tracker.log_artifacts([tmp_path / "results.csv", tmp_path / "probes"])
+        logger = WandbRunLogger(mode="offline", upload_artifacts=True)
+        with logger.run({}, tmp_path):
+            logger.log_artifacts([tmp_path / "results.csv", tmp_path / "probes"])
         (run_dir,) = offline_run_dirs(tmp_path)
-        ((name, files),) = ours(read_offline_run(run_dir)).items()
-        assert name == f"probes-{tracker.run_id}"
+        ((name, files),) = uploaded(read_offline_run(run_dir)).items()
+        assert name == f"probes-{logger.run_id}"
         assert set(files) == {"results.csv", "probes/sst2.safetensors"}
 
 
-def test_layer_by_layer_is_one_table_of_all_tasks_and_one_picture(tmp_path):
+def test_layer_by_layer_matrices_are_one_table_of_all_tasks_and_one_picture(tmp_path):
     values = np.array([[0.25, np.nan, 1 / 3], [0.5, 0.75, -0.125]])
     layers: dict[str, Any] = {"x_layers": (0, "final"), "y_layers": (0, 1, "final")}
     matrices = [a_layer_by_layer(task, values=values + shift, **layers) for shift, task in enumerate(("sst2", "trec"))]
     picture = save_png(layer_by_layer_heatmaps(matrices), tmp_path / "picture.png")
-    tracker = WandbTracker(mode="offline")
-    with tracker.run({}, tmp_path):
-        tracker.log_layer_by_layer("cka", matrices, picture)
-        tracker.log_picture("bands/cka", picture)
+    logger = WandbRunLogger(mode="offline")
+    with logger.run({}, tmp_path):
+        logger.log_layer_by_layer("cka", matrices, picture)
+        logger.log_picture("bands/cka", picture)
     (run_dir,) = offline_run_dirs(tmp_path)
     logged = read_offline_run(run_dir)
     assert {*logged["tables"]} == {"layer_by_layer/cka"}
@@ -152,10 +156,10 @@ def test_layer_by_layer_is_one_table_of_all_tasks_and_one_picture(tmp_path):
     assert all(image.read_bytes() == picture.read_bytes() for image in logged["images"].values())
 
 
-class TestEnd:
-    def test_two_jobs_in_one_process_are_two_finished_runs_in_one_group(self, tmp_path):
+class TestRun:
+    def test_two_jobs_in_one_process_are_two_finished_runs_of_one_group(self, tmp_path):
         for seed in (0, 1):
-            with WandbTracker(mode="offline", group="sweep").run({"seed": seed}, tmp_path / str(seed)):
+            with WandbRunLogger(mode="offline", group="sweep").run({"seed": seed}, tmp_path / str(seed)):
                 pass
         runs = [read_offline_run(path) for path in offline_run_dirs(tmp_path)]
         assert [run["config"]["seed"] for run in runs] == [0, 1]
@@ -163,51 +167,51 @@ class TestEnd:
         assert runs[0]["run_id"] != runs[1]["run_id"]
         assert wandb.run is None
 
-    def test_a_run_that_someone_else_has_open_stays_theirs(self, tmp_path):
+    def test_a_run_that_somebody_else_has_open_is_left_alone(self, tmp_path):
         theirs = wandb.init(mode="offline", dir=str(tmp_path), settings=wandb.Settings(silent=True, console="off"))
-        tracker = WandbTracker(mode="offline")
-        with tracker.run({"seed": 0}, tmp_path / "ours"):
-            assert tracker.run_id != theirs.id
+        logger = WandbRunLogger(mode="offline")
+        with logger.run({"seed": 0}, tmp_path / "ours"):
+            assert logger.run_id != theirs.id
         theirs.log({"still": "open"})
         theirs.finish()
 
     def test_an_exception_passes_through_and_marks_the_run_failed(self, tmp_path):
-        with pytest.raises(KeyError, match="lost"), WandbTracker(mode="offline").run({}, tmp_path):
+        with pytest.raises(KeyError, match="lost"), WandbRunLogger(mode="offline").run({}, tmp_path):
             raise KeyError("lost")
         (run_dir,) = offline_run_dirs(tmp_path)
         assert read_offline_run(run_dir)["exit_code"] == 1
 
-    def test_an_id_handed_over_is_the_run_that_goes_on(self, tmp_path):
-        with WandbTracker(mode="offline", run_id="abc12345").run({}, tmp_path):
+    def test_a_run_with_a_given_id_is_continued(self, tmp_path):
+        with WandbRunLogger(mode="offline", run_id="abc12345").run({}, tmp_path):
             pass
         (run_dir,) = offline_run_dirs(tmp_path)
         assert read_offline_run(run_dir)["run_id"] == "abc12345"
 
     @pytest.mark.parametrize("off", [{"enabled": False, "mode": "offline"}, {"mode": "disabled"}])
-    def test_nothing_is_written_where_nothing_is_tracked(self, tmp_path, off):
-        tracker = WandbTracker(**off)
-        with tracker.run({}, tmp_path):
-            tracker.log_matrix(a_matrix(), tmp_path / "no.png", primary=True)
-            tracker.log_layer_by_layer("cka", [a_layer_by_layer()], tmp_path / "no.png")
-            tracker.log_picture("bands/cka", tmp_path / "no.png")
-            tracker.summarize({"mean/accuracy": 1.0})
-            tracker.log_artifacts([tmp_path])
-        assert tracker.run_id is None
+    def test_a_disabled_logger_writes_nothing(self, tmp_path, off):
+        logger = WandbRunLogger(**off)
+        with logger.run({}, tmp_path):
+            logger.log_matrix(a_matrix(), tmp_path / "no.png", primary=True)
+            logger.log_layer_by_layer("cka", [a_layer_by_layer()], tmp_path / "no.png")
+            logger.log_picture("bands/cka", tmp_path / "no.png")
+            logger.summarize({"mean/accuracy": 1.0})
+            logger.log_artifacts([tmp_path])
+        assert logger.run_id is None
         assert not list(tmp_path.iterdir())
 
     def test_an_unknown_mode_is_refused(self):
         with pytest.raises(ValueError, match=r"Unknown W&B mode 'onlin'. Set `logger.mode` to one of auto, online"):
-            WandbTracker(mode="onlin")  # pyright: ignore[reportArgumentType]
+            WandbRunLogger(mode="onlin")  # pyright: ignore[reportArgumentType]
 
 
-def test_the_csv_logger_never_imports_wandb_nor_pyplot(tmp_path):
+def test_the_csv_logger_imports_neither_wandb_nor_pyplot(tmp_path):
     code = (
         "import json, pathlib, sys\n"
         "from probes.report import FilesOnly, report_run\n"
         "before = [name for name in ('wandb', 'matplotlib.pyplot') if name in sys.modules]\n"
-        "tracker = FilesOnly()\n"
-        "with tracker.run({}, pathlib.Path('out')):\n"
-        "    report_run(pathlib.Path('out'), results=[], matrices=[], best_layers={}, tracker=tracker)\n"
+        "logger = FilesOnly()\n"
+        "with logger.run({}, pathlib.Path('out')):\n"
+        "    report_run(pathlib.Path('out'), results=[], matrices=[], best_layers={}, logger=logger)\n"
         "print(json.dumps(before + [name for name in ('wandb', 'matplotlib.pyplot') if name in sys.modules]))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -215,8 +219,8 @@ def test_the_csv_logger_never_imports_wandb_nor_pyplot(tmp_path):
     assert (tmp_path / "out/results.csv").exists()
 
 
-@pytest.mark.parametrize(("file", "target"), [("wandb", WandbTracker), ("csv", FilesOnly)])
-def test_the_config_names_every_argument_with_its_default(file, target):
+@pytest.mark.parametrize(("file", "target"), [("wandb", WandbRunLogger), ("csv", FilesOnly)])
+def test_the_config_has_every_argument_with_its_default(file, target):
     config = yaml.safe_load((ROOT / f"conf/logger/{file}.yaml").read_text())
     assert config.pop("_target_") == f"probes.report.{target.__name__}"
     assert config.pop("_convert_") == "all"
@@ -225,7 +229,7 @@ def test_the_config_names_every_argument_with_its_default(file, target):
     assert shown == defaults | ({"job_type": "${study.name}"} if file == "wandb" else {})
 
 
-def test_the_message_is_logged_once(tmp_path, caplog):
-    with caplog.at_level(logging.INFO), WandbTracker(mode="offline").run({}, tmp_path):
+def test_where_the_run_is_is_logged_once(tmp_path, caplog):
+    with caplog.at_level(logging.INFO), WandbRunLogger(mode="offline").run({}, tmp_path):
         pass
     assert [record.name for record in caplog.records if "W&B" in record.message] == ["probes.report.wandb_logger"]

@@ -14,20 +14,21 @@ import wandb
 from wandb_log import offline_run_dirs
 
 from probes.report import wandb_mode
-from probes.report.wandb_mode import answers, choose_mode
+from probes.report.wandb_mode import choose_mode, server_responds
 
 ROOT = Path(__file__).parents[3]
+KEY = "k" * 40
 
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """A machine without key or settings whose server answers; tests change it."""
+    """A machine without credentials whose server responds; tests change its settings."""
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    settings = SimpleNamespace(mode="online", base_url="https://api.wandb.ai", api_key=None)
+    settings = wandb.Settings(mode="online", base_url="https://api.forge.coreweave.com")
     monkeypatch.setattr(wandb, "setup", lambda: SimpleNamespace(settings=settings))
-    monkeypatch.setattr(wandb_mode, "answers", lambda url, seconds: True)
+    monkeypatch.setattr(wandb_mode, "server_responds", lambda url, seconds: True)
     return settings
 
 
@@ -37,46 +38,51 @@ class TestChooseMode:
         assert mode == "offline"
         assert "no API key" in reason
 
-    @pytest.mark.parametrize("place", ["environment", "settings", "netrc", "netrc of the other name"])
-    def test_with_a_key_anywhere_it_is_online(self, machine, monkeypatch, tmp_path, place):
-        if place == "environment":
-            monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    @pytest.mark.parametrize(
+        "place", ["WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "settings", "api.forge.coreweave.com", "api.wandb.ai"]
+    )
+    def test_with_credentials_anywhere_it_is_online(self, machine, monkeypatch, tmp_path, place):
+        if place.startswith("WANDB"):
+            monkeypatch.setenv(place, KEY)
         elif place == "settings":
-            machine.api_key = "k" * 40
-        else:
-            host = "api.wandb.ai" if place == "netrc" else "api.forge.coreweave.com"
-            (tmp_path / "netrc").write_text(f"machine {host}\n login user\n password {'k' * 40}\n")
+            machine.api_key = KEY
+        else:  # a host in the netrc file; W&B's service has two names
+            (tmp_path / "netrc").write_text(f"machine {place}\n login user\n password {KEY}\n")
         assert choose_mode("auto") == ("online", "")
 
     def test_a_key_for_another_server_is_no_key(self, machine, tmp_path):
-        (tmp_path / "netrc").write_text("machine api.wandb.ai\n login user\n password kkkk\n")
+        (tmp_path / "netrc").write_text(f"machine api.wandb.ai\n login user\n password {KEY}\n")
         machine.base_url = "https://wandb.example.org"
         assert choose_mode("auto")[0] == "offline"
 
-    def test_without_an_answer_it_is_offline(self, machine, monkeypatch):
-        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-        monkeypatch.setattr(wandb_mode, "answers", lambda url, seconds: False)
-        assert choose_mode("auto") == ("offline", "https://api.wandb.ai does not answer")
+    def test_a_key_of_the_wrong_form_is_left_to_wandb_to_refuse(self, machine, tmp_path):
+        (tmp_path / "netrc").write_text("machine api.wandb.ai\n login user\n password short\n")
+        assert choose_mode("auto") == ("online", "")
+
+    def test_without_a_response_it_is_offline(self, machine, monkeypatch):
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setattr(wandb_mode, "server_responds", lambda url, seconds: False)
+        assert choose_mode("auto") == ("offline", "https://api.forge.coreweave.com does not respond")
 
     @pytest.mark.parametrize(
-        ("said", "mode"),
+        ("value", "mode"),
         [("offline", "offline"), ("dryrun", "offline"), ("disabled", "disabled"), ("online", "online")],
     )
-    def test_what_the_environment_says_is_done(self, machine, monkeypatch, said, mode):
-        monkeypatch.setenv("WANDB_MODE", said)
+    def test_the_environment_decides(self, machine, monkeypatch, value, mode):
+        monkeypatch.setenv("WANDB_MODE", value)
         assert choose_mode("auto") == (mode, "")
 
-    def test_what_the_settings_file_says_is_done(self, machine):
+    def test_the_settings_file_decides(self, machine):
         machine.mode = "offline"
         assert choose_mode("auto") == ("offline", "")
 
-    def test_what_the_config_says_wins(self, machine, monkeypatch):
+    def test_the_config_takes_precedence(self, machine, monkeypatch):
         monkeypatch.setenv("WANDB_MODE", "disabled")
         assert choose_mode("offline") == ("offline", "")
 
-    def test_a_mode_unknown_to_wandb_is_refused(self, machine, monkeypatch):
+    def test_a_mode_that_wandb_does_not_have_is_refused(self, machine, monkeypatch):
         monkeypatch.setenv("WANDB_MODE", "off")
-        with pytest.raises(ValueError, match="WANDB_MODE wants one of online, offline, disabled; got 'off'"):
+        with pytest.raises(ValueError, match="WANDB_MODE must be one of online, offline and disabled; got 'off'"):
             choose_mode("auto")
 
 
@@ -101,45 +107,45 @@ def refusing_server():
     server.server_close()
 
 
-class TestAnswers:
-    def test_a_refusal_is_an_answer(self, refusing_server):
-        assert answers(refusing_server, 5)
+class TestServerResponds:
+    def test_a_refusal_is_a_response(self, refusing_server):
+        assert server_responds(refusing_server, 5)
 
-    def test_a_closed_port_is_none(self):
-        assert not answers("http://127.0.0.1:1", 5)
+    def test_a_closed_port_is_no_response(self):
+        assert not server_responds("http://127.0.0.1:1", 5)
 
-    def test_a_lookup_that_hangs_costs_no_more_than_the_limit(self, monkeypatch):
-        let_go = threading.Event()
+    def test_a_lookup_that_hangs_takes_no_longer_than_the_limit(self, monkeypatch):
+        released = threading.Event()
 
         def hang(url, timeout):
-            let_go.wait(30)
+            released.wait(30)
             raise OSError
 
         monkeypatch.setattr(wandb_mode.urllib.request, "urlopen", hang)
         start = time.monotonic()
-        assert not answers("http://example.org", 0.1)
+        assert not server_responds("http://example.org", 0.1)
         assert time.monotonic() - start < 5
-        let_go.set()
+        released.set()
 
 
-TRACK = """
+TWO_RUNS = """
 import logging, pathlib
-from probes.report import WandbTracker
+from probes.report import WandbRunLogger
 logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
 for job in "01":
-    with WandbTracker(group="g").run({}, pathlib.Path(job)):
+    with WandbRunLogger(group="g").run({}, pathlib.Path(job)):
         pass
 """
 
 
 def in_a_fresh_process(code: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code as on a machine where nobody has logged in, with no one to answer prompts."""
+    """Run code as on a machine where nobody has logged in and nobody can answer a prompt."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    known = {"HOME": str(folder), "NETRC": str(folder / "netrc"), "PYTHONPATH": str(ROOT)}
+    fresh = {"HOME": str(folder), "NETRC": str(folder / "netrc"), "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,
-        env=inherited | known | environment,
+        env=inherited | fresh | environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -148,16 +154,17 @@ def in_a_fresh_process(code: str, folder: Path, **environment: str) -> subproces
     )
 
 
+@pytest.mark.slow
 class TestFreshProcess:
-    def test_without_a_key_it_goes_offline_and_says_how_to_upload(self, tmp_path):
-        done = in_a_fresh_process(TRACK, tmp_path)
+    def test_without_a_key_it_is_offline_and_logs_how_to_upload(self, tmp_path):
+        done = in_a_fresh_process(TWO_RUNS, tmp_path)
         lines = (done.stdout + done.stderr).splitlines()
-        assert len(lines) == 2  # one a run, and not a word of W&B's own
+        assert len(lines) == 2  # one per run, and none by W&B itself
         for line, run_dir in zip(lines, offline_run_dirs(tmp_path), strict=True):
             assert line.startswith("WARNING W&B keeps this run offline because there is no API key")
             assert line.endswith(f"wandb sync {run_dir}")
 
-    def test_a_key_that_the_server_refuses_costs_no_run(self, tmp_path, refusing_server):
-        done = in_a_fresh_process(TRACK, tmp_path, WANDB_BASE_URL=refusing_server, WANDB_API_KEY="k" * 40)
+    def test_with_a_key_that_the_server_refuses_it_is_offline(self, tmp_path, refusing_server):
+        done = in_a_fresh_process(TWO_RUNS, tmp_path, WANDB_BASE_URL=refusing_server, WANDB_API_KEY=KEY)
         assert "offline because W&B refused" in done.stderr
         assert len(offline_run_dirs(tmp_path)) == 2

@@ -13,14 +13,15 @@ import pytest
 from tiny_models import tiny_model
 
 from probes.activations import ExtractionSettings, extract
-from probes.analysis import LabelCKA, ReferenceCKA, cka_pairs
+from probes.analysis import LabelCKA, LayerAnalysis, ReferenceCKA, cka_pairs
 from probes.backbones import FrozenBackbone, tiny_backbone
 from probes.backbones.tiny import byte_tokenizer
-from probes.callbacks import MatrixAnalysis
 from probes.report import FilesOnly, read_results
-from probes.studies import compare_study
+from probes.studies import CompareStudy, RunContext
 from probes.tasks import Split, Suite, Task
 from probes.values import Layer, Result
+
+pytestmark = pytest.mark.slow
 
 MEASURES = {"reference_cka": ReferenceCKA(permutations=19), "label_cka": LabelCKA(permutations=19)}
 
@@ -39,19 +40,18 @@ def family(name: str) -> FrozenBackbone:
     return FrozenBackbone(tiny_model(name), byte_tokenizer(), name=name)
 
 
-def compare(tmp_path: Path, reference: Any, *, suite: Suite = SUITE, measures: Any = None, **options: Any) -> float:
+def compare(
+    tmp_path: Path, reference: Any, *, suite: Suite = SUITE, measures: Any = None, name: str = "compare", **options: Any
+) -> float:
     parts: dict[str, Any] = {
         "backbone": tiny_backbone,
         "reference_backbone": reference,
         "suite": lambda: suite,
         "extraction": ExtractionSettings(),
-        "callbacks": partial(MatrixAnalysis, MEASURES if measures is None else measures),
-        "tracker": FilesOnly(),
-        "cache_dir": tmp_path / "cache",
-        "output_dir": tmp_path / "out",
-        "config": {},
+        "analysis": LayerAnalysis(MEASURES if measures is None else measures),
     }
-    return compare_study(**{**parts, **options})
+    context = RunContext.of(logger=FilesOnly(), seed=0, cache_dir=tmp_path / "cache", output_dir=tmp_path / "out")
+    return CompareStudy(name=name).run(context, **{**parts, **options})
 
 
 def matrix_of(folder: Path, task: str, name: str = "cka") -> np.ndarray:
@@ -135,7 +135,7 @@ def test_results_name_study_backbones_suite_and_cluster(tmp_path):
     assert {"tasks", "backbones", "activations", "analysis", "report"} <= set(facts["seconds"])
 
 
-def test_the_screen_tells_where_each_task_is_least_and_most_alike(tmp_path, capsys):
+def test_the_screen_shows_where_each_task_is_least_and_most_similar(tmp_path, capsys):
     compare(tmp_path, partial(tiny_backbone, seed=1))
     shown = capsys.readouterr().out
     assert "reference_cka" in shown
@@ -152,6 +152,6 @@ def test_without_a_reference_backbone_the_error_names_the_key_and_nothing_is_loa
     def never() -> Suite:
         raise AssertionError
 
-    with pytest.raises(ValueError, match=r"`study=compare` wants a second model: set `reference_backbone`"):
+    with pytest.raises(ValueError, match=r"`study=compare` needs a second model: set `reference_backbone`"):
         compare(tmp_path, None, suite=never)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()

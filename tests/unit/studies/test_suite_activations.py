@@ -13,9 +13,7 @@ from probes.activations import ExtractionSettings, extract
 from probes.analysis import join_rows
 from probes.backbones import FrozenBackbone, tiny_backbone
 from probes.studies.probe import with_labels
-from probes.studies.suite_activations import read_suite
-from probes.studies.suite_activations import test_labels as find_test_labels
-from probes.studies.suite_activations import test_rows_of as find_test_rows
+from probes.studies.suite_activations import labels_of_test_rows, matching_test_rows, read_suite
 from probes.tasks import Split, Suite, Task
 
 
@@ -93,7 +91,7 @@ def test_test_rows_of_another_backbone_are_found_by_the_place_of_the_reading(tmp
     settings = ExtractionSettings(pooling=["last", "max"])
     bert = FrozenBackbone(tiny_model("bert"), word_tokenizer(), name="bert")
     x, y = (read_suite(suite, backbone, settings, tmp_path) for backbone in (tiny_backbone(), bert))
-    find = find_test_rows(y, suite, like=x)
+    find = matching_test_rows(y, suite, like=x)
     for reading, pooling in zip(x.layers, ("last", "max"), strict=True):
         assert (find("b", reading).reading.stack, find("b", reading).reading.pooling) == ("encoder", pooling)
         assert find("b", reading).row_ids == x.rows(suite.tasks[1], "test", reading).row_ids
@@ -116,7 +114,7 @@ def test_only_the_splits_asked_for_are_read(tmp_path):
 )
 def test_labels_are_what_measures_want(kind, labels, expected):
     split = Split(("a", "b", "c"), labels, ("",) * 3)
-    found = find_test_labels(Task("t", kind, (), {"test": split}))
+    found = labels_of_test_rows(Task("t", kind, (), {"test": split}))
     assert (found is None) == (expected is None)
     if expected is not None:
         torch.testing.assert_close(found, expected)

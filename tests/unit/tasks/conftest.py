@@ -1,4 +1,4 @@
-"""No test of this room reaches the network; datasets are cached where the test dies."""
+"""Fixtures for the tests of tasks: rows and folders to load; what `datasets` caches goes to the test's folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def offline_datasets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def write_task(tmp_path: Path) -> Write:
-    """Write `task/split.jsonl` files; returns the folder above them."""
+    """Writes `task/split.jsonl` files and returns the folder of the suite."""
 
     def write(task: str = "mood", **splits: Rows) -> Path:
         folder = tmp_path / "suite"
@@ -37,7 +37,7 @@ def write_task(tmp_path: Path) -> Write:
 
 @pytest.fixture
 def rows() -> Callable[[str, int], list[dict[str, Any]]]:
-    """`n` rows of two classes in turn, with texts that no other prefix shares."""
+    """`n` rows of two alternating classes; rows with different prefixes have different texts."""
 
     def make(prefix: str, n: int) -> list[dict[str, Any]]:
         words = ("sad", "glad")

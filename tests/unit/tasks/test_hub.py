@@ -14,7 +14,7 @@ SPLITS = {"train": "train", "validation": None, "test": "validation"}
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """A dataset shaped like GLUE: two sentences, a class index, test labels of -1."""
+    """A dataset in the form of GLUE: two sentences, a class index, and test labels of -1."""
     folder = tmp_path / "pairs"
     folder.mkdir()
     for split, n in (("train", 100), ("validation", 20), ("test", 10)):
@@ -28,7 +28,7 @@ def pairs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def named(tmp_path: Path) -> Path:
-    """A folder of parquet files whose label column knows its class names."""
+    """A folder of parquet files whose label column stores the names of its classes."""
     from datasets import ClassLabel, Dataset, Features, Value
 
     folder = tmp_path / "named"
@@ -69,7 +69,7 @@ def test_splits_are_mapped_and_validation_is_carved_from_train(pairs: Path, capl
     assert "20 of its 100 training rows" in caplog.text
 
 
-def test_definitions_make_several_tasks_of_one_dataset(pairs: Path) -> None:
+def test_definitions_make_several_tasks_from_one_dataset(pairs: Path) -> None:
     definitions = {
         "parity": {"instruction": "Is {two} odd?", "labels": ["no", "yes"], "cluster": "number"},
         "degree": {"instruction": "How much is {two}?", "label": "degree", "unseen": True},
@@ -89,11 +89,11 @@ def test_definitions_make_several_tasks_of_one_dataset(pairs: Path) -> None:
     assert only.tasks[0].splits == degree.splits
 
 
-def test_a_template_outranks_the_prompt(pairs: Path) -> None:
+def test_a_template_takes_precedence_over_the_prompt(pairs: Path) -> None:
     assert load(pairs, splits=SPLITS, template="<{two}>").tasks[0].splits["test"].prompts[0] == "<It is 0.>"
 
 
-def test_unlabelled_rows_are_refused_with_what_they_mean(pairs: Path) -> None:
+def test_an_index_of_minus_one_is_refused_with_what_it_usually_means(pairs: Path) -> None:
     with pytest.raises(ValueError, match=r"Label -1 of .*split 'test', row 1 .*usually means unlabelled"):
         load(pairs, text="one")
 
@@ -105,7 +105,10 @@ def test_unlabelled_rows_are_refused_with_what_they_mean(pairs: Path) -> None:
         ({"text": "one", "label": "gold"}, r"no column 'gold' .* It has one, two, label, degree. Set `suite.label`"),
         ({"text": "one", "splits": {**SPLITS, "test": "tset"}}, r"no split 'tset' .*It has train, validation, test"),
         ({"text": "one", "splits": {"train": "train"}}, r"`suite.splits.test` of task 'pairs' is empty"),
-        ({"text": "one", "splits": {**SPLITS, "training": "train"}}, r"`suite.splits` knows train, validation, test"),
+        (
+            {"text": "one", "splits": {**SPLITS, "training": "train"}},
+            r"`suite.splits` of task 'pairs' has no key training. Its keys are train, val",
+        ),
         ({"prompt": "instruction"}, r"'pairs' has no instruction. Set `suite.instruction`"),
         ({"prompt": "bare"}, r"No prompt 'bare'"),
         ({"definitions": {"a": {"txt": "one"}}}, r"`suite.definitions.a` has no key txt"),
@@ -114,7 +117,7 @@ def test_unlabelled_rows_are_refused_with_what_they_mean(pairs: Path) -> None:
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:20],
 )
-def test_what_the_dataset_has_not_is_refused_with_the_key_to_set(
+def test_missing_columns_splits_and_keys_are_refused_with_the_key_to_set(
     pairs: Path, settings: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(ValueError, match=why):

@@ -37,7 +37,7 @@ def test_both_layouts_give_the_same_task(folder: Path, tmp_path: Path) -> None:
     )
 
 
-def test_suite_json_gives_order_names_and_marks(folder: Path, write_task: Write, rows: Rows) -> None:
+def test_suite_json_sets_the_order_names_clusters_and_unseen_marks(folder: Path, write_task: Write, rows: Rows) -> None:
     write_task("again", train=rows("ant", 40), validation=rows("bee", 10), test=rows("cow", 20))
     listed = [
         {"name": "mood", "kind": "classification", "labels": ["low", "high"], "cluster": "feeling", "unseen": True},
@@ -50,7 +50,7 @@ def test_suite_json_gives_order_names_and_marks(folder: Path, write_task: Write,
     assert (again.name, again.labels, again.cluster, again.unseen) == ("again", ("sad", "glad"), "", False)
 
 
-def test_labels_come_from_the_answers_where_rows_have_none(write_task: Write, rows: Rows) -> None:
+def test_rows_without_label_are_labelled_by_their_answers(write_task: Write, rows: Rows) -> None:
     bare = {
         split: [{k: row[k] for k in ("inputs", "targets")} for row in rows(split, 20)] for split in ("train", "test")
     }
@@ -58,7 +58,7 @@ def test_labels_come_from_the_answers_where_rows_have_none(write_task: Write, ro
     assert (task.kind, task.labels, task.splits["test"].labels[:3]) == ("classification", ("glad", "sad"), (1, 0, 1))
 
 
-def test_a_missing_validation_split_is_carved_from_train_and_said(
+def test_a_missing_validation_split_is_carved_from_train_with_a_warning(
     write_task: Write, rows: Rows, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = load_local_suite(write_task(train=rows("cat", 50), test=rows("owl", 10))).tasks[0]
@@ -67,7 +67,7 @@ def test_a_missing_validation_split_is_carved_from_train_and_said(
     assert "10 of its 50 training rows serve as one, drawn by `suite.seed`=0" in caplog.text
 
 
-def test_seed_decides_what_is_carved_and_drawn(write_task: Write, rows: Rows) -> None:
+def test_the_seed_decides_which_rows_are_carved_and_drawn(write_task: Write, rows: Rows) -> None:
     folder = write_task(train=rows("cat", 50), test=rows("owl", 10))
     draws = [load_local_suite(folder, seed=seed, max_rows=8).tasks[0].splits["train"].prompts for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
@@ -89,21 +89,21 @@ def test_a_generation_task_stays_in_the_suite(write_task: Write) -> None:
     )
 
 
-def test_tasks_come_in_the_order_asked_for(folder: Path, write_task: Write, rows: Rows) -> None:
+def test_tasks_are_loaded_in_the_order_named(folder: Path, write_task: Write, rows: Rows) -> None:
     write_task("again", train=rows("ant", 40), validation=rows("bee", 10), test=rows("cow", 20))
     assert [task.name for task in load_local_suite(folder, tasks=["mood", "again"]).tasks] == ["mood", "again"]
 
 
-def test_a_missing_folder_is_refused_with_the_key_to_set(tmp_path: Path) -> None:
+def test_a_missing_or_empty_folder_is_refused_with_the_key_to_set(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"No folder '.*nowhere'. Set `suite.path`"):
         load_local_suite(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"holds neither task/split.jsonl nor split/task.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"has neither task/split.jsonl nor split/task.jsonl"):
         load_local_suite(tmp_path)
 
 
 def test_a_listed_task_without_files_is_refused(folder: Path) -> None:
     (folder / "suite.json").write_text(json.dumps({"tasks": [{"name": "lost"}]}))
-    with pytest.raises(FileNotFoundError, match=r"'lost' stands in .*suite.json but has no files.*There are mood"):
+    with pytest.raises(FileNotFoundError, match=r"'lost' is listed in .*suite.json but has no files.*There are mood"):
         load_local_suite(folder)
 
 
@@ -111,26 +111,26 @@ def test_a_listed_task_without_files_is_refused(folder: Path) -> None:
     ("line", "why"),
     [
         ('{"inputs": "a", ', r"line 41: not JSON"),
-        ("[1, 2]", r"line 41: no column `targets` or `label`; the line is a list"),
-        ('{"inputs": "a"}', r"line 41: no column `targets` or `label`; the row has inputs"),
+        ("[1, 2]", r"line 41: no field `targets` or `label`; the line is of type list"),
+        ('{"inputs": "a"}', r"line 41: no field `targets` or `label`; the row has inputs"),
         ("", r"line 41: not JSON"),
     ],
 )
-def test_a_malformed_line_is_refused_with_file_and_line(folder: Path, line: str, why: str) -> None:
+def test_a_malformed_line_is_refused_and_named_by_file_and_line(folder: Path, line: str, why: str) -> None:
     with (folder / "mood/train.jsonl").open("a") as file:
         file.write(f'{line}\n{{"inputs": "b", "targets": "sad", "text": "b", "label": 0}}\n')
     with pytest.raises(ValueError, match=rf"mood/train.jsonl, {why}"):
         load_local_suite(folder)
 
 
-def test_a_row_at_fault_is_named_by_file_and_line(folder: Path) -> None:
+def test_a_row_with_a_bad_label_is_named_by_file_and_row(folder: Path) -> None:
     with (folder / "mood/test.jsonl").open("a") as file:
         file.write('{"inputs": "b", "targets": "mad", "text": "b", "label": 2}\n')
     with pytest.raises(ValueError, match=r"Label 2 of task 'mood', split 'test', row 21 \(.*mood/test.jsonl"):
         load_local_suite(folder)
 
 
-def test_text_that_is_not_utf8_is_refused(folder: Path) -> None:
+def test_a_file_that_is_not_utf8_is_refused(folder: Path) -> None:
     (folder / "mood/test.jsonl").write_bytes(b'{"inputs": "caf\xe9", "targets": "sad"}\n')
     with pytest.raises(ValueError, match=r"test.jsonl is not UTF-8"):
         load_local_suite(folder)
@@ -149,7 +149,7 @@ def test_flan_mini_is_read_in_under_a_second() -> None:
 
 
 @needs_flan_mini
-def test_flan_mini_without_its_suite_json_is_inferred_alike(tmp_path: Path) -> None:
+def test_kinds_and_labels_of_flan_mini_are_inferred_without_its_suite_json(tmp_path: Path) -> None:
     declared = load_local_suite(FLAN_MINI)
     for task in FLAN_MINI.iterdir():
         if task.is_dir():
@@ -160,7 +160,7 @@ def test_flan_mini_without_its_suite_json_is_inferred_alike(tmp_path: Path) -> N
 
 
 @needs_flan_mini
-def test_flan_mini_in_the_layout_of_the_hub_copy_tells_classes_by_their_answers(tmp_path: Path) -> None:
+def test_classes_of_flan_mini_are_inferred_from_answers_alone_in_the_layout_of_the_hub(tmp_path: Path) -> None:
     for split in ("train", "validation", "test"):
         (tmp_path / split).mkdir()
         for file in FLAN_MINI.glob(f"*/{split}.jsonl"):
@@ -173,7 +173,7 @@ def test_flan_mini_in_the_layout_of_the_hub_copy_tells_classes_by_their_answers(
         assert (found[task.name].kind, set(found[task.name].labels)) == (task.kind, set(task.labels))
 
 
-def test_reading_says_nothing_when_nothing_is_amiss(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_for_a_suite_without_faults(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="probes")
     load_local_suite(folder, strict=True)
     assert caplog.text == ""

@@ -7,70 +7,70 @@ from typing import Any
 import pytest
 
 from probes.tasks import load_local_suite
-from probes.tasks.prompts import renderer, shared_frame
+from probes.tasks.prompts import prompt_renderer, shared_frame
 
 FLAN_MINI = Path(__file__).parents[3].parent / "shared/data/flan_mini"
 Rows = Sequence[Mapping[str, Any]]
 
 
-def test_instruction_is_the_inputs_field_as_it_is() -> None:
+def test_the_instruction_is_the_unchanged_field_inputs() -> None:
     rows = [{"inputs": " Is it so? ", "targets": "yes"}]
-    assert renderer("t", rows)(rows[0]) == " Is it so? "
+    assert prompt_renderer("t", rows)(rows[0]) == " Is it so? "
 
 
-def test_instruction_without_inputs_is_refused_with_the_fields_there_are() -> None:
+def test_an_instruction_without_inputs_is_refused_and_the_fields_are_listed() -> None:
     with pytest.raises(ValueError, match=r"'t' has no field `inputs`.*are text, note\. .*`suite.prompt=raw`"):
-        renderer("t", [{"text": "a", "note": "b", "label": 0}])
+        prompt_renderer("t", [{"text": "a", "note": "b", "label": 0}])
 
 
-def test_raw_appends_the_parts_that_the_text_lacks_and_no_other() -> None:
+def test_raw_appends_only_those_named_fields_that_the_text_lacks() -> None:
     row = {"text": "It rains. Who is wet?", "premise": "It rains.", "options": ["(A) I", "(B) you"], "label": 0}
-    assert renderer("t", [row], prompt="raw")(row) == "It rains. Who is wet?\n(A) I\n(B) you"
+    assert prompt_renderer("t", [row], prompt="raw")(row) == "It rains. Who is wet?\n(A) I\n(B) you"
 
 
-def test_raw_without_text_is_the_named_parts() -> None:
+def test_raw_without_text_consists_of_the_named_fields() -> None:
     row = {"premise": "It rains.", "hypothesis": "I am wet.", "label": 0}
-    assert renderer("t", [row], prompt="raw")(row) == "It rains.\nI am wet."
+    assert prompt_renderer("t", [row], prompt="raw")(row) == "It rains.\nI am wet."
 
 
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        ({"inputs": "a", "targets": "b", "task": "c"}, "has neither `text` nor named parts"),
+        ({"inputs": "a", "targets": "b", "task": "c"}, "has neither `text` nor named fields"),
         ({"text": "a", "explanation": "because b", "label": 0}, "may or may not need `explanation`"),
     ],
 )
-def test_raw_is_refused_by_name_where_it_is_undecidable(row: Mapping[str, Any], why: str) -> None:
-    with pytest.raises(ValueError, match=f"Task 't' has no bare text by rule: it {why}.*`suite.prompt=instruction`"):
-        renderer("t", [row], prompt="raw")
+def test_raw_is_refused_if_it_is_unclear_which_fields_it_needs(row: Mapping[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=f"Task 't' has no raw prompt: it {why}.*`suite.prompt=instruction`"):
+        prompt_renderer("t", [row], prompt="raw")
 
 
-def test_a_template_fills_its_placeholders_whatever_the_prompt() -> None:
+def test_a_template_takes_precedence_over_the_prompt() -> None:
     row = {"text": "a {b}", "year": 1999, "label": 0}
-    assert renderer("t", [row], prompt="raw", template="{{{text}}} in {year}.")(row) == "{a {b}} in 1999."
+    assert prompt_renderer("t", [row], prompt="raw", template="{{{text}}} in {year}.")(row) == "{a {b}} in 1999."
 
 
 @pytest.mark.parametrize(
     ("template", "why"),
     [
         ("{txt}", r"names \{txt\}.*Its fields are text"),
-        ("{targets}", r"names \{targets\}.*the answer is no field"),
+        ("{targets}", r"names \{targets\}.*the answer is not a field"),
         ("{text.upper}", r"names \{text.upper\}"),
         ("no placeholder", "names no field at all"),
-        ("{text", "is no template"),
+        ("{text", "is not a template"),
     ],
 )
-def test_a_template_naming_no_field_of_the_rows_is_refused(template: str, why: str) -> None:
+def test_a_malformed_template_or_one_without_fields_of_the_rows_is_refused(template: str, why: str) -> None:
     with pytest.raises(ValueError, match=f"`suite.template` {why}"):
-        renderer("t", [{"text": "a", "targets": "b"}], template=template)
+        prompt_renderer("t", [{"text": "a", "targets": "b"}], template=template)
 
 
-def test_an_unknown_prompt_is_refused_with_those_there_are() -> None:
+def test_an_unknown_prompt_is_refused_and_the_prompts_are_listed() -> None:
     with pytest.raises(ValueError, match=r"No prompt 'rew'.*instruction or raw"):
-        renderer("t", [{"text": "a"}], prompt="rew")
+        prompt_renderer("t", [{"text": "a"}], prompt="rew")
 
 
-def test_a_frame_that_stops_inside_a_sentence_belongs_to_the_text() -> None:
+def test_a_shared_opening_that_stops_inside_a_sentence_is_no_frame() -> None:
     assert shared_frame([f"The aim of {i} is" for i in range(30)]) == ("", "")
     assert shared_frame([f"Read this. The aim of {i} is" for i in range(30)]) == ("Read this. ", "")
 
@@ -81,7 +81,7 @@ def test_few_texts_have_no_frame() -> None:
 
 @pytest.mark.skipif(not FLAN_MINI.exists(), reason="needs the data set flan_mini")
 class TestFlanMini:
-    """Raw prompts of the fourteen classification tasks, each looked at."""
+    """Raw prompts of the fourteen classification tasks, all of which were read by eye."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -89,11 +89,11 @@ class TestFlanMini:
         suite = load_local_suite(FLAN_MINI, prompt="raw")
         return {task.name: list(task.splits["test"].prompts) for task in suite.tasks if task.kind == "classification"}
 
-    def test_all_fourteen_have_a_raw_form(self, raw: dict[str, list[str]]) -> None:
+    def test_all_fourteen_have_a_raw_prompt(self, raw: dict[str, list[str]]) -> None:
         assert len(raw) == 14
 
     @pytest.mark.parametrize(
-        ("task", "asked"),
+        ("task", "question"),
         [
             ("fever", "true or false?"),
             ("formal_fallacies", "deductively valid or invalid?"),
@@ -102,11 +102,11 @@ class TestFlanMini:
             ("rte", "Answer yes or no"),
         ],
     )
-    def test_the_question_is_gone(self, raw: dict[str, list[str]], task: str, asked: str) -> None:
-        assert not any(asked in prompt for prompt in raw[task])
+    def test_the_question_is_removed(self, raw: dict[str, list[str]], task: str, question: str) -> None:
+        assert not any(question in prompt for prompt in raw[task])
 
     @pytest.mark.parametrize("task", ["goal_step", "proverbs", "timedial"])
-    def test_choices_come_with_their_options(self, raw: dict[str, list[str]], task: str) -> None:
+    def test_multiple_choice_tasks_include_their_options(self, raw: dict[str, list[str]], task: str) -> None:
         assert all("\n(A) " in prompt and "\n(B) " in prompt for prompt in raw[task])
 
     @pytest.mark.parametrize("task", ["cola", "sports", "strategyqa", "trec", "multiemo_en", "winowhy", "metaphor"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 import re
@@ -8,6 +10,7 @@ import sys
 import zlib
 from collections import Counter
 from functools import lru_cache
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from probes.tasks import Suite, Task, starter_suite
-from probes.tasks.starter import RECIPES, held_out_words
+from probes.tasks.starter import STARTER_TASKS, held_out_words
 from probes.tasks.starter.clauses import LENGTHS, clauses
 from probes.tasks.starter.vocabulary import (
     ANIMALS,
@@ -30,6 +33,12 @@ from probes.tasks.starter.vocabulary import (
     WORD_CONTENT,
     plural,
 )
+
+ROWS_OF_SEED_0 = {
+    "raw": "3e0ba2ad2c58dcc1d3ead42b4373454ac36513be94e8a327fb939170c733b7c4",
+    "instruction": "10f879af755fdfb56a5f4661eaa0b63c168ed7b8be52ea86c83e226c806c0542",
+}
+"""Prompt → SHA-256 of all rows, so that published results on this suite can be reproduced."""
 
 SYNTACTIC = ("subject_number", "object_number", "negation_scope", "tense", "agreement", "word_order", "entailment")
 
@@ -47,33 +56,33 @@ def bag_of_words() -> Any:
     return make_pipeline(CountVectorizer(), LogisticRegression(max_iter=1000))
 
 
-def within_vocabulary(name: str) -> float:
+def accuracy_on_seen_words(name: str) -> float:
     train = task(name).splits["train"]
     return float(cross_val_score(bag_of_words(), list(train.prompts), list(train.labels), cv=4).mean())
 
 
-def on_held_out_words(name: str) -> float:
+def accuracy_on_held_out_words(name: str) -> float:
     train, test = task(name).splits["train"], task(name).splits["test"]
     return bag_of_words().fit(train.prompts, train.labels).score(test.prompts, test.labels)
 
 
 @pytest.mark.parametrize("name", SYNTACTIC)
-def test_syntactic_tasks_defeat_a_bag_of_words(name: str) -> None:
-    assert within_vocabulary(name) <= 0.60
-    assert on_held_out_words(name) <= 0.60
+def test_a_bag_of_words_fails_on_syntactic_tasks(name: str) -> None:
+    assert accuracy_on_seen_words(name) <= 0.60
+    assert accuracy_on_held_out_words(name) <= 0.60
 
 
 @pytest.mark.parametrize("name", ["topic", "sentiment", "word_content"])
-def test_a_bag_of_words_succeeds_where_words_tell(name: str) -> None:
-    assert within_vocabulary(name) >= 0.90
+def test_a_bag_of_words_succeeds_on_lexical_tasks(name: str) -> None:
+    assert accuracy_on_seen_words(name) >= 0.90
 
 
-def test_a_bag_of_words_carries_over_to_test_where_its_words_do() -> None:
-    assert on_held_out_words("word_content") >= 0.95
+def test_a_bag_of_words_generalises_to_test_where_test_has_its_words() -> None:
+    assert accuracy_on_held_out_words("word_content") >= 0.95
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
-def test_every_class_comes_equally_often(name: str) -> None:
+@pytest.mark.parametrize("name", list(STARTER_TASKS))
+def test_all_classes_have_equally_many_rows(name: str) -> None:
     sizes = {split: len(rows) for split, rows in task(name).splits.items()}
     assert sizes == {"train": 800, "validation": 200, "test": 400}
     for rows in task(name).splits.values():
@@ -81,16 +90,15 @@ def test_every_class_comes_equally_often(name: str) -> None:
         assert all(target == task(name).labels[label] for target, label in zip(rows.targets, rows.labels, strict=True))
 
 
-def test_traits_are_balanced_pair_by_pair() -> None:
+def test_every_pair_of_traits_is_balanced() -> None:
     for split in ("train", "validation", "test"):
         traits = [sentence.traits for sentence in clauses(0, split)]
         binary = np.array([(t.subject_plural, t.object_plural, t.main_past, t.main_negated) for t in traits])
-        for one in range(4):
-            for other in range(one):
-                assert set(Counter(map(tuple, binary[:, [one, other]].tolist())).values()) == {len(traits) // 4}
+        for first, second in combinations(range(4), 2):
+            assert set(Counter(map(tuple, binary[:, [first, second]].tolist())).values()) == {len(traits) // 4}
 
 
-def test_tasks_share_their_sentences_and_stay_small() -> None:
+def test_tasks_share_their_sentences_and_the_suite_is_small() -> None:
     texts = {prompt for task in suite().tasks for rows in task.splits.values() for prompt in rows.prompts}
     assert len(texts) <= 7000
     assert sum(len(text.split()) for text in texts) <= 70_000
@@ -98,7 +106,7 @@ def test_tasks_share_their_sentences_and_stay_small() -> None:
     assert len({task(name).splits["train"].prompts for name in shared}) == 1
 
 
-def test_no_text_stands_in_two_splits() -> None:
+def test_no_text_is_in_two_splits() -> None:
     by_split = [
         {prompt for task in suite().tasks for prompt in task.splits[split].prompts}
         for split in ("train", "validation", "test")
@@ -106,31 +114,30 @@ def test_no_text_stands_in_two_splits() -> None:
     assert sum(map(len, by_split)) == len(set().union(*by_split))
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
-def test_held_out_words_stand_in_test_rows_only(name: str) -> None:
-    held_out = {word.lower() for word in held_out_words(RECIPES[name].held_out)}
+@pytest.mark.parametrize("name", list(STARTER_TASKS))
+def test_held_out_words_occur_only_in_test_rows(name: str) -> None:
+    held_out = {word.lower() for word in held_out_words(STARTER_TASKS[name].held_out)}
 
     def words(*splits: str) -> set[str]:
         texts = " ".join(prompt for split in splits for prompt in task(name).splits[split].prompts)
         return set(re.findall(r"[a-z]+", texts.lower()))
 
-    seen, tested = words("train", "validation"), words("test")
+    seen, in_test = words("train", "validation"), words("test")
     assert not seen & held_out
-    assert len(tested & held_out) > 50
-    content_of_train = seen - tested
-    assert len(content_of_train) > 100  # and what train talks of, test does not
+    assert len(in_test & held_out) > 50
+    assert len(seen - in_test) > 100  # the converse: many words of train do not occur in test
 
 
 def test_test_rows_share_only_function_words_and_the_nouns_of_word_content_with_train() -> None:
     def words(split: str) -> set[str]:
         return set(re.findall(r"[a-z]+", " ".join(task("tense").splits[split].prompts).lower()))
 
-    known = {form for noun in WORD_CONTENT for form in (noun, plural(noun))}
+    nouns = {form for noun in WORD_CONTENT for form in (noun, plural(noun))}
     function_words = {*DETERMINERS, *PREPOSITIONS, *CONJUNCTIONS, "that", "in", "never", "not", "do", "does", "did"}
-    assert words("train") & words("test") <= known | function_words
+    assert words("train") & words("test") <= nouns | function_words
 
 
-def test_no_noun_looks_like_a_verb() -> None:
+def test_no_noun_has_the_form_of_a_verb() -> None:
     nouns = {form for noun in (*PEOPLE, *ANIMALS, *WORD_CONTENT) for form in (noun, plural(noun))}
     verbs = {form for verb in TRANSITIVE for form in (verb.base, verb.singular, verb.past, verb.participle)}
     assert not nouns & verbs
@@ -138,21 +145,21 @@ def test_no_noun_looks_like_a_verb() -> None:
     assert all(verb.past not in {verb.base, verb.singular} for verb in TRANSITIVE)
 
 
-def test_length_is_the_number_of_words() -> None:
+def test_the_class_of_sentence_length_counts_the_words() -> None:
     rows = task("sentence_length").splits["train"]
     for prompt, label in zip(rows.prompts, rows.labels, strict=True):
         fewest, most = LENGTHS[label]
         assert fewest <= len(prompt.split()) <= most
 
 
-def test_word_content_is_the_only_one_of_its_words_in_the_sentence() -> None:
+def test_each_sentence_has_exactly_one_of_the_nouns_of_word_content() -> None:
     rows = task("word_content").splits["test"]
     for prompt, target in zip(rows.prompts, rows.targets, strict=True):
         words = re.findall(r"[a-z]+", prompt.lower())
         assert [noun for noun in WORD_CONTENT if noun in words or plural(noun) in words] == [target]
 
 
-def test_broken_order_has_the_words_of_its_twin_and_broken_agreement_differs_in_one() -> None:
+def test_wrong_order_keeps_all_words_and_wrong_agreement_changes_one() -> None:
     rng = random.Random(0)
     for sentence in clauses(0, "validation"):
         swapped, flipped = sentence.with_wrong_order(rng), sentence.with_wrong_agreement()
@@ -161,18 +168,18 @@ def test_broken_order_has_the_words_of_its_twin_and_broken_agreement_differs_in_
         assert sum(a != b for a, b in zip(flipped.words, sentence.words, strict=True)) == 1
 
 
-def test_the_broken_verb_is_the_one_in_the_present() -> None:
+def test_wrong_agreement_changes_the_verb_in_the_present_tense() -> None:
     present = {form for verb in TRANSITIVE for form in (verb.base, verb.singular)} | {"do", "does"}
     for sentence in clauses(0, "train"):
-        verb, other = sentence.words[sentence.finite], sentence.finite_flipped
-        assert {verb, other} <= present
-        assert verb != other
+        verb, flipped = sentence.words[sentence.present_verb], sentence.present_verb_flipped
+        assert {verb, flipped} <= present
+        assert verb != flipped
         agrees_with_main = not sentence.traits.main_past
         is_plural = sentence.traits.subject_plural == agrees_with_main
         assert verb.endswith("s") != is_plural or verb in {"harass", "impress", "miss", "embarrass", "kiss"}
 
 
-def test_seed_alone_decides_the_rows() -> None:
+def test_the_rows_depend_on_the_seed_and_not_on_global_random_state() -> None:
     random.seed(5)
     np.random.seed(5)
     alone = starter_suite(["tense"]).tasks[0]
@@ -180,9 +187,20 @@ def test_seed_alone_decides_the_rows() -> None:
     assert alone.splits != starter_suite(["tense"], seed=1).tasks[0].splits
 
 
-def test_a_tasks_rows_do_not_depend_on_the_others_asked_for() -> None:
-    alone, beside = starter_suite(["agreement"]), starter_suite(["topic", "agreement"])
-    assert alone.tasks[0].splits == beside.tasks[1].splits == task("agreement").splits
+def test_the_rows_of_a_task_do_not_depend_on_the_other_tasks() -> None:
+    alone, among = starter_suite(["agreement"]), starter_suite(["topic", "agreement"])
+    assert alone.tasks[0].splits == among.tasks[1].splits == task("agreement").splits
+
+
+@pytest.mark.parametrize("prompt", list(ROWS_OF_SEED_0))
+def test_the_rows_of_seed_0_never_change(prompt: str) -> None:
+    rows = [
+        (task.name, task.kind, task.labels, task.cluster, task.unseen, name, list(zip(*columns, strict=True)))
+        for task in starter_suite(seed=0, prompt=prompt).tasks
+        for name, split in task.splits.items()
+        for columns in [(split.prompts, split.labels, split.targets)]
+    ]
+    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest() == ROWS_OF_SEED_0[prompt]
 
 
 def test_the_rows_are_the_same_in_every_process() -> None:
@@ -198,18 +216,18 @@ def test_the_rows_are_the_same_in_every_process() -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_other_seeds_defeat_a_bag_of_words_too(seed: int) -> None:
+def test_a_bag_of_words_fails_with_other_seeds_too(seed: int) -> None:
     for name in ("subject_number", "tense"):
         train, test = task(name, seed).splits["train"], task(name, seed).splits["test"]
         assert bag_of_words().fit(train.prompts, train.labels).score(test.prompts, test.labels) <= 0.60
 
 
-def test_the_instruction_form_asks_and_its_answer_is_a_class() -> None:
+def test_an_instruction_ends_with_the_question_and_its_answer_is_a_class() -> None:
     found = starter_suite(["sentiment"], prompt="instruction", max_rows=4).tasks[0]
     assert all(prompt.endswith("\nIs this opinion positive or negative?") for prompt in found.splits["train"].prompts)
     assert set(found.splits["train"].targets) == {"positive", "negative"}
 
 
-def test_an_unknown_task_is_refused_with_its_close_match() -> None:
+def test_an_unknown_task_is_refused_with_the_closest_name() -> None:
     with pytest.raises(ValueError, match=r"No task 'subject_numbr'. Did you mean 'subject_number'\?"):
         starter_suite(["subject_numbr"])

@@ -25,38 +25,51 @@ def composed(group, name, *overrides):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("fit", "lbfgs"), ("class_weights", "even"), ("penalties", ()),
-        ("penalties", (-1.0,)), ("penalties", (1.0, 1.0)),
-        ("penalties", (float("nan"),)), ("controls", -1), ("folds", 1), ("min_validation_rows", -1),
+        ("fit", "lbfgs"),
+        ("class_weights", "even"),
+        ("penalties", ()),
+        ("penalties", (-1.0,)),
+        ("penalties", (1.0, 1.0)),
+        ("penalties", (float("nan"),)),
+        ("controls", -1),
+        ("controls", 1.5),
+        ("folds", 1),
+        ("min_validation_rows", -1),
         ("learning_rate", 0.0),
-        ("batch_size", 0), ("max_epochs", 0), ("patience", 0), ("gradient_clip_norm", 0.0), ("max_iterations", 0),
-        ("tolerance", 0.0), ("bootstrap_samples", -1), ("max_bank_bytes", 0), ("controls", 1.5),
+        ("batch_size", 0),
+        ("max_epochs", 0),
+        ("patience", 0),
+        ("gradient_clip_norm", 0.0),
+        ("max_iterations", 0),
+        ("tolerance", 0.0),
+        ("bootstrap_samples", -1),
+        ("max_bank_bytes", 0),
     ],
-)  # fmt: skip
+)
 def test_a_value_out_of_range_is_an_error_that_names_its_key(field, value):
     with pytest.raises(ValueError, match=rf"`probe\.{field}`"):
         ProbeSettings(**{field: value})
 
 
-def test_an_error_lists_the_choices_there_are():
+def test_an_unknown_choice_is_an_error_that_lists_the_choices():
     with pytest.raises(ValueError, match=r"There is no fit 'newton'\. There are auto, exact, minibatch"):
         ProbeSettings(fit="newton")  # pyright: ignore[reportArgumentType]
 
 
-def test_an_architecture_that_is_no_class_is_an_error():
+def test_an_architecture_that_cannot_be_called_is_an_error():
     with pytest.raises(TypeError, match=r"got str.*`probe\.architecture\._target_`"):
         ProbeSettings(architecture="LinearProbe")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_config_mirrors_the_settings_field_by_field(file):
+def test_every_config_has_the_fields_of_the_settings(file):
     node = composed("probe", file.stem)
     assert set(node) - {"_target_", "_convert_"} == {field.name for field in fields(ProbeSettings)}
     settings = instantiate(node)
     assert isinstance(settings, ProbeSettings)
     assert settings.name == file.stem
-    own = set(node.architecture) - {"_target_", "_partial_"}
-    assert own <= set(inspect.signature(settings.architecture.func).parameters)
+    arguments = set(node.architecture) - {"_target_", "_partial_"}
+    assert arguments <= set(inspect.signature(settings.architecture.func).parameters)
 
 
 def test_the_linear_config_holds_the_defaults():
@@ -77,7 +90,7 @@ def test_the_mlp_config_holds_the_architectures_defaults():
     assert {name: node.architecture[name] for name in defaults} == defaults
 
 
-def test_another_class_needs_one_override_only():
+def test_another_architecture_needs_one_override_only():
     node = composed("probe", "linear", "probe.architecture._target_=torch.nn.Linear")
     settings = instantiate(node)
     assert settings.architecture(4, 3).weight.shape == (3, 4)

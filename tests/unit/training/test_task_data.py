@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ def task(kind="classification", labels=("no", "yes"), **splits):
     return TaskData(task="sst2", kind=kind, labels=labels, **{**pairs, **splits})
 
 
-def test_a_whole_task_knows_its_layers_reading_and_widths():
+def test_a_task_has_the_layers_reading_and_widths_of_its_training_rows():
     data = task()
     assert (data.layers, data.reading, data.in_features, data.num_classes) == ((0, 1, "final"), READING, 4, 2)
     numbers = torch.arange(4.0)
@@ -29,7 +31,7 @@ def test_a_whole_task_knows_its_layers_reading_and_widths():
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_an_activation_that_is_no_number_is_an_error_that_names_layer_and_rows(split, bad):
+def test_an_activation_that_is_not_finite_is_an_error_that_names_layer_and_rows(split, bad):
     broken = activations(4)
     broken.values[2, 1, 3] = bad
     broken.values[2, 3, 0] = bad
@@ -49,24 +51,24 @@ def test_finite_activations_whose_sum_overflows_are_no_error():
         ({"test": (activations(4), torch.tensor([0, 1, 2, 1]))}, r"target 2 of test row 'row-2'.*0 \(no\), 1 \(yes\)"),
         ({"train": (activations(4), torch.tensor([0, -1, 0, 1]))}, r"target -1 of train row 'row-1'"),
         ({"train": (activations(4), torch.tensor([0, 0, 0, 0]))}, r"of 'yes'; its labels are 'no', 'yes'"),
-        ({"test": (activations(3), torch.tensor([0, 1, 0, 1]))}, r"test wants targets of shape \(3,\); got \(4,\)"),
+        ({"test": (activations(3), torch.tensor([0, 1, 0, 1]))}, r"test expects targets of shape \(3,\); got \(4,\)"),
         ({"test": (activations(0), torch.zeros(0).long())}, "has no test rows"),
         ({"test": (activations(4, layers=(0, 1)), torch.tensor([0, 1, 0, 1]))}, "reading and width of test differ"),
         ({"test": (activations(4, features=5), torch.tensor([0, 1, 0, 1]))}, "reading and width of test differ"),
     ],
 )  # fmt: skip
-def test_splits_that_do_not_fit_are_an_error(splits, message):
+def test_splits_that_do_not_match_are_an_error(splits, message):
     with pytest.raises(ValueError, match=message):
         task(**splits)
 
 
 def test_a_task_with_one_class_is_an_error():
     pairs = {split: (activations(4), torch.zeros(4).long()) for split in ("train", "validation", "test")}
-    with pytest.raises(ValueError, match="has 1 class; a probe wants at least 2"):
+    with pytest.raises(ValueError, match="has 1 class; a probe expects at least 2"):
         task(labels=("only",), **pairs)
 
 
-def test_a_label_that_every_row_has_and_equal_numbers_are_errors():
+def test_a_label_of_every_row_and_equal_targets_are_errors():
     always = torch.tensor([[1, 0], [1, 1], [1, 0], [1, 1]])
     pairs = {split: (activations(4), always) for split in ("train", "validation", "test")}
     with pytest.raises(ValueError, match="only training rows of 'a'"):

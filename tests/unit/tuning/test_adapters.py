@@ -12,7 +12,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarni
 
 
 @pytest.mark.parametrize(
-    ("settings", "parts"),
+    ("settings", "name_parts"),
     [
         ({"method": "lora"}, {"q_proj.lora_A", "q_proj.lora_B", "v_proj.lora_A", "v_proj.lora_B"}),
         ({"method": "dora", "target_modules": "q_proj"}, {"lora_A", "lora_B", "lora_magnitude_vector"}),
@@ -20,13 +20,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarni
         ({"method": "ln"}, {"model.norm", "input_layernorm", "post_attention_layernorm"}),
     ],
 )
-def test_a_method_trains_its_parts_in_float32_and_nothing_else(settings, parts):
+def test_each_method_trains_only_its_weights_and_in_float32(settings, name_parts):
     model = tiny_backbone(dtype="bfloat16").load_with_head()
     make_trainable(model, TuningSettings(**settings), seed=0)
     names = trainable(model)
     assert {parameter.dtype for parameter in names.values()} == {torch.float32}
-    assert all(any(part in name for part in parts) for name in names)
-    assert all(any(part in name for name in names) for part in parts)
+    assert all(any(part in name for part in name_parts) for name in names)
+    assert all(any(part in name for name in names) for part in name_parts)
     assert model.model.embed_tokens.weight.dtype == torch.bfloat16
 
 
@@ -37,13 +37,20 @@ def test_full_tuning_trains_every_weight():
     assert model.lm_head.weight.dtype == torch.float32
 
 
-def test_ia3_scales_what_goes_into_the_feed_forward_output():
+def test_all_weights_of_a_quantized_model_cannot_be_trained(monkeypatch):
+    model = tiny_backbone().load_with_head()
+    monkeypatch.setattr(model, "is_quantized", True, raising=False)
+    with pytest.raises(ValueError, match=r"Quantized weights.*`tuning\.method=lora`, or `backbone\.quantization=null`"):
+        make_trainable(model, TuningSettings(method="full"), seed=0)
+
+
+def test_ia3_scales_the_inputs_of_the_feed_forward_output_and_the_outputs_of_other_modules():
     model = tuned_model(TuningSettings(method="ia3", target_modules=("k_proj", "down_proj"))).model
     sizes = {name.split(".")[-3]: p.numel() for name, p in trainable(model).items()}
     assert sizes == {"k_proj": 16, "down_proj": 64}
 
 
-def test_the_seed_decides_the_start_and_the_start_changes_nothing():
+def test_the_seed_decides_the_initial_weights_and_these_leave_the_outputs_unchanged():
     starts = [trainable(tuned_model(TuningSettings(), seed=seed).model) for seed in (0, 0, 1)]
     name = next(name for name in starts[0] if "lora_A" in name)
     assert torch.equal(starts[0][name], starts[1][name])
@@ -53,14 +60,14 @@ def test_the_seed_decides_the_start_and_the_start_changes_nothing():
     assert torch.equal(tuned_model(TuningSettings(dropout=0.0)).model(ids).logits, expected)
 
 
-def test_modules_that_do_not_exist_are_refused_with_those_that_do():
+def test_an_unknown_target_module_is_refused_and_the_error_lists_the_available_ones():
     with pytest.raises(ValueError, match=r"called c_attn\. There are down_proj, gate_proj, .*`tuning\.target_modules`"):
         tuned_model(TuningSettings(target_modules=("q_proj", "c_attn")))
     with pytest.raises(ValueError, match="is called proj"):
         tuned_model(TuningSettings(target_modules=("proj",)))
 
 
-def test_the_digest_sees_b_and_not_a_without_b():
+def test_the_effect_digest_covers_factor_b_but_not_a():
     model = tuned_model(TuningSettings()).model
     before, weights = effect_digest(model), trainable(model)
     with torch.no_grad():

@@ -13,15 +13,13 @@ from probes.backbones import tiny_backbone
 from probes.tuning import TuningSettings
 from probes.tuning.answer_model import AnswerBatch, AnswerModel
 from probes.tuning.answer_scores import AnswerSample, answer_loss, corpus_chrf, evaluate, greedy_answers, score_answers
-from probes.tuning.examples import transformers_tokenizer
 
 BACKBONE = tiny_backbone()
 EXAMPLES = encoded(BACKBONE, rows=20)
 
 
 def sample(rows: int) -> AnswerSample:
-    tokenizer = transformers_tokenizer(BACKBONE)
-    return AnswerSample(rows=rows, max_new_tokens=6, end_id=256, longest=2048, tokenizer=tokenizer)
+    return AnswerSample(rows=rows, max_new_tokens=6, end_id=256, longest=2048, tokenizer=BACKBONE.tokenizer.wrapped)
 
 
 def gpt2() -> AnswerModel:
@@ -39,7 +37,7 @@ def test_greedy_answers_are_those_of_one_prompt_at_a_time_without_a_cache(model)
     answers = greedy_answers(model, prompts, end_id=256, max_new_tokens=6, longest=2048, tokens_per_batch=100)
     assert len({tuple(answer) for answer in answers}) > 1
     for prompt, answer in zip(prompts, answers, strict=True):
-        ids = torch.from_numpy(prompt).long()[None]
+        ids = torch.from_numpy(prompt).long()[None]  # (1, tokens)
         for _ in range(6):
             with torch.no_grad():
                 ids = torch.cat([ids, model.model(ids).logits[:, -1:].argmax(-1)], dim=1)
@@ -47,9 +45,9 @@ def test_greedy_answers_are_those_of_one_prompt_at_a_time_without_a_cache(model)
 
 
 def test_an_answer_stops_before_the_end_token_and_at_the_longest_input():
-    model, prompts = gpt2(), [np.arange(5), np.arange(38)]
+    model, prompts = gpt2(), [np.arange(5), np.arange(38), np.arange(40)]
     free = greedy_answers(model, prompts, end_id=256, max_new_tokens=5, longest=40, tokens_per_batch=100)
-    assert list(map(len, free)) == [5, 2]
+    assert list(map(len, free)) == [5, 2, 0]
     end = free[0][2]
     ended = greedy_answers(model, prompts[:1], end_id=end, max_new_tokens=5, longest=40, tokens_per_batch=100)
     assert ended[0] == free[0][: free[0].index(end)]
@@ -65,7 +63,7 @@ def test_the_loss_is_the_mean_over_all_answer_tokens_whatever_the_micro_batches(
     assert math.isnan(answer_loss(model, [], micro_batch_tokens=40))
 
 
-def test_scores_of_right_and_wrong_answers():
+def test_scores_are_1_for_correct_answers_and_0_for_unrelated_ones():
     assert score_answers(["yes", "a b c"], ["yes", "a b c"]) == (1, 1, 1)
     assert score_answers(["x", "q"], ["yes", "no"]) == (0, 0, 0)
     exact, rouge, chrf = score_answers(["the cat"], ["the cat sat"])
@@ -74,7 +72,7 @@ def test_scores_of_right_and_wrong_answers():
     assert 0 < chrf < 1
 
 
-def test_chrf_is_the_f_score_of_the_mean_precision_and_recall():
+def test_chrf_is_the_f_score_of_mean_precision_and_mean_recall():
     assert corpus_chrf(["ab"], ["abc"], orders=2) == pytest.approx(
         5 * 1 * (2 / 3 + 1 / 2) / 2 / (4 + (2 / 3 + 1 / 2) / 2)
     )
@@ -85,7 +83,7 @@ def test_chrf_is_the_f_score_of_the_mean_precision_and_recall():
     assert corpus_chrf(*long) == pytest.approx(theirs, abs=0.02)
 
 
-def test_an_evaluation_counts_its_rows_and_has_no_scores_without_a_sample():
+def test_an_evaluation_counts_its_rows_and_its_scores_are_nan_without_a_sample():
     model = tuned_model(TuningSettings(), moved=True)
     scores = evaluate(model, EXAMPLES[:3], EXAMPLES, sample(4), micro_batch_tokens=100)
     assert (scores.n_validation, scores.n_test, scores.n_answered) == (3, 20, 4)
@@ -98,8 +96,8 @@ def test_an_evaluation_counts_its_rows_and_has_no_scores_without_a_sample():
 
 def test_the_sample_is_the_same_every_time_and_in_order():
     drawn = sample(5).draw(EXAMPLES)
-    places = [next(i for i, e in enumerate(EXAMPLES) if e is chosen) for chosen in drawn]
-    assert places == sorted(set(places))
-    assert len(places) == 5
+    rows = [next(i for i, e in enumerate(EXAMPLES) if e is chosen) for chosen in drawn]
+    assert rows == sorted(set(rows))
+    assert len(rows) == 5
     assert all(a is b for a, b in zip(drawn, sample(5).draw(EXAMPLES), strict=True))
     assert len(sample(99).draw(EXAMPLES)) == 20

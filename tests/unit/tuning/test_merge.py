@@ -25,7 +25,7 @@ def base(tmp_path):
 
 
 def adapter(base, folder, *, seed: int, **options):
-    """A random LoRA adapter on disk, and what it adds to each weight, by hand."""
+    """Save a random LoRA adapter; return its folder and, computed by hand, what it adds to each weight."""
     config = LoraConfig(task_type="CAUSAL_LM", **({"target_modules": ["q_proj", "v_proj"], "lora_alpha": 12} | options))
     model = get_peft_model(base.load_with_head(), config)
     generator, changes = torch.Generator().manual_seed(seed), {}
@@ -41,27 +41,27 @@ def adapter(base, folder, *, seed: int, **options):
 
 
 def test_a_merge_adds_the_scaled_sum_of_all_changes_to_the_weights(base, tmp_path):
-    made = [
+    adapters = [
         adapter(base, tmp_path / "three", seed=3, r=4, use_rslora=True),
         adapter(base, tmp_path / "one", seed=1, r=4),
         adapter(base, tmp_path / "two", seed=2, r=2),
     ]
-    folder = merge_adapters(base, [folder for folder, _ in made], coefficient=0.03, out=tmp_path / "merged")
+    folder = merge_adapters(base, [folder for folder, _ in adapters], coefficient=0.03, out=tmp_path / "merged")
     merged = FrozenBackbone.load(path=str(tmp_path / "base"), dtype="float32", adapter=str(folder))
     ids = torch.arange(12)[None]
     expected = base.load_with_head().model
-    for name in made[0][1]:
+    for name in adapters[0][1]:
         weight = expected.get_parameter(name)
-        weight.data += 0.03 * sum(changes[name] for _, changes in made)
-    theirs = expected(ids).last_hidden_state[0, -1]
+        weight.data += 0.03 * sum(changes[name] for _, changes in adapters)
+    by_hand = expected(ids).last_hidden_state[0, -1]
     reading = base.readings("last")
     ours = merged(ids, torch.ones_like(ids), readings=reading, layers="final")[reading[0]][0, 0]
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours, by_hand, rtol=1e-4, atol=1e-4)
     plain = base(ids, torch.ones_like(ids), readings=reading, layers="final")[reading[0]][0, 0]
     assert (ours - plain).abs().max() > 0.1
 
 
-def test_an_equal_merge_is_found_again_and_another_coefficient_is_another_merge(base, tmp_path):
+def test_an_equal_merge_is_reused_and_another_coefficient_makes_another_one(base, tmp_path):
     folders = [adapter(base, tmp_path / name, seed=seed, r=4)[0] for seed, name in enumerate("ab")]
     first = merge_adapters(base, folders, coefficient=0.5, out=tmp_path / "out")
     stamp = (first / "adapter_model.safetensors").stat().st_mtime_ns
@@ -74,19 +74,19 @@ def test_an_equal_merge_is_found_again_and_another_coefficient_is_another_merge(
     assert json.loads((first / "merge.json").read_text())["coefficient"] == 0.5
 
 
-def test_what_cannot_be_merged_is_refused(base, tmp_path):
+def test_adapters_that_cannot_be_added_are_refused(base, tmp_path):
     def refused(message, folders, coefficient=1.0, backbone=base):
         with pytest.raises(ValueError, match=message):
             merge_adapters(backbone, folders, coefficient=coefficient, out=tmp_path)
 
     one, _ = adapter(base, tmp_path / "one", seed=1)
     refused("at least one adapter; got none", [])
-    refused("finite number other than 0; got 0", [one], coefficient=0)
-    refused("finite number other than 0; got nan", [one], coefficient=float("nan"))
+    refused("must be a finite number other than 0; got 0", [one], coefficient=0)
+    refused("must be a finite number other than 0; got nan", [one], coefficient=float("nan"))
     dora, _ = adapter(base, tmp_path / "dora", seed=1, use_dora=True)
-    refused(r"no plain LoRA.*`tuning\.method=lora`", [one, dora])
+    refused(r"not a plain LoRA adapter.*`tuning\.method=lora`", [one, dora])
     pattern, _ = adapter(base, tmp_path / "pattern", seed=1, rank_pattern={"q_proj": 2})
-    refused("no plain LoRA", [pattern])
+    refused("not a plain LoRA", [pattern])
     keys, _ = adapter(base, tmp_path / "keys", seed=1, target_modules=["k_proj"])
     refused(r"different modules, such as .*k_proj.*`tuning\.target_modules`", [one, keys])
     settings = replace(SETTINGS, generate_rows=0)

@@ -3,16 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from gaussian_rows import draw, draw_float32
 from scipy.linalg import orthogonal_procrustes
 from scipy.spatial import procrustes
 from scipy.spatial.distance import cosine
 
 from probes.analysis.similarity.alignment import matched_cosine, procrustes_similarity
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
 
 SHAPES = [(40, 5), (20, 30), (20, 20), (21, 20)]
 
@@ -67,16 +63,12 @@ def test_a_constant_layer_is_nan_and_broken_input_refused():
     assert procrustes_similarity(draw(2, 9, 3, seed=1), x).isnan().tolist() == [True, False]
     with pytest.raises(ValueError, match=r"same layers and rows; got \(2, 9, 3\) and \(2, 8, 3\)"):
         procrustes_similarity(x, x[:, 1:])
-    with pytest.raises(ValueError, match="`x` wants at least 4 rows; got 3"):
+    with pytest.raises(ValueError, match="`x` expects at least 4 rows; got 3"):
         procrustes_similarity(x[:, :3], x[:, :3])
 
 
-def draw_cosine(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def test_it_is_the_mean_over_rows_of_scipys_cosine():
-    x, y = draw_cosine(3, 20, 6), draw_cosine(3, 20, 6, seed=1)
+    x, y = draw_float32(3, 20, 6), draw_float32(3, 20, 6, seed=1)
     expected = [
         sum(1 - cosine(a, b) for a, b in zip(one, other, strict=True)) / 20
         for one, other in zip(x.double().numpy(), y.double().numpy(), strict=True)
@@ -93,13 +85,13 @@ def test_every_row_weighs_the_same_whatever_its_length():
 
 
 def test_unrelated_rows_average_zero_and_a_shared_vector_hides_everything_else():
-    x, y = draw_cosine(10, 200, 16), draw_cosine(10, 200, 16, seed=1)
+    x, y = draw_float32(10, 200, 16), draw_float32(10, 200, 16, seed=1)
     assert matched_cosine(x, y).mean().abs() < 0.01
     assert matched_cosine(x + 30, y + 30).min() > 0.99
 
 
 def test_rows_of_zeros_are_left_out_on_either_side():
-    x, y = draw_cosine(1, 10, 4), draw_cosine(1, 10, 4, seed=1)
+    x, y = draw_float32(1, 10, 4), draw_float32(1, 10, 4, seed=1)
     x[0, 3] = 0
     y[0, 5] = 0
     kept = [row for row in range(10) if row not in {3, 5}]
@@ -107,7 +99,7 @@ def test_rows_of_zeros_are_left_out_on_either_side():
 
 
 def test_it_is_nan_where_no_row_is_left_and_where_a_layer_is_constant():
-    x, y = draw_cosine(3, 10, 4), draw_cosine(3, 10, 4, seed=1)
+    x, y = draw_float32(3, 10, 4), draw_float32(3, 10, 4, seed=1)
     x[0, ::2] = 0
     y[0, 1::2] = 0
     x[1] = 3.7
@@ -115,7 +107,7 @@ def test_it_is_nan_where_no_row_is_left_and_where_a_layer_is_constant():
 
 
 def test_two_feature_spaces_and_mismatched_rows_are_refused():
-    x = draw_cosine(2, 9, 3)
+    x = draw_float32(2, 9, 3)
     with pytest.raises(
         ValueError, match=r"one feature space; `x` has 3 features and `y` 2\. For layers of.*linear_cka"
     ):

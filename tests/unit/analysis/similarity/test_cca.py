@@ -4,14 +4,18 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from gaussian_rows import draw
 from sklearn.cross_decomposition import CCA
 
 from probes.analysis.moments import Moments
-from probes.analysis.similarity.cca import Components, Truncation, mean_correlation, pwcca, svcca, weighted_correlation
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from probes.analysis.similarity.cca import (
+    Truncation,
+    WhitenedComponents,
+    mean_correlation,
+    pwcca,
+    svcca,
+    weighted_correlation,
+)
 
 
 def related(rows: int = 150, x_features: int = 8, y_features: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,7 +79,7 @@ def test_fewer_rows_than_features_are_compared_by_the_same_definition(widths: tu
     weights = np.abs((x_scores @ left).T @ centred(x[0])).sum(1)
     assert svcca(x, y, variance=0.5).item() == pytest.approx(correlations.mean(), abs=1e-10)
     assert pwcca(x, y, variance=0.5).item() == pytest.approx(np.average(correlations, weights=weights), abs=1e-10)
-    moments = Components.of_moments(Moments.of(x[0], y[0]), Truncation(variance=0.5, ridge=0.2))
+    moments = WhitenedComponents.of_moments(Moments.of(x[0], y[0]), Truncation(variance=0.5, ridge=0.2))
     assert svcca(x, y, variance=0.5, ridge=0.2).item() == pytest.approx(mean_correlation(moments).item(), abs=1e-10)
     assert pwcca(x, y, variance=0.5, ridge=0.2).item() == pytest.approx(weighted_correlation(moments).item(), abs=1e-10)
 
@@ -151,7 +155,7 @@ def test_unrelated_noise_is_as_far_above_0_as_the_docstring_says(rows: int, mean
 def test_too_few_rows_for_the_components_are_refused_unless_a_ridge_is_asked_for(measure):
     x, y = draw(2, 16, 8), draw(2, 16, 8, seed=1)
     with pytest.raises(
-        ValueError, match=r"8 and 8 components want more than 16 rows.*got 16.*smaller `variance` .*ridge"
+        ValueError, match=r"8 and 8 components expect more than 16 rows.*got 16.*smaller `variance` .*ridge"
     ):
         measure(x, y, variance=1)
     assert measure(x, y, variance=0.5).isfinite().all()
@@ -187,10 +191,10 @@ def test_a_constant_layer_is_nan_beside_one_that_is_not(measure):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variance": 0.0}, r"`variance` wants a share in \(0, 1\]; got 0.0"),
-        ({"variance": 1.1}, r"`variance` wants a share in \(0, 1\]; got 1.1"),
-        ({"ridge": -1.0}, "`ridge` wants a share of the mean variance, 0 or more; got -1.0"),
-        ({"ridge": float("nan")}, "`ridge` wants .* got nan"),
+        ({"variance": 0.0}, r"`variance` expects a share in \(0, 1\]; got 0.0"),
+        ({"variance": 1.1}, r"`variance` expects a share in \(0, 1\]; got 1.1"),
+        ({"ridge": -1.0}, "`ridge` expects a share of the mean variance, 0 or more; got -1.0"),
+        ({"ridge": float("nan")}, "`ridge` expects .* got nan"),
     ],
 )
 def test_options_out_of_range_are_refused(measure, options: dict, message: str):

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gaussian_rows import draw_float32
 from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
 
 from probes.analysis.similarity.neighbours import (
-    Metric,
+    NeighbourMetric,
     distance_matrix,
     nearest,
     neighbour_overlap,
@@ -14,19 +15,15 @@ from probes.analysis.similarity.neighbours import (
 )
 
 
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def neighbours_by_scikit_learn(points: torch.Tensor, k: int, metric: Metric) -> list[set[int]]:
+def neighbours_by_scikit_learn(points: torch.Tensor, k: int, metric: NeighbourMetric) -> list[set[int]]:
     found = NearestNeighbors(n_neighbors=k, metric=metric).fit(points.double().numpy())
     return [set(row) for row in found.kneighbors(return_distance=False)]
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("k", [1, 10, 59])
-def test_it_is_the_mean_share_of_scikit_learns_common_neighbours(metric: Metric, k: int):
-    x, y = draw(2, 60, 8) + 0.5, draw(2, 60, 5, seed=1)
+def test_it_is_the_mean_share_of_scikit_learns_common_neighbours(metric: NeighbourMetric, k: int):
+    x, y = draw_float32(2, 60, 8) + 0.5, draw_float32(2, 60, 5, seed=1)
     y[1] += x[1, :, :5]
     expected = []
     for a, b in zip(x, y, strict=True):
@@ -36,8 +33,8 @@ def test_it_is_the_mean_share_of_scikit_learns_common_neighbours(metric: Metric,
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_unrelated_layers_overlap_by_chance_and_equal_ones_fully(metric: Metric):
-    x, y = draw(20, 101, 6), draw(20, 101, 6, seed=1)
+def test_unrelated_layers_overlap_by_chance_and_equal_ones_fully(metric: NeighbourMetric):
+    x, y = draw_float32(20, 101, 6), draw_float32(20, 101, 6, seed=1)
     values = neighbour_overlap(x, y, k=10, metric=metric)
     assert neighbour_overlap_by_chance(101, 10) == 0.1
     assert values.mean() == pytest.approx(neighbour_overlap_by_chance(101, 10), abs=0.005)
@@ -45,7 +42,7 @@ def test_unrelated_layers_overlap_by_chance_and_equal_ones_fully(metric: Metric)
 
 
 def test_cosine_ignores_the_lengths_of_rows_and_euclidean_does_not():
-    x = draw(1, 60, 8)
+    x = draw_float32(1, 60, 8)
     longer = x * (1 + 5 * torch.rand(60, 1, generator=torch.Generator().manual_seed(1)))
     assert neighbour_overlap(x, longer).item() == 1
     assert neighbour_overlap(x, longer, metric="euclidean").item() < 0.9
@@ -58,16 +55,16 @@ def test_of_exact_duplicates_the_lower_row_index_is_the_nearer():
     assert nearest(points, 3)[4].nonzero().flatten().tolist() == [0, 1, 2]
 
 
-def test_every_row_has_k_neighbours_and_is_none_of_its_own_among_duplicates():
-    points = draw(50, 300).double()[torch.arange(200) % 50]
+def test_every_row_has_k_neighbours_other_than_itself_even_among_duplicates():
+    points = draw_float32(50, 300).double()[torch.arange(200) % 50]
     found = nearest(points, 7)
     assert found.sum(dim=1).tolist() == [7] * 200
     assert not found.diagonal().any()
-    assert found[130, [30, 80, 180]].all()  # its own duplicates
+    assert found[130, [30, 80, 180]].all()  # the duplicates of row 130
 
 
 def test_distances_are_symmetric_and_exact_for_rows_that_nearly_coincide():
-    points = draw(40, 30).double() + 1e3
+    points = draw_float32(40, 30).double() + 1e3
     points[7] = points[3]
     points[9] = points[3]
     points[9, 2] += 1e-9
@@ -79,7 +76,7 @@ def test_distances_are_symmetric_and_exact_for_rows_that_nearly_coincide():
 
 
 def test_constant_layers_and_those_without_directions_are_nan():
-    x, y = draw(4, 30, 3), draw(4, 30, 3, seed=1)
+    x, y = draw_float32(4, 30, 3), draw_float32(4, 30, 3, seed=1)
     x[0] = 3.7
     x[1] = 2.0 ** torch.arange(30)[:, None]
     x[2, 5] = 0
@@ -88,7 +85,7 @@ def test_constant_layers_and_those_without_directions_are_nan():
 
 
 def test_what_cannot_be_measured_is_refused():
-    x = draw(2, 9, 3)
+    x = draw_float32(2, 9, 3)
     with pytest.raises(ValueError, match=r"A row of 9 has 1 to 8 neighbours; got k=9"):
         neighbour_overlap(x, x, k=9)
     with pytest.raises(ValueError, match=r"A row of 9 has 1 to 8 neighbours; got k=0"):

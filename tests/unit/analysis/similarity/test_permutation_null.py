@@ -5,15 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from gaussian_rows import draw
 from scipy import stats
 
 from probes.analysis import cka_leave_one_out, cka_null, family_wise_p, linear_cka, moment_matched_tail
 from probes.analysis.similarity import permutation_null as module
 from probes.analysis.similarity.permutation_null import circular_shifts
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def orders(rows: int, permutations: int, seed: int = 0) -> torch.Tensor:
@@ -25,10 +22,10 @@ def null_of(x: torch.Tensor, y: torch.Tensor, **options: int) -> torch.Tensor:
 
 
 class TestShifts:
-    def test_every_one_is_a_permutation_without_fixed_rows(self):
+    def test_every_shift_is_a_permutation_that_moves_every_row(self):
         permutations = orders(9, 8)
         assert permutations.sort(dim=1).values.tolist() == [list(range(9))] * 8
-        assert (permutations != torch.arange(9)).all()  # a shift in a circle moves every row
+        assert (permutations != torch.arange(9)).all()
         assert len(permutations.unique(dim=0)) == 8
 
     def test_along_its_order_a_shift_is_a_rotation(self):
@@ -37,7 +34,7 @@ class TestShifts:
             expected = {int(part.order[i]): int(part.order[(i + shift) % 7]) for i in range(7)}
             assert dict(enumerate(permutation.tolist())) == expected
 
-    def test_more_than_rows_less_one_need_a_second_order(self):
+    def test_more_permutations_than_shifts_need_a_second_order(self):
         assert [len(part.shifts) for part in circular_shifts(10, 9)] == [9]
         parts = circular_shifts(10, 25)
         assert [len(part.shifts) for part in parts] == [9, 9, 7]
@@ -45,7 +42,7 @@ class TestShifts:
         assert not torch.equal(parts[0].order, parts[1].order)
         assert len(orders(10, 25).unique(dim=0)) == 25
 
-    def test_the_seed_decides_them(self):
+    def test_the_seed_determines_the_permutations(self):
         assert torch.equal(orders(12, 30), orders(12, 30))
         assert not torch.equal(orders(12, 30), orders(12, 30, seed=1))
 
@@ -57,11 +54,11 @@ class TestNull:
     def test_it_is_the_cka_of_explicitly_permuted_rows(self, rows: int, y_features: int, dtype: torch.dtype):
         x, y = (10 + draw(2, rows, 6)).to(dtype), draw(2, rows, y_features, seed=1).to(dtype)
         y[..., 0] += x[..., 0]
-        assert (y_features * 20 < 16 * rows) == (y_features == 2)  # which form is taken
-        expected = [[linear_cka(a, b[order]) for a, b in zip(x, y, strict=True)] for order in orders(rows, 20, seed=3)]
+        assert (y_features * 20 < 16 * rows) == (y_features == 2)  # which form is used
+        expected = torch.stack([linear_cka(x, y[:, order]) for order in orders(rows, 20, seed=3)])
         tolerance = 1e-10 if dtype == torch.float64 else 1e-5
         null = null_of(x, y, permutations=20, seed=3)
-        torch.testing.assert_close(null, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=tolerance)
+        torch.testing.assert_close(null, expected, rtol=0, atol=tolerance)
 
     @pytest.mark.parametrize("rows", [16, 17])
     def test_large_inputs_are_taken_in_pieces(self, rows: int, monkeypatch):
@@ -72,7 +69,7 @@ class TestNull:
         pieces = [null_of(x, y, permutations=20) for y in (narrow, wide)]
         torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-10)
 
-    def test_columns_that_follow_from_the_others_are_left_out_and_change_nothing(self):
+    def test_columns_that_depend_linearly_on_others_are_dropped_and_change_nothing(self):
         x, labels = draw(2, 16, 6), torch.nn.functional.one_hot(torch.arange(16) % 3).double()[None]
         centred = labels - labels.mean(1, keepdim=True)
         assert module._fewest_columns(centred[0]).shape == (16, 2)
@@ -93,8 +90,8 @@ class TestNull:
         shifted = null_of(x, y, permutations=23 * 40)[:, 0].numpy()  # all shifts of 40 orders
         generator = torch.Generator().manual_seed(2)
         shuffles = [torch.randperm(24, generator=generator) for _ in range(920)]
-        shuffled = np.array([linear_cka(x[0], y[0][order]).item() for order in shuffles])
-        assert linear_cka(x[0], y[0]) > 5 * shuffled.std()
+        shuffled = np.array([linear_cka(x, y[:, order]).item() for order in shuffles])
+        assert linear_cka(x, y) > 5 * shuffled.std()
         # over all permutations an unbiased HSIC averages 0 exactly
         for values in (shifted, shuffled):
             assert abs(values.mean()) < 4 * values.std() / math.sqrt(920)
@@ -102,7 +99,7 @@ class TestNull:
         p = stats.ks_2samp(shifted, shuffled).pvalue  # pyright: ignore[reportAttributeAccessIssue]
         assert p > 0.001
 
-    def test_a_constant_layer_has_none(self):
+    def test_the_null_of_a_constant_layer_is_nan(self):
         x, y = draw(2, 12, 4), draw(2, 12, 3, seed=1)
         x[1] = 3.7
         assert null_of(x, y, permutations=5).isnan().any(0).tolist() == [False, True]
@@ -115,12 +112,12 @@ class TestFamilyWise:
         scores = [(null[:, cell] - null[:, cell].mean()) / null[:, cell].std() for cell in range(3)]
         expected = []
         for cell in range(3):
-            own = (observed[cell] - null[:, cell].mean()) / null[:, cell].std()
-            expected.append((1 + sum(max(s[draw] for s in scores) >= own for draw in range(99))) / 100)
+            score = (observed[cell] - null[:, cell].mean()) / null[:, cell].std()
+            expected.append((1 + sum(max(s[i] for s in scores) >= score for i in range(99))) / 100)
         np.testing.assert_allclose(family_wise_p(observed, null), expected)
         assert expected[1] < expected[0] < expected[2]
 
-    def test_units_of_single_cells_do_not_count(self):
+    def test_units_of_cells_do_not_matter(self):
         rng = np.random.default_rng(1)
         null, observed = rng.normal(size=(50, 4)), rng.normal(size=4) + 1
         np.testing.assert_array_equal(family_wise_p(observed * 100 + 3, null * 100 + 3), family_wise_p(observed, null))
@@ -130,7 +127,7 @@ class TestFamilyWise:
         assert p[0] == 1 / 200
         assert p[1] > 0.2
 
-    def test_nan_cells_stay_nan_and_disturb_no_other(self):
+    def test_nan_cells_stay_nan_and_do_not_affect_other_cells(self):
         rng = np.random.default_rng(0)
         null, observed = rng.normal(size=(60, 4)), np.array([1.0, np.nan, 2.0, 0.5])
         null[:, 3] = np.nan
@@ -146,7 +143,7 @@ class TestFamilyWise:
 
     def test_five_percent_of_unrelated_families_have_a_cell_below_five_percent_and_planted_ones_pass(self):
         families, layers = 400, 3
-        x = draw(families, layers, 24, 4) + 0.7 * draw(families, 1, 24, 4, seed=1)  # layers of a family are alike
+        x = draw(families, layers, 24, 4) + 0.7 * draw(families, 1, 24, 4, seed=1)  # layers of a family correlate
         labels = (draw(families, 1, 24, 1, seed=2) > 0).double().expand(-1, layers, -1, -1)
         x[:20, 1, :, :1] += 4 * labels[:20, 1]  # planted
         x, labels = x.flatten(0, 1), labels.flatten(0, 1)
@@ -161,7 +158,7 @@ class TestFamilyWise:
 
 
 class TestMomentMatchedTail:
-    def test_it_agrees_with_counting_where_counting_works_and_goes_on_beyond(self):
+    def test_it_agrees_with_counting_where_counting_works_and_continues_beyond(self):
         truth = stats.gamma(3.0)
         null = truth.rvs(size=(5000, 2), random_state=np.random.default_rng(0)) * [1.0, 0.01] + [0.0, 7.0]
         for tail in (0.3, 0.05, 0.01):
@@ -172,14 +169,14 @@ class TestMomentMatchedTail:
         assert (far < 1 / 5001).all()
         np.testing.assert_allclose(np.log10(far), -7, atol=0.7)
 
-    def test_its_smallest_numbers_fall_with_the_value_where_counts_cannot(self):
+    def test_it_keeps_falling_with_the_value_where_counts_cannot(self):
         null = null_of(draw(1, 40, 6), draw(1, 40, 2, seed=1), permutations=400).numpy()
         values = null.max() * np.array([[1.5], [3.0], [6.0]])
         tails = np.array([moment_matched_tail(value, null)[0] for value in values])
         assert 1 / 401 > tails[0] > tails[1] > tails[2] > 0
         assert {family_wise_p(value, null)[0] for value in values} == {1 / 401}
 
-    def test_with_it_cells_beyond_all_permutations_get_digits_and_the_others_keep_theirs(self):
+    def test_it_refines_p_of_cells_beyond_all_permutations_and_of_no_others(self):
         null = null_of(draw(1, 40, 6), draw(1, 40, 2, seed=1), permutations=400).numpy()
         null = np.concatenate([null, null[::-1] * 2 + 1, np.full((400, 1), np.nan)], axis=1)
         observed = np.array([null[:, 0].max() * 3, 1.0, 0.5])

@@ -3,18 +3,15 @@ from functools import partial
 
 import pytest
 import torch
+from gaussian_rows import draw_float32
 
 from probes.analysis.between_tasks.separability import silhouette
-from probes.analysis.geometry.row_cloud import two_nn
+from probes.analysis.geometry.point_cloud import two_nn
 from probes.analysis.similarity.neighbours import neighbour_overlap
 from probes.analysis.similarity.rbf_cka import rbf_cka
 from probes.analysis.streaming import RowSample, SampledMeasure
 
 IDS = [f"row {index}" for index in range(100)]
-
-
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def fed(sample: RowSample, order: torch.Tensor, rows_per_batch: int, *streams: torch.Tensor) -> RowSample:
@@ -42,8 +39,8 @@ def test_the_sample_depends_on_neither_order_nor_batches_nor_ranks():
     assert (ranks[0].num_rows_used, ranks[0].num_rows_seen) == (20, 100)
 
 
-def test_ranks_are_joined_by_compute_and_each_keeps_its_own_afterwards():
-    numbers, x = torch.arange(100), draw(2, 100, 3)
+def test_compute_gathers_the_rows_of_all_ranks_and_each_rank_keeps_its_sample():
+    numbers, x = torch.arange(100), draw_float32(2, 100, 3)
     one, two = (fed(RowSample(20, 0), numbers[start::2], 9, x, numbers) for start in (0, 1))
     position = iter([torch.cat(state) if isinstance(state, list) else state for state in two.metric_state.values()])
     one.dist_sync_fn = lambda tensor, group=None: [tensor, next(position)]
@@ -56,7 +53,7 @@ def test_ranks_are_joined_by_compute_and_each_keeps_its_own_afterwards():
 
 
 def test_streams_keep_the_same_rows():
-    x, y, labels = draw(2, 100, 3), draw(4, 100, 5, seed=1), torch.arange(100)
+    x, y, labels = draw_float32(2, 100, 3), draw_float32(4, 100, 5, seed=1), torch.arange(100)
     sampled_x, sampled_y, rows = fed(RowSample(30, 5, num_streams=3), labels, 13, x, y, labels).compute()
     assert torch.equal(sampled_x, x[:, rows])
     assert torch.equal(sampled_y, y[:, rows])
@@ -64,7 +61,7 @@ def test_streams_keep_the_same_rows():
     assert sampled_x.dtype == torch.float32
 
 
-def test_every_row_is_as_likely_and_seeds_differ():
+def test_every_row_is_equally_likely_and_seeds_give_different_samples():
     numbers = torch.arange(100)
     samples = [kept(fed(RowSample(20, seed, num_streams=1), numbers, 100, numbers)) for seed in range(400)]
     counts = Counter(number for sample in samples for number in sample)
@@ -99,7 +96,7 @@ def test_integer_ids_are_the_same_in_a_list_and_a_tensor():
 
 def test_memory_holds_no_more_than_the_sample():
     sample = RowSample(10, 0, num_streams=1)
-    source = draw(2, 100, 3)
+    source = draw_float32(2, 100, 3)
     for start in range(0, 100, 20):
         sample(IDS[start : start + 20], source[:, start : start + 20])
         (held,) = sample.stream_0
@@ -111,13 +108,13 @@ def test_memory_holds_no_more_than_the_sample():
 @pytest.mark.parametrize(
     ("function", "second"),
     [
-        (rbf_cka, draw(2, 100, 4, seed=1)),
-        (partial(neighbour_overlap, k=3), draw(2, 100, 4, seed=1)),
+        (rbf_cka, draw_float32(2, 100, 4, seed=1)),
+        (partial(neighbour_overlap, k=3), draw_float32(2, 100, 4, seed=1)),
         (silhouette, torch.arange(100) % 3),
     ],
 )
 def test_a_sampled_measure_is_the_measure_of_the_sample(function, second: torch.Tensor):
-    x = draw(2, 100, 6)
+    x = draw_float32(2, 100, 6)
     metric = fed(SampledMeasure(function, 40, 3), torch.arange(100), 15, x, second)
     rows = torch.tensor(kept(fed(RowSample(40, 3, num_streams=1), torch.arange(100), 100, torch.arange(100))))
     expected = function(x[:, rows], second[:, rows] if second.ndim == 3 else second[rows])
@@ -126,7 +123,7 @@ def test_a_sampled_measure_is_the_measure_of_the_sample(function, second: torch.
 
 
 def test_a_measure_of_all_rows_is_the_measure_of_the_stream():
-    x = draw(2, 100, 6)
+    x = draw_float32(2, 100, 6)
     metric = fed(SampledMeasure(two_nn, 100, 0, num_streams=1), torch.arange(100), 15, x)
     torch.testing.assert_close(metric.compute(), two_nn(x), rtol=1e-9, atol=0)
     metric.reset()
@@ -135,8 +132,8 @@ def test_a_measure_of_all_rows_is_the_measure_of_the_stream():
 
 @pytest.mark.parametrize("sample", [RowSample(20, 0), SampledMeasure(rbf_cka, 20, 0)])
 def test_too_few_rows_are_refused_with_their_number(sample: RowSample):
-    sample.update(["a", "b", "c", "a"], draw(1, 4, 2), draw(1, 4, 2))
-    with pytest.raises(ValueError, match=f"{type(sample).__name__} wants at least 4 rows; 3 came"):
+    sample.update(["a", "b", "c", "a"], draw_float32(1, 4, 2), draw_float32(1, 4, 2))
+    with pytest.raises(ValueError, match=f"{type(sample).__name__} expects at least 4 rows; 3 came"):
         sample.compute()
 
 
@@ -148,14 +145,14 @@ def test_a_sample_of_fewer_than_4_rows_is_refused():
 
 
 def test_batches_that_do_not_fit_are_refused():
-    x, labels = draw(2, 6, 3), torch.arange(6)
+    x, labels = draw_float32(2, 6, 3), torch.arange(6)
     sample = RowSample(20, 0)
     sample.update(IDS[:6], x, labels)
-    with pytest.raises(ValueError, match="wants 2 streams after the row ids; got 1"):
+    with pytest.raises(ValueError, match="expects 2 streams after the row ids; got 1"):
         sample.update(IDS[:6], x)
-    with pytest.raises(ValueError, match="one row id a row; got 6 row ids and 5 rows of stream 1"):
+    with pytest.raises(ValueError, match="one id for each row; got 6 row ids and 5 rows of stream 1"):
         sample.update(IDS[:6], x, labels[1:])
-    with pytest.raises(ValueError, match=r"`stream 1` wants \(layers, rows, features\) or \(rows,\); got \(6, 1\)"):
+    with pytest.raises(ValueError, match=r"`stream 1` expects \(layers, rows, features\) or \(rows,\); got \(6, 1\)"):
         sample.update(IDS[:6], x, labels[:, None])
     with pytest.raises(
         ValueError, match=r"`stream 0` came with \(layers, features\) = \(2, 3\) before; now with \(2, 2\)"
@@ -167,7 +164,7 @@ def test_batches_that_do_not_fit_are_refused():
 
 
 def test_an_empty_batch_changes_nothing():
-    x, labels = draw(2, 6, 3), torch.arange(6)
+    x, labels = draw_float32(2, 6, 3), torch.arange(6)
     sample = RowSample(20, 0)
     sample.update([], x[:, :0], labels[:0])
     sample.update(IDS[:6], x, labels)

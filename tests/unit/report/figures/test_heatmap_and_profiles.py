@@ -1,43 +1,21 @@
 from __future__ import annotations
 
-from io import BytesIO
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from matplotlib.image import imread
-from matplotlib.patches import Rectangle
+from drawn_figures import assert_border_is_white, legend_texts, marked_cells, pixels
 from report_samples import a_matrix
 
 from probes.report import heatmap, profiles
-from probes.report.figures.heatmap import passing_cells
 from probes.values import Layer
 
 BIG_LAYERS = (*range(31), "final")
 LONG_TASKS = tuple(f"a_task_with_quite_a_long_name_{k}" for k in range(14))
 
 
-def drawn(figure: Figure) -> np.ndarray:
-    """The picture as pixels; warnings, such as of a layout that does not fit, are errors here."""
-    file = BytesIO()
-    figure.savefig(file, format="png")
-    file.seek(0)
-    return imread(file)
-
-
-def marks(figure: Figure, gid: str) -> list[tuple[float, float]]:
-    """Lower left corners of the rectangles of that kind, as (column, row)."""
-    patches = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle) and patch.get_gid() == gid]
-    return [(x + 0.5, y + 0.5) for x, y in (patch.get_xy() for patch in patches)]
-
-
-def legend_texts(figure: Figure) -> str:
-    return "\n".join(text.get_text() for legend in figure.legends for text in legend.get_texts())
-
-
 class TestHeatmap:
-    def test_every_cell_layer_and_task_is_there(self):
+    def test_it_shows_every_cell_layer_and_task(self):
         matrix = a_matrix()
         figure = heatmap(matrix)
         axes = figure.axes[0]
@@ -49,11 +27,9 @@ class TestHeatmap:
         assert figure.axes[1].get_ylabel() == "probe/accuracy (share of rows)"
 
     @pytest.mark.parametrize("draw", [heatmap, profiles])
-    def test_labels_of_a_large_matrix_are_neither_clipped_nor_on_top_of_each_other(self, draw):
+    def test_labels_of_a_large_matrix_are_neither_cut_off_nor_overlapping(self, draw):
         figure = draw(a_matrix(layers=BIG_LAYERS, tasks=LONG_TASKS), best_layer=dict.fromkeys(LONG_TASKS, 5))
-        pixels = drawn(figure)
-        border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-        np.testing.assert_array_equal(border, 1.0)
+        assert_border_is_white(figure)
         for axes in figure.axes:
             boxes = [label.get_window_extent() for label in axes.get_yticklabels() if label.get_text()]
             assert not any(low.overlaps(high) for low, high in pairwise(boxes))
@@ -63,18 +39,17 @@ class TestHeatmap:
         assert {text.get_text() for text in heatmap(matrix).axes[0].texts} == {f"{v:.2f}" for v in matrix.values.flat}
         assert not heatmap(a_matrix(layers=BIG_LAYERS, tasks=LONG_TASKS)).axes[0].texts
 
-    def test_a_cell_without_value_is_hatched_and_its_reason_told(self):
+    def test_a_cell_without_value_is_hatched_and_the_legend_gives_the_reason(self):
         values = np.array([[np.nan, 0.4], [0.3, 0.9]])
         notes: dict[tuple[Layer, str], str] = {
             (0, "sst2"): "constant layer",
-            (1, "sst2"): "said of a cell that has a value",
+            (1, "sst2"): "note on a cell with a value",
         }
         figure = heatmap(a_matrix(layers=(0, 1), tasks=("sst2", "trec"), values=values, notes=notes))
-        assert marks(figure, "missing") == [(0, 0)]
-        assert "1 cell: constant layer" in legend_texts(figure)
-        assert "said of" not in legend_texts(figure)
+        assert marked_cells(figure.axes[0], "missing") == {(0, 0)}
+        assert legend_texts(figure)[-1] == "1 cell: constant layer"
         assert len(figure.axes[0].texts) == 3
-        drawn(figure)
+        pixels(figure)
 
     @pytest.mark.parametrize("quantity", ["probe/selectivity", "specificity/label_cka", "tuning_gain"])
     @pytest.mark.parametrize("side", [-1, 1])
@@ -91,23 +66,23 @@ class TestHeatmap:
         assert image.get_clim() == (0.1, 0.4)
         assert image.get_cmap().name == "viridis"
 
-    def test_the_best_layers_are_framed_as_handed_over(self):
+    def test_the_best_layers_are_framed(self):
         figure = heatmap(a_matrix(), best_layer={"trec": "final", "topic": 1, "elsewhere": 2})
-        assert set(marks(figure, "best")) == {(1, 3), (2, 1)}
-        assert "best layer" in legend_texts(figure)
-        assert "best layer" not in legend_texts(heatmap(a_matrix()))
+        assert marked_cells(figure.axes[0], "best") == {(3, 1), (1, 2)}
+        assert legend_texts(figure)[0] == "best layer (chosen on validation)"
+        assert not any("best layer" in text for text in legend_texts(heatmap(a_matrix())))
 
-    def test_a_dot_marks_what_differs_from_chance_on_either_side(self):
+    def test_a_dot_marks_cells_whose_interval_excludes_the_null_on_either_side(self):
         values = np.array([[0.2, 0.45], [0.55, 0.9], [0.61, np.nan]])
         matrix = a_matrix(layers=(0, 1, 2), tasks=("a", "b"), values=values)
-        np.testing.assert_array_equal(passing_cells(matrix), [[True, False], [False, True], [True, False]])
+        np.testing.assert_array_equal(matrix.differs_from_null, [[True, False], [False, True], [True, False]])
         (dots,) = [c for c in heatmap(matrix).axes[0].collections if c.get_gid() == "passing"]
         np.testing.assert_array_equal(np.floor(np.asarray(dots.get_offsets()) + 0.5), [[0, 0], [1, 1], [0, 2]])
 
     @pytest.mark.parametrize("draw", [heatmap, profiles])
     @pytest.mark.parametrize("value", [np.nan, 0.5])
     def test_matrices_of_one_value_or_none_are_drawn(self, draw, value):
-        drawn(draw(a_matrix(layers=(0,), tasks=("only",), values=np.array([[value]]))))
+        pixels(draw(a_matrix(layers=(0,), tasks=("only",), values=np.array([[value]]))))
 
     @pytest.mark.parametrize("draw", [heatmap, profiles])
     def test_a_matrix_without_cells_is_refused(self, draw):

@@ -1,29 +1,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from io import BytesIO
 
 import numpy as np
 import pytest
+from drawn_figures import assert_border_is_white, legend_texts, marked_cells, pixels
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.image import imread
-from matplotlib.patches import Rectangle
 from matplotlib.transforms import BboxBase
 from similarity_samples import a_layer_by_layer
 
 from probes.report.figures.layer_pairs import layer_by_layer_heatmap, layer_by_layer_heatmaps
 
 BIG = (*range(31), "final")
-
-
-def drawn(figure: Figure) -> np.ndarray:
-    """The picture as pixels; warnings, such as of a layout that does not fit, are errors here."""
-    file = BytesIO()
-    figure.savefig(file, format="png")
-    file.seek(0)
-    return imread(file)
 
 
 def names(axis: Axis) -> list[str]:
@@ -37,16 +26,7 @@ def outline(axes: Axes) -> BboxBase:
     return box
 
 
-def legend_texts(figure: Figure) -> list[str]:
-    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-
-
-def missing(axes: Axes) -> set[tuple[float, float]]:
-    patches = [patch for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_gid() == "missing"]
-    return {(patch.get_x() + 0.5, patch.get_y() + 0.5) for patch in patches}
-
-
-def test_rows_are_the_layers_of_x_from_the_bottom_and_columns_those_of_y():
+def test_rows_are_the_layers_of_x_from_the_bottom_and_columns_the_layers_of_y():
     matrix = a_layer_by_layer(x_layers=(0, 1, 2), y_layers=(0, 1, 2, 3, "final"), names=("base", "tuned"))
     axes, bar = layer_by_layer_heatmap(matrix).axes
     (image,) = axes.images
@@ -58,7 +38,7 @@ def test_rows_are_the_layers_of_x_from_the_bottom_and_columns_those_of_y():
     assert (bar.get_ylabel(), axes.get_title()) == ("cka", "sst2  (n = 400)")
 
 
-def test_the_unit_stands_beside_the_quantity():
+def test_the_colour_bar_shows_the_unit_beside_the_quantity():
     assert layer_by_layer_heatmap(replace(a_layer_by_layer(), unit="bits")).axes[-1].get_ylabel() == "cka (bits)"
 
 
@@ -78,11 +58,11 @@ def test_cells_without_value_are_hatched_and_counted_over_all_panels():
     values = np.array([[0.1, np.nan], [0.3, np.inf]])
     matrices = [a_layer_by_layer(task, x_layers=(0, 1), values=values) for task in ("a", "b")]
     figure = layer_by_layer_heatmaps(matrices)
-    assert [missing(axes) for axes in figure.axes[:2]] == [{(1, 0), (1, 1)}] * 2
+    assert [marked_cells(axes, "missing") for axes in figure.axes[:2]] == [{(0, 1), (1, 1)}] * 2
     assert "4 cells without a value" in legend_texts(figure)
     one = a_layer_by_layer(x_layers=(0, 1), values=np.array([[np.nan, 0.2], [0.3, 0.1]]))
     assert "1 cell without a value" in legend_texts(layer_by_layer_heatmap(one))
-    drawn(figure)
+    pixels(figure)
 
 
 def test_all_panels_share_the_scale_of_all_their_values():
@@ -106,16 +86,15 @@ def test_a_signed_quantity_is_centred_at_zero(side: int):
 def test_a_matrix_of_one_value_or_none_is_drawn(value: float):
     figure = layer_by_layer_heatmap(a_layer_by_layer(x_layers=(0,), values=np.array([[value]])))
     assert figure.axes[0].images[0].get_clim() == (0.0, 1.0)  # one value has the middle colour
-    drawn(figure)
+    pixels(figure)
 
 
 @pytest.mark.parametrize(("count", "y_layers"), [(1, BIG), (7, BIG), (2, range(5)), (1, range(2))])
-def test_nothing_is_clipped_or_on_top_of_each_other(count: int, y_layers):
+def test_nothing_is_cut_off_or_overlaps(count: int, y_layers):
     long = "HuggingFaceTB/SmolLM2-135M-Instruct"
     sample = a_layer_by_layer(x_layers=BIG, y_layers=y_layers, names=(long, f"{long} + runs/tuning/experimental"))
     figure = layer_by_layer_heatmaps([replace(sample, task=f"definite_pronoun_resolution_{k}") for k in range(count)])
-    pixels = drawn(figure)
-    np.testing.assert_array_equal(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]), 1.0)
+    assert_border_is_white(figure)
     panels, legend = figure.axes[:count], figure.legends[0].get_window_extent()
     boxes = [outline(axes) for axes in panels]
     for number, box in enumerate(boxes):
@@ -127,7 +106,7 @@ def test_nothing_is_clipped_or_on_top_of_each_other(count: int, y_layers):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"quantity": "rsa"}, "want the same `quantity`; got cka and rsa. Draw them in figures of their own"),
+        ({"quantity": "rsa"}, "must have the same `quantity`; got cka and rsa. Draw them in separate figures"),
         ({"unit": "bits"}, "the same `unit`"),
         ({"x_name": "base"}, "the same `x_name`; got control and base"),
         ({"y_name": "base"}, "the same `y_name`"),
@@ -142,7 +121,7 @@ def test_matrices_that_cannot_share_a_scale_or_axes_are_refused(change, why: str
 
 
 def test_a_figure_without_cells_is_refused():
-    with pytest.raises(ValueError, match="want matrices with cells; got none for any"):
+    with pytest.raises(ValueError, match="expect matrices with cells; got none for any task"):
         layer_by_layer_heatmaps([])
     with pytest.raises(ValueError, match="got none for task 'sst2'"):
         layer_by_layer_heatmap(a_layer_by_layer(x_layers=(), values=np.empty((0, 0))))

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from probes.analysis import group_means, linear_cka, procrustes_similarity, rank_agreement, svcca
+from probes.analysis import group_means, linear_cka, procrustes_similarity, rank_agreement, result_rows, svcca
 from probes.studies.layer_by_layer.comparison import GAIN, Comparison, TaskModels
 from probes.tasks import Split, Suite, Task
-from probes.values import Activations, Layer, Reading
+from probes.values import Activations, Layer, LayerProfile, Reading, Result
 
 READING = Reading("decoder", "residual", "last")
 LAYERS: tuple[Layer, ...] = (0, 1, "final")
@@ -43,6 +43,14 @@ def compared(*tasks: str, measures: dict | None = None, max_rows: int = 400, con
     return comparison
 
 
+def of_quantity(comparison: Comparison, quantity: str) -> list[LayerProfile]:
+    return [profile for profile in comparison.profiles() if profile.quantity == quantity]
+
+
+def quantities(comparison: Comparison) -> set[str]:
+    return {profile.quantity for profile in comparison.profiles()}
+
+
 class TestJoining:
     def test_rows_that_any_model_lacks_are_left_out_of_all_in_the_order_of_the_base(self, caplog):
         values = draw(0, rows=6)
@@ -63,24 +71,24 @@ class TestJoining:
         assert all(len(s.row_ids) == 5 for s in (joined.base, joined.experimental, *joined.controls))
 
 
-class TestColumns:
+class TestProfiles:
     def test_each_task_has_both_similarities_and_the_gain_debiased_and_biased(self):
         comparison = compared("a", "b")
         names = {f"{name}{end}" for name in ("cka/control_vs_base", "cka/control_vs_experimental", GAIN)
                  for end in ("", "_biased")}  # fmt: skip
-        assert set(comparison.columns) == names
-        for columns in comparison.columns.values():
-            assert [(c.task, c.layers, c.reading, c.unit) for c in columns] == [
+        assert {name for name in quantities(comparison) if not name.startswith("group_mean/")} == names
+        for name in names:
+            assert [(p.task, p.layers, p.reading, p.unit) for p in of_quantity(comparison, name)] == [
                 (task, LAYERS, READING, "CKA") for task in "ab"
             ]
         own = models(1)
-        expected = [linear_cka(x, y).item() for x, y in zip(own.controls[0].values, own.base.values, strict=True)]
-        np.testing.assert_allclose(comparison.columns["cka/control_vs_base"][1].estimates.values, expected)
-        assert (comparison.columns[GAIN][0].estimates.values > 0.01).all()
+        expected = linear_cka(own.controls[0].values, own.base.values).numpy()
+        np.testing.assert_allclose(of_quantity(comparison, "cka/control_vs_base")[1].estimates.values, expected)
+        assert (of_quantity(comparison, GAIN)[0].estimates.values > 0.01).all()
 
     def test_other_measures_see_the_first_rows_alone_and_give_the_same_kind_of_gain(self):
         comparison = compared("a", measures={"procrustes": procrustes_similarity}, max_rows=15)
-        (column,) = comparison.columns["tuning_gain_by/procrustes"]
+        (column,) = of_quantity(comparison, "tuning_gain_by/procrustes")
         own = models(0)
         control, experimental, base = (side.values[:, :15] for side in (own.controls[0], own.experimental, own.base))
         expected = procrustes_similarity(control, experimental) - procrustes_similarity(control, base)
@@ -91,26 +99,24 @@ class TestColumns:
         def refuses(x: Tensor, y: Tensor) -> Tensor:
             raise ValueError("too few rows for so many directions")
 
-        (column,) = compared("a", measures={"odd": refuses}).columns["tuning_gain_by/odd"]
+        (column,) = of_quantity(compared("a", measures={"odd": refuses}), "tuning_gain_by/odd")
         assert np.isnan(column.estimates.values).all()
         assert column.estimates.note == "too few rows for so many directions"
         assert "too few rows" in caplog.text
 
     def test_the_second_control_is_compared_with_the_first(self):
-        assert "cka/control_vs_control" not in compared("a").columns
-        (column,) = compared("a", controls=2).columns["cka/control_vs_control"]
+        assert "cka/control_vs_control" not in quantities(compared("a"))
+        (column,) = of_quantity(compared("a", controls=2), "cka/control_vs_control")
         first, second = (control.values for control in models(0, controls=2).controls)
-        expected = [linear_cka(x, y).item() for x, y in zip(first, second, strict=True)]
-        np.testing.assert_allclose(column.estimates.values, expected)
+        np.testing.assert_allclose(column.estimates.values, linear_cka(first, second).numpy())
 
 
 class TestGroups:
     def test_seen_and_unseen_tasks_and_clusters_have_means(self):
         comparison = compared("a", "b", "c", "d")
-        every = comparison.with_groups()
-        groups = [c for c in every if c.quantity == f"group_mean/{GAIN}"]
+        groups = of_quantity(comparison, f"group_mean/{GAIN}")
         assert [c.task for c in groups] == ["seen_tasks", "unseen_tasks", "x", "y"]
-        values = {c.task: c.estimates.values for c in comparison.columns[GAIN]}
+        values = {c.task: c.estimates.values for c in of_quantity(comparison, GAIN)}
         means = {c.task: c.estimates.values for c in groups}
         np.testing.assert_allclose(means["seen_tasks"], np.mean([values[task] for task in "abc"], axis=0))
         np.testing.assert_allclose(means["unseen_tasks"], values["d"])
@@ -118,14 +124,27 @@ class TestGroups:
 
     def test_what_is_not_averaged_is_still_there_once(self):
         comparison = compared("a", "b", measures={"procrustes": procrustes_similarity}, controls=2)
-        keys = [(c.quantity, c.task) for c in comparison.with_groups()]
+        keys = [(profile.quantity, profile.task) for profile in comparison.profiles()]
         assert len(keys) == len(set(keys))
+        compared_by_cka = ("cka/control_vs_base", "cka/control_vs_experimental", GAIN)
         assert {quantity for quantity, _ in keys} == {
-            *comparison.columns,
-            *(f"group_mean/{name}" for name in ("cka/control_vs_base", "cka/control_vs_experimental", GAIN)),
+            *compared_by_cka,
+            *(f"{name}_biased" for name in compared_by_cka),
+            *(f"group_mean/{name}" for name in compared_by_cka),
+            "cka/control_vs_control",
+            f"{GAIN}_by/procrustes",
             f"seed_noise/{GAIN}",
+            f"agreement/{GAIN}_by_cka_and_procrustes",
         }
         assert group_means([], {}) == []
+
+    def test_the_mean_over_tasks_is_that_of_all_of_them(self):
+        comparison = compared("a", "b", "c")
+        mean = comparison.mean_over_tasks(GAIN)
+        assert mean is not None
+        values = [profile.estimates.values for profile in of_quantity(comparison, GAIN)]
+        np.testing.assert_allclose(mean.estimates.values, np.mean(values, axis=0))
+        assert comparison.mean_over_tasks("cka/control_vs_control") is None
 
 
 class TestNoise:
@@ -134,9 +153,9 @@ class TestNoise:
         gains = []
         for seed in range(2):
             own = models(seed, controls=3)
-            sides = [[linear_cka(x, y) for x, y in zip(control.values, side.values, strict=True)]
-                     for control in own.controls for side in (own.experimental, own.base)]  # fmt: skip
-            gains.append(np.array(sides)[::2] - np.array(sides)[1::2])
+            pairs = [(control.values, side.values) for control in own.controls for side in (own.experimental, own.base)]
+            cka = np.stack([linear_cka(control, side).numpy() for control, side in pairs])
+            gains.append(cka[::2] - cka[1::2])
         deviation, freedom = comparison.noise()
         assert freedom == 4
         np.testing.assert_allclose(deviation, np.sqrt(np.mean([np.var(g, axis=0, ddof=1) for g in gains], axis=0)))
@@ -147,12 +166,16 @@ class TestNoise:
         comparison = Comparison(SUITE, READING, LAYERS, {}, 400)
         comparison.add("a", TaskModels(own.base, own.experimental, own.controls * 2))
         assert comparison.noise()[0].tolist() == [0, 0, 0]
-        np.testing.assert_allclose(comparison.columns["cka/control_vs_control"][0].estimates.values, 1)
+        np.testing.assert_allclose(of_quantity(comparison, "cka/control_vs_control")[0].estimates.values, 1)
 
-    def test_without_repeats_it_is_unknown(self):
+    def test_without_replicates_it_is_unknown(self):
         deviation, freedom = compared("a").noise()
         assert np.isnan(deviation).tolist() == [True] * 3
         assert freedom == 0
+
+
+def agreement(comparison: Comparison) -> list[Result]:
+    return result_rows(p for p in comparison.profiles() if p.quantity.startswith("agreement/"))
 
 
 def test_agreement_is_the_rank_correlation_of_gains_cell_by_cell():
@@ -160,9 +183,9 @@ def test_agreement_is_the_rank_correlation_of_gains_cell_by_cell():
     comparison = compared("a", "b", "c", "d", measures=measures)
 
     def matrix(name: str) -> np.ndarray:
-        return np.stack([c.estimates.values for c in comparison.columns[name]], axis=1)
+        return np.stack([c.estimates.values for c in of_quantity(comparison, name)], axis=1)
 
-    found = comparison.agreement()
+    found = agreement(comparison)
     assert [r.metric for r in found] == [f"agreement/tuning_gain_by_cka_and_{name}" for name in measures]
     for name, result in zip(measures, found, strict=True):
         expected = rank_agreement(matrix(GAIN), matrix(f"tuning_gain_by/{name}"))
@@ -172,5 +195,5 @@ def test_agreement_is_the_rank_correlation_of_gains_cell_by_cell():
 
 
 def test_agreement_of_two_tasks_has_no_interval():
-    (result,) = compared("a", "b", measures={"procrustes": procrustes_similarity}).agreement()
+    (result,) = agreement(compared("a", "b", measures={"procrustes": procrustes_similarity}))
     assert (result.ci_low, result.ci_high) == (None, None)

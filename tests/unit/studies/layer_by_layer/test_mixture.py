@@ -96,7 +96,7 @@ class TestContradictions:
         )
         return Suite("s", (first, replace(second, splits={**second.splits, "train": train})))
 
-    def test_seen_tasks_that_ask_alike_and_want_other_answers_are_refused(self):
+    def test_seen_tasks_with_equal_prompts_and_different_answers_are_refused(self):
         with pytest.raises(
             ValueError, match=r"'a' and 'b' share 2 training prompts.*`suite\.prompt=instruction`.*`suite\.tasks`"
         ):

@@ -13,7 +13,7 @@ from probes.activations import ExtractionSettings
 from probes.backbones import FrozenBackbone, tiny_backbone
 from probes.studies.layer_by_layer import models as module
 from probes.studies.layer_by_layer.mixture import MixtureSettings, mark_unseen
-from probes.studies.layer_by_layer.models import Workshop, check_models, tune_models
+from probes.studies.layer_by_layer.models import ModelTuner, check_models, tune_models
 from probes.tasks import Suite
 from probes.trainers import default_trainer
 from probes.tuning import AnswerScores, TunedModel, TuningExamples, tune
@@ -49,14 +49,14 @@ def orders(monkeypatch) -> Orders:
     return found
 
 
-def workshop(folder: Path, suite: Suite | None = None, *, seed: int = 0, **tuning: Any) -> Workshop:
+def make_tuner(folder: Path, suite: Suite | None = None, *, seed: int = 0, **tuning: Any) -> ModelTuner:
     settings, extraction = replace(TUNING, **tuning), ExtractionSettings()
-    return Workshop(tiny_backbone(), suite or toy_suite(), settings, default_trainer, extraction, seed, folder)
+    return ModelTuner(tiny_backbone(), suite or toy_suite(), settings, default_trainer, extraction, seed, folder)
 
 
 class TestOrders:
     def test_every_task_has_a_control_the_first_ones_repeats_and_the_mixture_comes_last(self, tmp_path, orders):
-        found = tune_models(workshop(tmp_path, seed=7), MixtureSettings(replicate_tasks=2, replicate_seeds=2))
+        found = tune_models(make_tuner(tmp_path, seed=7), MixtureSettings(replicate_tasks=2, replicate_seeds=2))
         tuned = [("a", 7), ("a", 8), ("a", 9), ("b", 7), ("b", 8), ("b", 9), ("c", 7), ("mixture", 7)]
         assert orders.names == tuned
         assert {task: len(own) for task, own in found.controls.items()} == {"a": 3, "b": 3, "c": 1}
@@ -67,7 +67,7 @@ class TestOrders:
         }  # fmt: skip
 
     def test_a_control_sees_its_own_task_and_the_mixture_the_seen_ones(self, tmp_path, orders):
-        tune_models(workshop(tmp_path), MixtureSettings(replicate_tasks=0))
+        tune_models(make_tuner(tmp_path), MixtureSettings(replicate_tasks=0))
         letters = {
             name: {split: {prompt[0] for prompt in own.prompts} for split, own in examples.items()}
             for name, _, examples in orders
@@ -77,16 +77,16 @@ class TestOrders:
         assert letters["mixture"] == {"train": {"a", "b"}, "validation": {"a", "b"}, "test": {"a", "b"}}
 
     def test_the_share_of_a_cluster_is_the_settings(self, tmp_path, orders):
-        tune_models(workshop(tmp_path), MixtureSettings(rows_per_cluster=10), only=["mixture"])
+        tune_models(make_tuner(tmp_path), MixtureSettings(rows_per_cluster=10), only=["mixture"])
         ((name, _, examples),) = orders
         assert (name, len(examples["train"])) == ("mixture", 10)
 
     def test_only_the_models_asked_for_are_tuned(self, tmp_path, orders):
-        found = tune_models(workshop(tmp_path), MixtureSettings(), only=["b"])
+        found = tune_models(make_tuner(tmp_path), MixtureSettings(), only=["b"])
         assert orders.names == [("b", 0), ("b", 1)]
         assert (list(found.controls), found.experimental) == (["b"], None)
         orders.clear()
-        found = tune_models(workshop(tmp_path), MixtureSettings(), only=["mixture", "c"])
+        found = tune_models(make_tuner(tmp_path), MixtureSettings(), only=["mixture", "c"])
         assert orders.names == [("c", 0), ("mixture", 0)]
         assert found.experimental is not None
 
@@ -99,14 +99,14 @@ class TestOrders:
 
         monkeypatch.setattr(module, "merge_adapters", merge)
         settings = MixtureSettings(experimental="merged", merge_coefficient=0.7)
-        found = tune_models(workshop(tmp_path), settings)
+        found = tune_models(make_tuner(tmp_path), settings)
         expected = ([Path("a-0"), Path("b-0")], 0.7, tmp_path / "adapters")
         assert asked == [expected]
         assert orders.names == [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0)]
         assert found.experimental is not None
         assert (found.experimental.folder, found.experimental.tuned.n_test) == (Path("merged"), 0)
         orders.clear()
-        tune_models(workshop(tmp_path), settings, only=["mixture"])
+        tune_models(make_tuner(tmp_path), settings, only=["mixture"])
         assert orders.names == [("a", 0), ("b", 0)]
         assert asked[1] == expected
 
@@ -128,7 +128,7 @@ class TestRefusals:
 
     def test_tuning_is_refused_too_before_anything_is_tuned(self, tmp_path, orders):
         with pytest.raises(ValueError, match="No model is called sst2"):
-            tune_models(workshop(tmp_path), MixtureSettings(), only=["a", "sst2"])
+            tune_models(make_tuner(tmp_path), MixtureSettings(), only=["a", "sst2"])
         assert orders == []
 
     def test_an_unknown_kind_of_experimental_model_names_the_key(self):
@@ -143,9 +143,9 @@ class TestRefusals:
             MixtureSettings(**cast(Any, {key: least - 1}))
 
     def test_controls_of_no_steps_cannot_be_merged(self, tmp_path):
-        shop = workshop(tmp_path, max_steps=0)
+        tuner = make_tuner(tmp_path, max_steps=0)
         with pytest.raises(ValueError, match=r"0 steps cannot be merged.*`tuning\.max_steps`"):
-            shop.merged([shop.control(toy_suite().tasks[0])], 0.4)
+            tuner.merged([tuner.control(toy_suite().tasks[0])], 0.4)
 
 
 class TestUnseen:
@@ -174,36 +174,36 @@ class TestUnseen:
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory) -> tuple[Path, TunedModel]:
     folder = tmp_path_factory.mktemp("tuned")
-    shop = workshop(folder)
-    return folder, shop.control(shop.suite.tasks[0])
+    tuner = make_tuner(folder)
+    return folder, tuner.control(tuner.suite.tasks[0])
 
 
 class TestReading:
     @staticmethod
-    def read(shop: Workshop, model: TunedModel):
-        return shop.read(model, shop.suite.tasks[:1], splits=("test",))
+    def read(tuner: ModelTuner, model: TunedModel):
+        return tuner.read(model, tuner.suite.tasks[:1], splits=("test",))
 
     def test_a_tuned_model_reads_other_activations_than_its_base(self, tuned):
         folder, model = tuned
-        shop = workshop(folder)
+        tuner = make_tuner(folder)
         unchanged = replace(model, folder=None, kind="unchanged")
-        base, own = (self.read(shop, m).rows(shop.suite.tasks[0], "test", LAST) for m in (unchanged, model))
+        base, own = (self.read(tuner, m).rows(tuner.suite.tasks[0], "test", LAST) for m in (unchanged, model))
         assert base.row_ids == own.row_ids
         assert torch.equal(base.values[0], own.values[0])  # what goes into the first block
         assert all(not torch.equal(b, o) for b, o in zip(base.values[1:], own.values[1:], strict=True))
 
     def test_what_is_in_the_store_is_read_without_loading_weights_and_what_is_not_is_computed(self, tuned, monkeypatch):
         folder, model = tuned
-        shop = workshop(folder)
-        first = self.read(shop, model)
+        tuner = make_tuner(folder)
+        first = self.read(tuner, model)
         loaded = []
-        monkeypatch.setattr(module, "tuned_backbone", lambda *args: loaded.append(args))
-        again = self.read(shop, model)
+        monkeypatch.setattr("probes.tuning.tuned_backbone.load_tuned_backbone", lambda *args: loaded.append(args))
+        again = self.read(tuner, model)
         assert (loaded, again.report.forward_passes) == ([], 0)
-        task = shop.suite.tasks[0]
+        task = tuner.suite.tasks[0]
         assert torch.equal(again.rows(task, "test", LAST).values, first.rows(task, "test", LAST).values)
         with pytest.raises(AttributeError):  # the stand-in gives no backbone
-            shop.read(model, [task], splits=("train",))
+            tuner.read(model, [task], splits=("train",))
         assert len(loaded) == 1
 
     def test_an_adapter_that_was_emptied_on_disk_is_refused(self, tuned, tmp_path):
@@ -217,19 +217,19 @@ class TestReading:
         weights = {name: torch.zeros_like(w) if "lora_B" in name else w for name, w in weights.items()}
         save_file(weights, emptied.folder / "adapter_model.safetensors", metadata={"format": "pt"})
         with pytest.raises(ValueError, match=r"tuned on 'a' changes nothing.*emptied.*Delete that folder"):
-            self.read(workshop(tmp_path), emptied)
+            self.read(make_tuner(tmp_path), emptied)
 
     def test_a_model_of_no_steps_reads_what_the_base_reads(self, tmp_path):
-        shop = workshop(tmp_path, max_steps=0)
-        model = shop.control(shop.suite.tasks[0])
-        assert (model.kind, self.read(shop, model).fingerprint) == ("unchanged", shop.base.fingerprint())
+        tuner = make_tuner(tmp_path, max_steps=0)
+        model = tuner.control(tuner.suite.tasks[0])
+        assert (model.kind, self.read(tuner, model).fingerprint) == ("unchanged", tuner.base.fingerprint())
 
 
 def test_a_repeat_is_another_model_and_the_same_seed_the_same_one(tuned):
     folder, model = tuned
-    shop = workshop(folder)
-    assert shop.control(shop.suite.tasks[0]).key == model.key
-    repeat = shop.control(shop.suite.tasks[0], replicate=1)
+    tuner = make_tuner(folder)
+    assert tuner.control(tuner.suite.tasks[0]).key == model.key
+    repeat = tuner.control(tuner.suite.tasks[0], replicate=1)
     assert repeat.key != model.key
-    assert repeat.key == workshop(folder, seed=1).control(shop.suite.tasks[0]).key
+    assert repeat.key == make_tuner(folder, seed=1).control(tuner.suite.tasks[0]).key
     assert module.tune is tune

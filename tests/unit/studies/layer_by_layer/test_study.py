@@ -6,7 +6,6 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ from study_samples import TUNING, toy_suite, toy_task
 
 from probes.activations import ExtractionSettings
 from probes.activations.store import ActivationStore
-from probes.analysis import LabelCKA, procrustes_similarity
+from probes.analysis import LabelCKA, LayerAnalysis, procrustes_similarity
 from probes.backbones import tiny_backbone
 from probes.callbacks import MatrixAnalysis
 from probes.report import FilesOnly, read_results
-from probes.studies import MapSettings, MixtureSettings, layer_by_layer_study
+from probes.studies import LayerByLayerStudy, MapSettings, MixtureSettings, RunContext
 from probes.studies.layer_by_layer import models as tuned_models
 from probes.studies.layer_by_layer.mixture import with_answers
 from probes.tasks import Suite, Task
@@ -31,7 +30,9 @@ from probes.training import ProbeSettings
 from probes.tuning import InstructionTuner
 from probes.values import Result
 
-FIT = importlib.import_module("probes.tuning.tune")  # the package calls the function so
+pytestmark = pytest.mark.slow
+
+FIT = importlib.import_module("probes.tuning.tuning_job")  # the package binds the function to this name
 LAYERS = (0, 1, 2, 3)
 MEASURES: Any = {"label_cka": LabelCKA(permutations=5)}
 
@@ -62,17 +63,23 @@ class Study:
             "probe": ProbeSettings(penalties=(0.1,), bootstrap_samples=20),
             "tuning": TUNING,
             "trainer": default_trainer,
-            "callbacks": partial(MatrixAnalysis, MEASURES),
-            "tracker": FilesOnly(),
-            "seed": 0,
-            "cache_dir": cache or folder / "cache",
-            "output_dir": self.out,
-            "config": {},
+            "analysis": LayerAnalysis(MEASURES),
+            "callbacks": MatrixAnalysis,
+        }
+        settings: dict[str, Any] = {
             "mixture": MixtureSettings(replicate_tasks=1),
             "maps": MapSettings(layers=0),
             "with_probes": False,
         }
-        self.objective = layer_by_layer_study(**{**parts, **options})
+        settings |= {name: value for name, value in options.items() if name not in {*parts, "seed"}}
+        parts |= {name: value for name, value in options.items() if name in parts}
+        context = RunContext.of(
+            logger=FilesOnly(),
+            seed=options.get("seed", 0),
+            cache_dir=cache or folder / "cache",
+            output_dir=self.out,
+        )
+        self.objective = LayerByLayerStudy(**settings).run(context, **parts)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -161,10 +168,10 @@ class TestLimits:
         assert study.facts["texts_computed"] == study.facts["texts"]  # tuned models read nothing of their own
 
     def test_a_control_that_is_the_experimental_model_has_all_of_its_likeness(self, whole, tmp_path, monkeypatch):
-        def control_of_a(shop: tuned_models.Workshop, rows_per_cluster: int):
-            return shop.control(shop.suite.tasks[0])
+        def control_of_a(tuner: tuned_models.ModelTuner, rows_per_cluster: int):
+            return tuner.control(tuner.suite.tasks[0])
 
-        monkeypatch.setattr(tuned_models.Workshop, "mixture", control_of_a)
+        monkeypatch.setattr(tuned_models.ModelTuner, "mixture", control_of_a)
         study = Study(tmp_path, cache=cache_of(whole))
         ones = {
             layer: r.value for (task, layer), r in study.cells("cka/control_vs_experimental").items() if task == "a"
@@ -174,13 +181,13 @@ class TestLimits:
         base = study.cells("cka/control_vs_base")["a", 3].value
         assert study.cells("tuning_gain")["a", 3].value == pytest.approx(1 - base, abs=1e-6)
 
-    def test_an_experimental_model_that_is_the_base_has_no_gain_and_no_doubt(self, whole, tmp_path, monkeypatch):
-        original = tuned_models.Workshop.mixture
+    def test_an_experimental_model_equal_to_the_base_has_no_gain_and_no_uncertainty(self, whole, tmp_path, monkeypatch):
+        original = tuned_models.ModelTuner.mixture
 
-        def unchanged(shop: tuned_models.Workshop, rows_per_cluster: int):
-            return replace(original(shop, rows_per_cluster), folder=None, kind="unchanged")
+        def unchanged(tuner: tuned_models.ModelTuner, rows_per_cluster: int):
+            return replace(original(tuner, rows_per_cluster), folder=None, kind="unchanged")
 
-        monkeypatch.setattr(tuned_models.Workshop, "mixture", unchanged)
+        monkeypatch.setattr(tuned_models.ModelTuner, "mixture", unchanged)
         study = Study(tmp_path, cache=cache_of(whole))
         for metric in ("tuning_gain", "tuning_gain_biased"):
             assert {(r.value, r.ci_low, r.ci_high) for r in study.cells(metric).values()} == {(0, 0, 0)}
@@ -202,7 +209,7 @@ class TestResuming:
             raise AssertionError("was done before")
 
         monkeypatch.setattr(FIT, "fit_model", refuse)
-        monkeypatch.setattr(tuned_models, "tuned_backbone", refuse)
+        monkeypatch.setattr("probes.tuning.tuned_backbone.load_tuned_backbone", refuse)
         study = Study(tmp_path, cache=cache_of(whole))
         assert (study.facts["forward_passes"], study.facts["texts_computed"]) == (0, 0)
         assert whole.facts["forward_passes"] > 0
@@ -316,7 +323,7 @@ class TestAnswers:
     @pytest.mark.parametrize(("split", "rows", "least"), [("train", 0, 1), ("test", 4, 5)])
     def test_too_few_rows_are_refused(self, split: str, rows: int, least: int):
         sizes = {"train": 8, "validation": 0, "test": 8} | {split: rows}
-        message = rf"'a' has {rows} {split} rows.*wants {least} or more.*`suite\.tasks`"
+        message = rf"'a' has {rows} {split} rows.*needs {least} or more.*`suite\.tasks`"
         self.refused(toy_task("a", sizes=sizes), message)
         del sizes[split]
         self.refused(toy_task("a", sizes=sizes), rf"'a' has 0 {split} rows")

@@ -1,4 +1,4 @@
-"""Minibatch training against a plain loop of one probe, and its parts."""
+"""Minibatch training against a plain loop over one probe; its losses, clipping and early stopping."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from torch import nn
 from probes.architectures import LinearProbe
 from probes.trainers import quiet_lightning
 from probes.training import MinibatchProbeModule, ProbeBank, ProbeSettings, Standardiser, default_trainer
-from probes.training.bank.minibatch_module import BestOfEachProbe, class_weights, clip_each_probe, default_row_loss
+from probes.training.bank.minibatch_module import (
+    PerProbeEarlyStopping,
+    class_weights,
+    clip_each_probe,
+    default_row_loss,
+)
 from probes.training.data_module import ActivationDataModule, RowBatches, Rows
 
 
@@ -36,13 +41,13 @@ def fit(settings, train, validation, *, layers=(0, 1, 2), seed=0):
 
 
 def plain_loop(settings, train, validation, *, layer, penalty, control, start):
-    """One probe, trained as the textbook says, and put back to its best epoch."""
+    """The state, at its best epoch, of one probe trained by the ordinary loop."""
     mean, deviation = train.values[layer].mean(0), train.values[layer].std(0, correction=0)
     probe = LinearProbe(6, 2)
     probe.load_state_dict(start)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=settings.learning_rate, weight_decay=0)
     batches = RowBatches(train, settings.batch_size, shuffle_seed=0)
-    best, lowest, waited = None, float("inf"), 0
+    best, lowest, epochs_without_improvement = None, float("inf"), 0
     for _ in range(settings.max_epochs):
         for batch in batches:
             optimizer.zero_grad()
@@ -55,16 +60,17 @@ def plain_loop(settings, train, validation, *, layer, penalty, control, start):
             logits = probe((validation.values[layer] - mean) / deviation)
             value = float(nn.functional.cross_entropy(logits, validation.targets[control]))
         if value < lowest:
-            lowest, waited, best = value, 0, {k: v.clone() for k, v in probe.state_dict().items()}
+            lowest, epochs_without_improvement = value, 0
+            best = {name: tensor.clone() for name, tensor in probe.state_dict().items()}
         else:
-            waited += 1
-        if waited >= settings.patience:
+            epochs_without_improvement += 1
+        if epochs_without_improvement >= settings.patience:
             break
     return best
 
 
 @pytest.mark.parametrize("patience", [1, 30])
-def test_every_probe_of_a_bank_is_the_probe_of_a_plain_loop(patience):
+def test_every_probe_of_a_bank_equals_the_probe_of_a_plain_loop(patience):
     settings = ProbeSettings(
         penalties=(0.0, 0.3),
         learning_rate=0.05,
@@ -93,7 +99,7 @@ def test_every_probe_of_a_bank_is_the_probe_of_a_plain_loop(patience):
             assert torch.allclose(module.bank.state_dict()[name.replace(".", "/")][number], value, atol=1e-4), number
 
 
-def test_a_layer_trains_alike_alone_and_in_a_bank():
+def test_a_layer_is_trained_to_the_same_probe_alone_and_in_a_bank():
     settings = ProbeSettings(
         architecture=partial(LinearProbe), penalties=(0.01,), learning_rate=0.02, batch_size=16, max_epochs=6
     )
@@ -106,7 +112,7 @@ def test_a_layer_trains_alike_alone_and_in_a_bank():
             assert torch.allclose(value, together.bank.state_dict()[name][2 * layer : 2 * layer + 2], atol=1e-6)
 
 
-def test_clipping_holds_each_probe_by_its_own_norm():
+def test_each_probes_gradient_is_clipped_by_its_norm():
     parameters = [nn.Parameter(torch.zeros(3, 2, 2)), nn.Parameter(torch.zeros(3, 2))]
     parameters[0].grad = torch.stack([torch.full((2, 2), v) for v in (0.01, 10.0, 0.0)])
     parameters[1].grad = torch.stack([torch.full((2,), v) for v in (0.01, 10.0, 0.0)])
@@ -117,53 +123,19 @@ def test_clipping_holds_each_probe_by_its_own_norm():
     assert torch.equal(parameters[0].grad[0], before[0][0])
 
 
-def test_a_stopped_probe_stays_as_it_was_at_its_best_while_others_go_on():
+def test_a_stopped_probe_keeps_its_best_state_while_other_probes_are_trained():
     bank = ProbeBank(LinearProbe, 2, 2, layers=(0, 1))
-    best = BestOfEachProbe(bank, patience=2)
+    early_stopping = PerProbeEarlyStopping(bank, patience=2)
     history = [[1.0, 9.0], [2.0, 8.0], [3.0, 7.0], [0.1, 6.0], [float("nan"), float("nan")]]
     for epoch, losses in enumerate(history):
         with torch.no_grad():
             for parameter in bank.parameters():
                 parameter.fill_(epoch)
-        best.update(torch.tensor(losses)[:, None])
-    assert best.stopped.flatten().tolist() == [True, False]
-    best.restore()
+        early_stopping.update(torch.tensor(losses)[:, None])
+    assert early_stopping.stopped.flatten().tolist() == [True, False]
+    early_stopping.restore()
     assert bank.get_parameter("linear/bias")[:, 0].tolist() == [0.0, 3.0]
-    assert best.lowest.flatten().tolist() == [1.0, 6.0]
-
-
-def test_batches_hold_every_row_once_in_orders_the_seed_decides():
-    data = rows(50)
-    seen = [torch.cat([batch.values[0, :, 0] for batch in RowBatches(data, 16, shuffle_seed=s)]) for s in (0, 0, 1)]
-    assert torch.equal(seen[0].sort().values, data.values[0, :, 0].sort().values)
-    assert torch.equal(seen[0], seen[1])
-    assert not torch.equal(seen[0], seen[2])
-    again = RowBatches(data, 16, shuffle_seed=0)
-    assert not torch.equal(next(iter(again)).values, next(iter(again)).values)
-
-
-@pytest.mark.parametrize("shuffle_seed", [None, 0])
-def test_rows_in_order_are_served_as_views_and_shuffled_ones_are_not(shuffle_seed):
-    data = rows(60)
-    parts = [list(RowBatches(data, 16, shuffle_seed=shuffle_seed, rank=rank, world_size=3)) for rank in range(3)]
-    for number, start in enumerate(range(0, 60, 16)):
-        for rank in range(3):
-            in_order = slice(start + rank, min(start + 16, 60), 3)
-            batch = parts[rank][number]
-            assert (batch.values.data_ptr() == data.values[:, in_order].data_ptr()) == (shuffle_seed is None)
-            if shuffle_seed is None:
-                assert torch.equal(batch.values, data.values[:, in_order])
-                assert torch.equal(batch.targets, data.targets[:, in_order])
-
-
-def test_processes_share_out_each_batch_and_their_mean_is_the_whole_batchs_mean():
-    data = rows(50)
-    whole = [batch.values.sum() * batch.share for batch in RowBatches(data, 16, shuffle_seed=0)]
-    parts = [
-        [batch.values.sum() * batch.share for batch in RowBatches(data, 16, shuffle_seed=0, rank=rank, world_size=3)]
-        for rank in range(3)
-    ]
-    assert torch.allclose(torch.stack([torch.stack(part) for part in parts]).mean(0), torch.stack(whole), rtol=1e-4)
+    assert early_stopping.lowest.flatten().tolist() == [1.0, 6.0]
 
 
 def test_balanced_weights_give_every_class_the_same_total_and_rows_a_mean_of_one():
@@ -173,7 +145,7 @@ def test_balanced_weights_give_every_class_the_same_total_and_rows_a_mean_of_one
     assert [float(weights[targets == k].sum()) for k in range(3)] == pytest.approx([40 / 3] * 3)
 
 
-def test_the_default_losses_are_torchs():
+def test_the_default_losses_equal_those_of_torch():
     generator = torch.Generator().manual_seed(0)
     logits, classes = torch.randn(4, 7, 3, generator=generator), torch.randint(3, (4, 7), generator=generator)
     expected = nn.functional.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view(4, 7)
@@ -185,7 +157,7 @@ def test_the_default_losses_are_torchs():
     assert torch.allclose(default_row_loss("regression", logits[..., :1], numbers), (logits[..., 0] - numbers) ** 2)
 
 
-def test_a_loss_that_is_already_a_mean_cannot_be_weighted_by_class():
+def test_a_loss_that_is_a_mean_cannot_be_weighted_by_class():
     class Mean(LinearProbe):
         def loss(self, logits, targets):
             return nn.functional.cross_entropy(logits, targets)

@@ -23,7 +23,7 @@ def test_a_feature_without_variance_is_only_centred():
     assert not constant.any()
 
 
-def test_a_layer_that_varies_by_rounding_only_is_constant_and_one_that_varies_a_little_is_not():
+def test_a_layer_that_varies_by_rounding_only_is_constant():
     generator = torch.Generator().manual_seed(0)
     values = torch.full((3, 50, 4), 300.0)
     values[1] *= 1 + 1e-7 * torch.randn(50, 4, generator=generator)
@@ -37,7 +37,7 @@ def test_other_rows_are_scaled_by_the_statistics_of_the_training_rows():
     assert standardiser(test).flatten().tolist() == [4.0, 6.0]
 
 
-def test_it_has_nothing_to_train():
+def test_a_standardiser_has_no_parameters():
     standardiser, _ = Standardiser.of(torch.randn(1, 5, 2))
     assert list(standardiser.parameters()) == []
     assert set(standardiser.state_dict()) == {"mean", "deviation"}

@@ -1,4 +1,4 @@
-"""The exact solver against scikit-learn, and its certificate against the truth."""
+"""The exact solver against scikit-learn, and its certificate against the true gap."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from torch.nn import functional
 from probes.training import solve_linear
 from probes.training.bank.minibatch_module import class_weights
 from probes.training.linear_solver import minimise
-from probes.training.linear_solver.eigenbasis import Eigenbasis
 
 PENALTIES = torch.tensor([1e-3, 1e-1, 1.0], dtype=torch.float64)
 
 
 def problem(layers, rows, features, classes, *, seed=0):
-    """Standardised rows with a decaying spectrum, and noisy labels that a linear map explains in part."""
+    """Standardised rows with a decaying spectrum, classes from noisy linear scores, and these scores."""
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(features, features, generator=generator) * torch.arange(1, features + 1) ** -0.5
     x = torch.randn(layers, rows, features, generator=generator) @ mix.T
@@ -32,19 +31,18 @@ def objective(x, y, weights, biases, penalty, row_weights=None):
     return float(losses.mean() + penalty / 2 * weights.double().square().sum())
 
 
-def as_two_logits(model):
+def weights_and_biases(model):
+    """Of a scikit-learn model; its single logit for two classes becomes two of opposite sign."""
     weights, biases = torch.as_tensor(model.coef_), torch.as_tensor(model.intercept_)
-    return (
-        (torch.cat([-weights, weights]) / 2, torch.cat([-biases, biases]) / 2)
-        if len(weights) == 1
-        else (weights, biases)
-    )
+    if len(weights) > 1:
+        return weights, biases
+    return torch.cat([-weights, weights]) / 2, torch.cat([-biases, biases]) / 2
 
 
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize(("rows", "features"), [(300, 20), (60, 90)])
 @pytest.mark.parametrize("balanced", [False, True])
-def test_objective_and_accuracy_are_those_of_scikit_learn(classes, rows, features, balanced):
+def test_objective_and_accuracy_equal_scikit_learns(classes, rows, features, balanced):
     every_x, every_y, _ = problem(2, rows + 2000, features, classes)
     every_y[: rows // 3] = 0
     x, y, new_x, new_y = every_x[:, :rows], every_y[:rows], every_x[:, rows:], every_y[rows:]
@@ -61,15 +59,15 @@ def test_objective_and_accuracy_are_those_of_scikit_learn(classes, rows, feature
             ).fit(x[layer].double().numpy(), y)  # fmt: skip
             weights, biases = solution.weights[layer, p, 0], solution.biases[layer, p, 0]
             ours = objective(x[layer], y, weights, biases, penalty, row_weights)
-            theirs = objective(x[layer], y, *as_two_logits(model), penalty, row_weights)
+            theirs = objective(x[layer], y, *weights_and_biases(model), penalty, row_weights)
             assert ours <= theirs * (1 + 1e-4)
-            right = (new_x[layer] @ weights.T + biases).argmax(1) == new_y
-            theirs_right = torch.as_tensor(model.predict(new_x[layer].numpy())) == new_y
-            assert float(right.float().mean()) == pytest.approx(float(theirs_right.float().mean()), abs=0.005)
+            correct = (new_x[layer] @ weights.T + biases).argmax(1) == new_y
+            theirs_correct = torch.as_tensor(model.predict(new_x[layer].numpy())) == new_y
+            assert float(correct.float().mean()) == pytest.approx(float(theirs_correct.float().mean()), abs=0.005)
 
 
 @pytest.mark.parametrize(("rows", "features"), [(300, 20), (60, 90)])
-def test_regression_is_scikit_learns_ridge(rows, features):
+def test_regression_predicts_as_scikit_learns_ridge(rows, features):
     x, _, noisy = problem(2, rows, features, 1)
     y = noisy[:, 0] + 3
     solution = solve_linear("regression", x, y[None], PENALTIES, classes=1)
@@ -81,7 +79,7 @@ def test_regression_is_scikit_learns_ridge(rows, features):
             assert float(solution.gaps[layer, p, 0]) <= 2e-4
 
 
-def test_each_label_of_a_multilabel_task_is_scikit_learns_logistic_regression():
+def test_each_label_of_a_multilabel_task_has_the_weights_of_scikit_learns_logistic_regression():
     x, _, noisy = problem(1, 300, 10, 3)
     y = (noisy > 0.3).float()
     solution = solve_linear("multilabel", x, y[None], PENALTIES[1:2], classes=3, tolerance=1e-7)
@@ -108,7 +106,7 @@ def test_the_certificate_bounds_the_distance_to_the_optimum(classes, max_iterati
             assert gap <= 2e-4 or max_iterations < 500
 
 
-def test_a_solver_stopped_early_certifies_that_it_was():
+def test_a_solver_that_stops_early_certifies_a_gap_beyond_the_tolerance():
     x, y, _ = problem(1, 200, 30, 3)
     penalties = torch.tensor([1e-4])
     stopped = solve_linear("classification", x, y[None], penalties, classes=3, max_iterations=2)
@@ -119,19 +117,19 @@ def test_a_solver_stopped_early_certifies_that_it_was():
 def test_a_tolerance_below_float32_rounding_is_reached_in_float64():
     x, y, _ = problem(1, 200, 30, 2)
     solution = solve_linear("classification", x, y[None], PENALTIES, classes=2, tolerance=1e-12)
-    # Weights are kept in float32, so the certificate stops at the rounding of the answer, not of the way to it.
+    # Weights are stored in float32, so the gap is limited by the rounding of the result, not of the iterations.
     assert float(solution.gaps.max()) < 1e-9
 
 
-def test_biases_bear_no_penalty():
+def test_biases_are_not_penalised():
     x, y, _ = problem(1, 200, 5, 2)
     y[20:] = 1
     solution = solve_linear("classification", x, y[None], torch.tensor([1e6]), classes=2)
-    shares = solution.biases[0, 0, 0].softmax(0)
-    assert float(shares[1]) == pytest.approx(float(y.float().mean()), abs=1e-4)
+    probabilities = solution.biases[0, 0, 0].softmax(0)
+    assert float(probabilities[1]) == pytest.approx(float(y.float().mean()), abs=1e-4)
 
 
-def test_a_layer_is_solved_alike_alone_and_among_thirty_others():
+def test_a_layers_probe_does_not_depend_on_the_layers_solved_with_it():
     x, y, _ = problem(31, 120, 16, 3)
     targets = torch.stack([y, y.flip(0)])
     together = solve_linear("classification", x, targets, PENALTIES, classes=3)
@@ -141,14 +139,14 @@ def test_a_layer_is_solved_alike_alone_and_among_thirty_others():
         assert torch.allclose(alone.biases[0], together.biases[layer], atol=1e-6)
 
 
-def test_a_control_does_not_touch_the_true_labels_probe():
+def test_a_probe_does_not_depend_on_the_controls_solved_with_it():
     x, y, _ = problem(2, 120, 16, 3)
     with_control = solve_linear("classification", x, torch.stack([y, y.flip(0)]), PENALTIES, classes=3)
     without = solve_linear("classification", x, y[None], PENALTIES, classes=3)
-    assert torch.allclose(with_control.weights[:, :, 0], without.weights[:, :, 0], atol=1e-5)  # of rounding
+    assert torch.allclose(with_control.weights[:, :, 0], without.weights[:, :, 0], atol=1e-5)
 
 
-def test_a_probe_does_not_depend_on_the_penalties_solved_beside_it():
+def test_a_probe_does_not_depend_on_the_penalties_solved_with_it():
     x, y, _ = problem(2, 120, 16, 3)
     together = solve_linear("classification", x, y[None], PENALTIES, classes=3)
     for number, penalty in enumerate(PENALTIES):
@@ -156,60 +154,22 @@ def test_a_probe_does_not_depend_on_the_penalties_solved_beside_it():
         assert torch.allclose(alone.weights[:, 0], together.weights[:, number], atol=1e-5)
 
 
-def test_what_rounding_stops_in_float32_is_finished_in_float64(monkeypatch):
+def test_a_problem_that_stalls_in_float32_is_finished_in_float64(monkeypatch):
     x, y, _ = problem(2, 120, 16, 3)
-    monkeypatch.setattr(minimise, "STALL", 1)  # the bound is not lower at every step, so float32 gives up at once
+    monkeypatch.setattr(minimise, "STALL_ITERATIONS", 1)  # the gap does not fall at every step: float32 stops early
     solution = solve_linear("classification", x, y[None], PENALTIES, classes=3, tolerance=1e-6)
     assert float(solution.gaps.max()) <= 1e-6
 
 
-def axes_among_features(basis, turn):
-    """Orthonormal columns `(layers, features, rank)`."""
-    if basis.axes is not None:
-        return basis.axes
-    layers, _, rank = basis.rows.shape
-    along_each = torch.eye(rank, rank + 1, dtype=basis.rows.dtype).expand(layers, -1, -1)
-    return turn.leave(along_each)[0].mT
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_few_rows_are_turned_onto_orthonormal_axes_from_which_their_weights_come_back(dtype):
-    x = torch.randn(2, 20, 40, generator=torch.Generator().manual_seed(0), dtype=dtype)
-    (basis, turn), within = Eigenbasis.of(x), x[:, :3] - x[:, 3:6]
-    axes = axes_among_features(basis, turn)
-    torch.testing.assert_close(axes.mT @ axes, torch.eye(20, dtype=dtype).expand(2, -1, -1))
-    torch.testing.assert_close(basis.rows @ axes.mT, x)
-    parameters = turn.enter(within, torch.ones(2, 3, dtype=dtype))
-    weights, biases = turn.leave(parameters)
-    torch.testing.assert_close(weights, within)
-    assert (biases == 1).all()
-    torch.testing.assert_close(basis.rows @ parameters[..., :-1].mT, x @ within.mT, atol=1e-4, rtol=1e-5)
-
-
-@pytest.mark.parametrize("rows", [60, 20])
-def test_weighted_moments_are_the_diagonal_of_the_weighted_second_moments_along_the_axes(rows):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, rows, 40, generator=generator, dtype=torch.float64)
-    weights = torch.rand(2, 3, 4, rows, generator=generator, dtype=torch.float64)
-    basis, turn = Eigenbasis.of(x)
-    moments, axes = basis.weighted_moments(weights), axes_among_features(basis, turn)
-    for layer, control, output in ((0, 0, 0), (1, 2, 3)):
-        rows_by_weight = x[layer] * (weights[layer, control, output] / weights[layer, control, output].sum())[:, None]
-        expected = (axes[layer].T @ (rows_by_weight.T @ x[layer]) @ axes[layer]).diagonal()
-        torch.testing.assert_close(moments[layer, control, output], expected)
-    equal = basis.weighted_moments(torch.ones_like(weights))
-    torch.testing.assert_close(equal, basis.eigenvalues[:, None, None].expand_as(equal))
-
-
-def test_rows_of_very_unequal_length_are_solved_in_fewer_iterations_with_moments_of_their_own(monkeypatch):
+def test_weighted_moments_save_iterations_where_rows_differ_much_in_length(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     lengths = torch.exp(1.5 * torch.randn(1, 150, 1, generator=generator))
     x = lengths * torch.randn(1, 150, 200, generator=generator) * torch.arange(1, 201) ** -0.5
     x = (x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True)
     y = torch.cat([torch.full((5,), 5), torch.randint(0, 5, (145,), generator=generator)])
     iterations = []
-    for first in (minimise.OWN_MOMENTS_FROM, 1 << 20):
-        monkeypatch.setattr(minimise, "OWN_MOMENTS_FROM", first)
+    for first in (minimise.WEIGHTED_MOMENTS_FROM, 1 << 20):
+        monkeypatch.setattr(minimise, "WEIGHTED_MOMENTS_FROM", first)
         solution = solve_linear("classification", x, y[None], torch.tensor([1e-3]), classes=6)
         assert float(solution.gaps.max()) <= 2e-4
         iterations.append(solution.iterations)
@@ -217,7 +177,7 @@ def test_rows_of_very_unequal_length_are_solved_in_fewer_iterations_with_moments
 
 
 @pytest.mark.parametrize(("rows", "features"), [(300, 200), (80, 200)])
-def test_features_that_all_but_repeat_each_other_are_solved_at_a_tiny_penalty(rows, features):
+def test_nearly_collinear_features_are_solved_at_a_tiny_penalty(rows, features):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, rows, 1, generator=generator) + 1e-4 * torch.randn(1, rows, features, generator=generator)
     x = (x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True)
@@ -227,21 +187,21 @@ def test_features_that_all_but_repeat_each_other_are_solved_at_a_tiny_penalty(ro
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_rows_of_two_kinds_only_are_solved(seed):
-    """As the last token's embedding is, where prompts end in one of two tokens."""
+def test_rows_that_repeat_only_two_vectors_are_solved(seed):
+    """The last token's embedding takes two values if every prompt ends in one of two tokens."""
     generator = torch.Generator().manual_seed(seed)
-    kinds = torch.randn(2, 576, generator=generator).bfloat16().float()
+    vectors = torch.randn(2, 576, generator=generator).bfloat16().float()
     kind = (torch.rand(400, generator=generator) < 0.1).long()
-    x, y = kinds[kind][None], (kind + (torch.rand(400, generator=generator) < 0.3)) % 2
+    x, y = vectors[kind][None], (kind + (torch.rand(400, generator=generator) < 0.3)) % 2
     x = (x - x.mean(1, keepdim=True)) / x.std(1, correction=0, keepdim=True).clamp_min(1e-6)
     solution = solve_linear("classification", x, y[None], torch.tensor([1.0, 1e-3]), classes=2)
     assert float(solution.gaps.max()) <= 2e-4
-    held = (x[0] @ solution.weights[0, 1, 0].T + solution.biases[0, 1, 0]).argmax(1)
-    rates = [y[kind == k].float().mean().round() for k in (0, 1)]
-    assert held.tolist() == [int(rates[k]) for k in kind.tolist()]
+    predicted = (x[0] @ solution.weights[0, 1, 0].T + solution.biases[0, 1, 0]).argmax(1)
+    majority = [int(y[kind == k].float().mean().round()) for k in (0, 1)]
+    assert predicted.tolist() == [majority[k] for k in kind.tolist()]
 
 
-def test_collinear_and_zero_features_do_no_harm():
+def test_repeated_and_constant_features_leave_the_predictions_as_they_are():
     x, y, _ = problem(1, 100, 6, 2)
     twice = torch.cat([x, x, torch.zeros(1, 100, 2)], dim=2)
     once = solve_linear("classification", x, y[None], torch.tensor([0.2]), classes=2, tolerance=1e-8)

@@ -1,4 +1,4 @@
-"""SVCCA and PWCCA on all rows, from sums."""
+"""SVCCA and PWCCA of all rows, from sums over batches."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from probes.analysis.moments import unpack_layers
-from probes.analysis.similarity.cca import Components, Truncation, mean_correlation, weighted_correlation
-from probes.analysis.streaming.pair_moments import PairMoments
+from probes.analysis.similarity.cca import Truncation, WhitenedComponents, mean_correlation, weighted_correlation
+from probes.analysis.streaming.running_sums import PairMoments
 
 
 class CanonicalCorrelations(PairMoments, ABC):
@@ -33,7 +33,7 @@ class CanonicalCorrelations(PairMoments, ABC):
         self.truncation = Truncation(variance=variance, ridge=ridge)
 
     @abstractmethod
-    def of_layer(self, components: Components | None) -> Tensor:
+    def of_layer(self, components: WhitenedComponents | None) -> Tensor:
         """The measure of one layer, float64 scalar; NaN without components, where a side is constant."""
 
     def compute(self) -> Tensor:
@@ -49,7 +49,7 @@ class CanonicalCorrelations(PairMoments, ABC):
         layers = unpack_layers(self.xy, self.xx, self.yy)
         values = self.xy.new_empty(len(layers))
         for index, moments in enumerate(layers):
-            values[index] = self.of_layer(Components.of_moments(moments, self.truncation))
+            values[index] = self.of_layer(WhitenedComponents.of_moments(moments, self.truncation))
         return values
 
 
@@ -62,12 +62,12 @@ class SVCCA(CanonicalCorrelations):
         super().__init__(num_layers, x_features, y_features, variance=variance, ridge=ridge)
 
     @override
-    def of_layer(self, components: Components | None) -> Tensor:
+    def of_layer(self, components: WhitenedComponents | None) -> Tensor:
         return mean_correlation(components)
 
 
 class PWCCA(CanonicalCorrelations):
-    """`pwcca` over rows that come in batches, x giving the weights; arguments as in `CanonicalCorrelations`."""
+    """`pwcca` over rows that come in batches, weighted by x; arguments as in `CanonicalCorrelations`."""
 
     def __init__(
         self, num_layers: int, x_features: int, y_features: int, *, variance: float = 1.0, ridge: float = 0.0
@@ -75,5 +75,5 @@ class PWCCA(CanonicalCorrelations):
         super().__init__(num_layers, x_features, y_features, variance=variance, ridge=ridge)
 
     @override
-    def of_layer(self, components: Components | None) -> Tensor:
+    def of_layer(self, components: WhitenedComponents | None) -> Tensor:
         return weighted_correlation(components)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import math
 
-from probes.studies.layer_by_layer.models import TunedModels
-from probes.studies.layer_by_layer.probes import learning_results
+from probes.analysis import result_rows
+from probes.studies.layer_by_layer.models import TunedModels, answer_profiles
 from probes.tuning import AnswerScores, TunedModel
 
 
@@ -31,7 +31,7 @@ MODELS = TunedModels(
 
 
 def test_every_model_stands_beside_its_base_with_rows_steps_and_seed():
-    found = [r for r in learning_results(MODELS, seed=3) if r.metric == "answer_loss_nats"]
+    found = [r for r in result_rows(answer_profiles(MODELS, seed=3)) if r.metric == "answer_loss_nats"]
     assert [(r.task, r.role, r.seed, r.value, r.n, r.note) for r in found] == [
         ("a", "base", None, 5.0, 20, ""),
         ("a", "control", 3, 1.0, 20, "7 steps"),
@@ -45,7 +45,11 @@ def test_every_model_stands_beside_its_base_with_rows_steps_and_seed():
 
 
 def test_each_score_is_a_metric_of_its_own_with_the_rows_it_rests_on():
-    found = {r.metric: (r.value, r.n) for r in learning_results(MODELS, seed=0) if r.task == "b" and r.role == "base"}
+    found = {
+        r.metric: (r.value, r.n)
+        for r in result_rows(answer_profiles(MODELS, seed=0))
+        if r.task == "b" and r.role == "base"
+    }
     assert found == {
         "answer_loss_nats": (6.0, 20),
         "exact_match": (0.25, 8),
@@ -56,9 +60,12 @@ def test_each_score_is_a_metric_of_its_own_with_the_rows_it_rests_on():
 
 def test_a_score_of_no_rows_says_so():
     unscored = scores(math.nan, rows=0, answered=0)
-    found = learning_results(TunedModels({}, model("mixture", unscored, unscored)), seed=0)
+    found = result_rows(answer_profiles(TunedModels({}, model("mixture", unscored, unscored)), seed=0))
     assert {(r.n, r.note) for r in found} == {(0, "not scored")}
 
 
 def test_without_an_experimental_model_there_are_controls_alone():
-    assert {r.role for r in learning_results(TunedModels(MODELS.controls, None), seed=0)} == {"base", "control"}
+    assert {r.role for r in result_rows(answer_profiles(TunedModels(MODELS.controls, None), seed=0))} == {
+        "base",
+        "control",
+    }

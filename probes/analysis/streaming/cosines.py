@@ -1,52 +1,24 @@
-"""Mean cosines of distinct rows (anisotropy) and of matched rows, on all rows, from sums."""
+"""Mean cosines of distinct rows (anisotropy) and of matched rows, over all rows, from sums over batches."""
 
 from __future__ import annotations
 
 from abc import ABC
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from probes.analysis.geometry.row_cloud import mean_cosine_of_sums, sum_of_directions
-from probes.analysis.streaming.batch_checks import require_batch, require_enough_rows, require_same_rows
+from probes.analysis.geometry.point_cloud import mean_cosine_of_sums, sum_of_directions
+from probes.analysis.streaming.running_sums import require_batch, require_enough_rows, require_same_rows
 
 
-class FeatureRange(NamedTuple):
-    """Smallest and largest value of every feature of every layer, shape `(layers, features)` each.
-
-    Attributes:
-        lowest: Infinity before the first row.
-        highest: Minus infinity before the first row.
-    """
-
-    lowest: Tensor
-    highest: Tensor
-
-    @classmethod
-    def empty(cls, layers: int, features: int) -> FeatureRange:
-        """The range of no rows."""
-        infinite = torch.full((layers, features), torch.inf, dtype=torch.float64)
-        return cls(infinite, -infinite)
-
-    def widened(self, x: Tensor) -> FeatureRange:
-        """With the rows of `x`, shape `(layers, rows, features)`, at least one."""
-        wide = x.double()
-        return FeatureRange(self.lowest.minimum(wide.amin(1)), self.highest.maximum(wide.amax(1)))
-
-    def constant_layers(self) -> Tensor:
-        """Which layers are the same in all rows, bool of shape `(layers,)`."""
-        return (self.lowest == self.highest).all(dim=1)
-
-
-class DirectionSums(Metric, ABC):
-    """What is summed over rows, over how many of them, and which layers ever changed.
+class CosineSums(Metric, ABC):
+    """A sum over rows, the number of rows it is over, and the range of every feature, which shows constant layers.
 
     Args:
         num_layers: Layers of a side.
         features: Features of a layer.
-        total_shape: Shape of what is summed.
+        total_shape: Shape of the sum.
         sides: How many stacks of layers a batch has.
     """
 
@@ -64,33 +36,34 @@ class DirectionSums(Metric, ABC):
         self.add_state("total", torch.zeros(total_shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("directed_rows", torch.zeros(num_layers, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
-        unseen = FeatureRange.empty(sides * num_layers, features)
-        self.add_state("lowest", unseen.lowest, dist_reduce_fx="min")
-        self.add_state("highest", unseen.highest, dist_reduce_fx="max")
+        infinite = torch.full((sides * num_layers, features), torch.inf, dtype=torch.float64)
+        self.add_state("lowest", infinite, dist_reduce_fx="min")
+        self.add_state("highest", -infinite, dist_reduce_fx="max")
 
     def add(self, total: Tensor, directed_rows: Tensor, *sides: Tensor) -> None:
-        """Add what a batch sums to.
+        """Add the sum over a batch.
 
         Args:
-            total: Its sum, of `total_shape`.
-            directed_rows: Rows that have a direction, shape `(layers,)`.
+            total: The sum, of `total_shape`.
+            directed_rows: Rows that have a direction, that is are not all zeros, shape `(layers,)`.
             *sides: The batch, shape `(layers, rows, features)` each, at least one row.
         """
         self.total, self.directed_rows = self.total + total, self.directed_rows + directed_rows
         self.rows = self.rows + sides[0].shape[1]
-        self.lowest, self.highest = FeatureRange(self.lowest, self.highest).widened(torch.cat(sides))
+        x = torch.cat(sides).double()  # (sides × layers, rows, features)
+        self.lowest, self.highest = self.lowest.minimum(x.amin(1)), self.highest.maximum(x.amax(1))
 
     def constant_layers(self) -> Tensor:
-        """Which layers are the same in all rows of a side, bool of shape `(layers,)`.
+        """Which layers are equal in all rows of a side, bool of shape `(layers,)`.
 
         Raises:
             ValueError: Fewer than 4 rows came.
         """
         require_enough_rows(int(self.rows), metric=type(self).__name__)
-        return FeatureRange(self.lowest, self.highest).constant_layers().view(-1, self.num_layers).any(dim=0)
+        return (self.lowest == self.highest).all(dim=1).view(-1, self.num_layers).any(dim=0)
 
 
-class Anisotropy(DirectionSums):
+class Anisotropy(CosineSums):
     """`anisotropy` over rows that come in batches.
 
     Args:
@@ -108,7 +81,7 @@ class Anisotropy(DirectionSums):
             x: Shape `(layers, rows, features)`.
 
         Raises:
-            ValueError: The shape is not what the metric was made for, or rows are not finite.
+            ValueError: The shape is not the one the metric was made for, or rows are not finite.
         """
         require_batch(x, layers=self.num_layers, features=self.features)
         if x.shape[1] > 0:
@@ -127,7 +100,7 @@ class Anisotropy(DirectionSums):
         return mean_cosine_of_sums(self.total, self.directed_rows).masked_fill(constant, torch.nan)
 
 
-class MatchedCosine(DirectionSums):
+class MatchedCosine(CosineSums):
     """`matched_cosine` of layer k of x with layer k of y in one feature space, over rows that come in batches.
 
     Args:
@@ -146,13 +119,13 @@ class MatchedCosine(DirectionSums):
             y: The same shape; rows as in `x`.
 
         Raises:
-            ValueError: A shape is not what the metric was made for, rows differ or are not finite.
+            ValueError: A shape is not the one the metric was made for, rows differ or are not finite.
         """
         require_batch(x, layers=self.num_layers, features=self.features, name="x")
         require_batch(y, layers=self.num_layers, features=self.features, name="y")
         require_same_rows(x.shape[1], y.shape[1])
         if x.shape[1] > 0:
-            self.add(*sum_of_cosines(x, y), x, y)
+            self.add(*_sum_of_cosines(x, y), x, y)
 
     def compute(self) -> Tensor:
         """Mean cosine of every layer.
@@ -166,8 +139,8 @@ class MatchedCosine(DirectionSums):
         return (self.total / self.directed_rows).masked_fill(self.constant_layers(), torch.nan)
 
 
-def sum_of_cosines(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines of matched rows summed, and how many there are: rows not all zeros on either side.
+def _sum_of_cosines(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the cosines of matched rows, and the number of rows that are all zeros on neither side.
 
     Args:
         x: Shape `(layers, rows, features)`.
@@ -178,6 +151,6 @@ def sum_of_cosines(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """
     x, y = x.double(), y.double()
     x_lengths, y_lengths = (torch.linalg.vector_norm(side, dim=-1, keepdim=True) for side in (x, y))
-    cosines = ((x / x_lengths) * (y / y_lengths)).sum(-1)
+    cosines = ((x / x_lengths) * (y / y_lengths)).sum(-1)  # (layers, rows); NaN for rows of zeros
     directed = ((x_lengths > 0) & (y_lengths > 0)).squeeze(-1)
     return torch.where(directed, cosines, 0).sum(-1), directed.double().sum(-1)

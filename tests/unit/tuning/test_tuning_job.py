@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from dataclasses import replace
@@ -8,16 +7,17 @@ from threading import Event, Thread
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tuning_samples import toy_splits
 
 from probes.backbones import FrozenBackbone, pad_right, tiny_backbone
 from probes.backbones.tiny import byte_tokenizer
 from probes.trainers import default_trainer
-from probes.tuning import InstructionTuner, TuningExamples, TuningSettings, tune, tuned_backbone
-from probes.tuning.tune import fit_model
+from probes.tuning import InstructionTuner, TuningExamples, TuningSettings, load_tuned_backbone, tune, tuning_job
+from probes.tuning.model_store import read_scores
+from probes.tuning.tuning_job import fit_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
-MODULE = importlib.import_module("probes.tuning.tune")  # the package calls the function so
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")]
 SETTINGS = TuningSettings(learning_rate=1e-2, max_steps=7, batch_size=8, rank=4, generate_rows=4, max_new_tokens=4)
 DATA = toy_splits()
 
@@ -46,8 +46,6 @@ def hidden(backbone: FrozenBackbone) -> torch.Tensor:
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
     return load_file(next(folder.glob("*.safetensors")))
 
 
@@ -55,10 +53,10 @@ def forbid_training(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(MODULE, "fit_model", refuse)
+    monkeypatch.setattr(tuning_job, "fit_model", refuse)
 
 
-def test_a_tiny_model_learns_a_toy_task_and_keeps_what_it_did_on_record(tmp_path):
+def test_a_tiny_model_learns_a_toy_task_and_its_record_tells_how(tmp_path):
     settings = replace(SETTINGS, method="full", max_steps=None, max_epochs=12, learning_rate=1e-2, generate_rows=20)
     model = tuned(tmp_path, settings)
     assert model.base.test_loss > 5
@@ -86,7 +84,7 @@ def test_a_tiny_model_learns_a_toy_task_and_keeps_what_it_did_on_record(tmp_path
     ],
     ids=lambda change: change["method"],
 )
-def test_what_is_saved_reads_as_the_live_tuned_model(tmp_path, base_folder, monkeypatch, change):
+def test_the_saved_model_has_the_hidden_states_of_the_tuned_model_in_memory(tmp_path, base_folder, monkeypatch, change):
     live = {}
 
     def keep(model, *args, **kwargs):
@@ -94,7 +92,7 @@ def test_what_is_saved_reads_as_the_live_tuned_model(tmp_path, base_folder, monk
         live["model"] = model.model
         return report
 
-    monkeypatch.setattr(MODULE, "fit_model", keep)
+    monkeypatch.setattr(tuning_job, "fit_model", keep)
     base = FrozenBackbone.load(path=base_folder, dtype="float32")
     model = tuned(tmp_path, replace(SETTINGS, **change), backbone=base)
     ids = torch.from_numpy(base.tokenize(["cat so:"]).ids[0]).long()[None]
@@ -104,7 +102,7 @@ def test_what_is_saved_reads_as_the_live_tuned_model(tmp_path, base_folder, monk
         loaded = FrozenBackbone.load(path=str(model.folder), dtype="float32")
     else:
         loaded = FrozenBackbone.load(path=base_folder, dtype="float32", adapter=str(model.folder))
-    for backbone in (loaded, tuned_backbone(base, model)):
+    for backbone in (loaded, load_tuned_backbone(base, model)):
         reading = backbone.readings("last")
         final = backbone(ids, torch.ones_like(ids), readings=reading, layers="final")[reading[0]][0, 0]
         torch.testing.assert_close(final, expected, rtol=1e-5, atol=1e-5)
@@ -113,7 +111,7 @@ def test_what_is_saved_reads_as_the_live_tuned_model(tmp_path, base_folder, monk
     assert model.kind == ("full" if change["method"] == "full" else "adapter")
 
 
-def test_a_finished_model_is_found_again_without_training_or_loading(tmp_path, monkeypatch):
+def test_a_finished_model_is_reused_without_training_or_loading(tmp_path, monkeypatch):
     first = tuned(tmp_path)
     forbid_training(monkeypatch)
     backbone = tiny_backbone()
@@ -124,7 +122,7 @@ def test_a_finished_model_is_found_again_without_training_or_loading(tmp_path, m
     tuned(tmp_path, replace(SETTINGS, checkpoint_every_n_steps=1), backbone=backbone)
 
 
-def test_scores_asked_for_later_do_not_train_again(tmp_path, monkeypatch):
+def test_further_scores_of_a_finished_model_do_not_train_it_again(tmp_path, monkeypatch):
     for method in ("lora", "full"):
         first = tuned(tmp_path, replace(SETTINGS, method=method, generate_rows=0))
         with monkeypatch.context() as patch:
@@ -136,7 +134,7 @@ def test_scores_asked_for_later_do_not_train_again(tmp_path, monkeypatch):
         assert later.tuned.test_loss != later.base.test_loss
 
 
-def test_everything_that_decides_the_weights_names_the_folder(tmp_path):
+def test_everything_that_decides_the_weights_is_part_of_the_folders_name(tmp_path):
     other = dict(DATA, train=TuningExamples(DATA["train"].prompts, DATA["train"].targets[::-1]))
     short = replace(SETTINGS, max_steps=1, generate_rows=0)
     keys = [
@@ -152,21 +150,19 @@ def test_everything_that_decides_the_weights_names_the_folder(tmp_path):
 
 def test_the_base_is_scored_once_for_all_models_of_one_task(tmp_path, monkeypatch):
     first = tuned(tmp_path)
-    monkeypatch.setattr(MODULE, "read_scores", lambda path: scored.append(path) or read(path))
-    from probes.tuning.model_store import read_scores as read
-
-    scored = []
+    files = []
+    monkeypatch.setattr(tuning_job, "read_scores", lambda file: files.append(file) or read_scores(file))
     second = tuned(tmp_path, seed=1)
-    base = {path for path in scored if path.parent.name == "base"}
-    assert len(base) == 1
-    assert base.pop().exists()
+    (base_file,) = {file for file in files if file.parent.name == "base"}
+    assert base_file.exists()
+    assert list(base_file.parent.iterdir()) == [base_file]
     assert second.base == first.base
     assert second.tuned != first.tuned
 
 
 @pytest.mark.parametrize(("killed_after", "every"), [(3, 1), (5, 2), (7, 7), (6, 5)])
 @pytest.mark.parametrize("patience", [None, 2])
-def test_a_killed_tuning_ends_with_the_weights_of_one_that_was_not(
+def test_a_killed_and_resumed_tuning_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path, monkeypatch, killed_after, every, patience
 ):
     settings = replace(
@@ -184,7 +180,7 @@ def test_a_killed_tuning_ends_with_the_weights_of_one_that_was_not(
     with monkeypatch.context() as patch:
         patch.setattr(InstructionTuner, "training_step", die)
         if killed_after == 7:
-            patch.setattr(MODULE, "save_adapter", lambda *_: (_ for _ in ()).throw(KilledError))
+            patch.setattr(tuning_job, "save_adapter", lambda *_: (_ for _ in ()).throw(KilledError))
         with pytest.raises(KilledError):
             tuned(tmp_path / "killed", settings)
     assert steps == list(range(killed_after))
@@ -203,12 +199,22 @@ def test_a_killed_tuning_ends_with_the_weights_of_one_that_was_not(
         assert torch.equal(weight, expected[name])
     assert resumed.validation_losses == whole.validation_losses
     assert (resumed.steps, resumed.tuned) == (whole.steps, whole.tuned)
-    assert not (resumed.folder / "last.ckpt").exists()
+    assert not list(tmp_path.rglob("*.ckpt"))
     records = [json.loads((model.folder / "tuning.json").read_text()) for model in (whole, resumed)]
     assert records[0]["tokens"] == records[1]["tokens"] > 0
 
 
-def test_patience_stops_and_goes_back_to_the_lowest_validation_loss(tmp_path):
+def test_a_folder_without_a_record_is_replaced(tmp_path):
+    settings = replace(SETTINGS, max_steps=1, generate_rows=0)
+    first = tuned(tmp_path, settings)
+    (first.folder / "tuning.json").unlink()
+    again = tuned(tmp_path, settings)
+    assert not again.reused
+    assert (again.folder, again.tuned) == (first.folder, first.tuned)
+    assert (again.folder / "tuning.json").exists()
+
+
+def test_patience_stops_and_restores_the_weights_with_the_lowest_validation_loss(tmp_path):
     data = dict(DATA, validation=TuningExamples(DATA["validation"].prompts, ("zebra",) * 20))
     settings = replace(SETTINGS, patience=2, max_steps=30, max_epochs=10, validate_every_n_steps=1, schedule="constant")
     model = tuned(tmp_path, settings, data=data)
@@ -229,7 +235,7 @@ def test_a_tuning_killed_after_patience_ran_out_makes_no_more_steps(tmp_path, mo
     whole = tuned(tmp_path / "whole", settings, data=data)
     settings = replace(settings, checkpoint_every_n_steps=1)
     with monkeypatch.context() as patch:
-        patch.setattr(MODULE, "save_adapter", lambda *_: (_ for _ in ()).throw(KilledError))
+        patch.setattr(tuning_job, "save_adapter", lambda *_: (_ for _ in ()).throw(KilledError))
         with pytest.raises(KilledError):
             tuned(tmp_path / "killed", settings, data=data)
     monkeypatch.setattr(InstructionTuner, "training_step", lambda *_: pytest.fail("made another step"))
@@ -238,13 +244,11 @@ def test_a_tuning_killed_after_patience_ran_out_makes_no_more_steps(tmp_path, mo
     assert resumed.tuned == whole.tuned
 
 
-def test_no_steps_leave_the_base_as_it_is(tmp_path):
+def test_without_steps_the_tuned_model_is_the_base(tmp_path):
     model = tuned(tmp_path, replace(SETTINGS, max_steps=0))
     assert (model.kind, model.folder, model.steps) == ("unchanged", None, 0)
     assert model.tuned == model.base
     assert model.base.test_loss > 5
-    backbone = tiny_backbone()
-    assert tuned_backbone(backbone, model) is backbone
 
 
 def test_a_tuning_that_changes_nothing_is_refused(tmp_path, monkeypatch):
@@ -260,7 +264,7 @@ def test_without_validation_and_test_rows_there_are_no_losses(tmp_path):
     assert model.steps == 7
 
 
-def test_a_second_process_waits_for_the_first_and_finds_its_model(tmp_path, monkeypatch):
+def test_a_second_run_waits_for_the_first_and_reuses_its_model(tmp_path, monkeypatch):
     entered, leave, results = Event(), Event(), []
 
     def slow(*args, **kwargs):
@@ -268,7 +272,7 @@ def test_a_second_process_waits_for_the_first_and_finds_its_model(tmp_path, monk
         assert leave.wait(20)
         return fit_model(*args, **kwargs)
 
-    monkeypatch.setattr(MODULE, "fit_model", slow)
+    monkeypatch.setattr(tuning_job, "fit_model", slow)
     first = Thread(target=lambda: results.append(tuned(tmp_path)))
     first.start()
     assert entered.wait(20)
@@ -299,9 +303,3 @@ def test_half_precision_tunes_adapters_in_float32(tmp_path):
 def test_float16_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"float32 or bfloat16.*`backbone\.dtype`"):
         tuned(tmp_path, backbone=tiny_backbone(dtype="float16"))
-
-
-def test_an_adapter_of_another_model_is_refused(tmp_path):
-    model = tuned(tmp_path, replace(SETTINGS, generate_rows=0))
-    with pytest.raises((ValueError, RuntimeError)):
-        tuned_backbone(tiny_backbone(num_layers=2), model)

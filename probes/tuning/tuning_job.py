@@ -1,0 +1,313 @@
+"""From prompts and answers to a tuned model on disk: reused if finished, resumed if interrupted, else trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from lightning import Callback, Trainer
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from probes.backbones import FrozenBackbone
+from probes.files import write_json
+from probes.seeds import derive_seed
+from probes.trainers import TrainerFactory
+from probes.tuning.adapters import effect_digest, make_trainable, quiet_tuning, save_adapter
+from probes.tuning.answer_model import AnswerModel
+from probes.tuning.answer_scores import AnswerSample, AnswerScores, evaluate
+from probes.tuning.examples import Encoded, TuningDataModule, TuningExamples, encode_splits, end_token
+from probes.tuning.instruction_tuner import AnswerValidation, InstructionTuner, StepCheckpoint
+from probes.tuning.model_store import ModelFolder, read_scores, scores_key, weights_key, write_scores
+from probes.tuning.tuned_backbone import TunedModel
+from probes.tuning.tuning_settings import TuningSettings
+
+_log = logging.getLogger(__name__)
+
+
+def tune(
+    task: str,
+    backbone: FrozenBackbone,
+    examples: Mapping[str, TuningExamples],
+    settings: TuningSettings,
+    *,
+    trainer: TrainerFactory,
+    seed: int,
+    cache_dir: Path,
+    callbacks: Sequence[Callback] = (),
+) -> TunedModel:
+    """Tune a copy of a backbone, loaded with its language-model head, on the prompts and answers of a task.
+
+    Args:
+        task: Name of the data the model is tuned on, which becomes part of the folder's name.
+        backbone: The base model, which is not changed; training runs on its device.
+        examples: The split `train`; `validation` and `test` are optional.
+        settings: How to tune.
+        trainer: Makes the Lightning trainer.
+        seed: Decides the adapters' initial weights, the order of examples and dropout; 0 is a seed like any other.
+        cache_dir: Tuned models are kept in its folder `adapters`.
+        callbacks: Callbacks of the training; they must not change weights, which the model's key could not tell.
+
+    Raises:
+        ValueError: The backbone, the data or the settings do not allow tuning, or the tuning changed no weight.
+    """
+    _check_dtype(backbone)
+    data = encode_splits(task, backbone, examples, settings)
+    fingerprint = backbone.fingerprint()
+    key = weights_key(fingerprint, data, settings, seed)
+    run = _TuningRun(
+        task=task,
+        backbone=backbone,
+        fingerprint=fingerprint,
+        data=data,
+        settings=settings,
+        trainer=trainer,
+        seed=seed,
+        key=key,
+        folder=ModelFolder.of(cache_dir, task, key),
+        callbacks=tuple(callbacks),
+    )
+    if settings.trains_nothing:
+        return run.unchanged()
+    run.folder.path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(run.folder.lock), quiet_tuning():
+        reused = run.folder.record() is not None
+        if not reused:
+            run.train()
+        return run.result(reused=reused)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TuningRun:
+    """One tuning: its data, its settings, and the folder of its result."""
+
+    task: str
+    backbone: FrozenBackbone
+    fingerprint: str
+    data: Encoded
+    settings: TuningSettings
+    trainer: TrainerFactory
+    seed: int
+    key: str
+    folder: ModelFolder
+    callbacks: tuple[Callback, ...]
+
+    def unchanged(self) -> TunedModel:
+        """The base itself, as the result of a tuning without steps."""
+        scores = self._base_scores()
+        return TunedModel(
+            name=self.task,
+            kind="unchanged",
+            folder=None,
+            key=self.key,
+            steps=0,
+            validation_losses={},
+            base=scores,
+            tuned=scores,
+            reused=False,
+        )
+
+    def train(self) -> None:
+        """Train from the start or the last checkpoint, and save the finished model with its scores and record."""
+        model = self.backbone.load_with_head()
+        base_scores = self._base_scores(model)
+        wrapper = make_trainable(model, self.settings, seed=derive_seed(self.seed, "adapter"))
+        report = fit_model(
+            self._answer_model(model),
+            self.data,
+            self.settings,
+            trainer=self.trainer,
+            seed=self.seed,
+            checkpoint=self.folder.checkpoint,
+            callbacks=self.callbacks,
+        )
+        with self.folder.finish() as folder:
+            scores = self._score(model, folder / f"scores-{self._scores_key}.json")
+            self._save(model if wrapper is None else wrapper, folder)
+            write_json(folder / "tuning.json", self._record(report, base_scores, scores))
+
+    def result(self, *, reused: bool) -> TunedModel:
+        """The finished model; scores that were not asked for when it was tuned are computed now."""
+        record = self.folder.record()
+        assert record is not None
+        scores = self.folder.path / f"scores-{self._scores_key}.json"
+        return TunedModel(
+            name=self.task,
+            kind=record["kind"],
+            folder=self.folder.path,
+            key=self.key,
+            steps=record["steps"],
+            validation_losses={int(step): loss for step, loss in record["validation_losses"].items()},
+            base=self._base_scores(),
+            tuned=read_scores(scores) or self._score(self._load(record["kind"]), scores),
+            reused=reused,
+        )
+
+    @cached_property
+    def _sample(self) -> AnswerSample:
+        return AnswerSample(
+            rows=self.settings.generate_rows,
+            max_new_tokens=self.settings.max_new_tokens,
+            end_id=end_token(self.backbone),
+            longest=self.backbone.tokenizer.max_length,
+            tokenizer=self.backbone.tokenizer.wrapped,
+        )
+
+    @cached_property
+    def _scores_key(self) -> str:
+        return scores_key(self.data, self._sample, precision=self.settings.precision)
+
+    def _base_scores(self, model: PreTrainedModel | None = None) -> AnswerScores:
+        """The base's scores, shared by all models of the same data; `model` is the base if it is loaded already."""
+        file = self.folder.path.parent / "base" / f"scores-{self.fingerprint}-{self._scores_key}.json"
+        scores = read_scores(file)
+        if scores is not None:
+            return scores
+        return self._score(self.backbone.load_with_head() if model is None else model, file)
+
+    def _score(self, model: PreTrainedModel, file: Path) -> AnswerScores:
+        scores = evaluate(
+            self._answer_model(model),
+            self.data["validation"],
+            self.data["test"],
+            self._sample,
+            micro_batch_tokens=self.settings.micro_batch_tokens,
+        )
+        write_scores(file, scores)
+        return scores
+
+    def _answer_model(self, model: PreTrainedModel) -> AnswerModel:
+        precision = self.settings.precision
+        if precision == "float32":
+            model.float()
+        half = precision == "bfloat16" or (precision == "auto" and self.backbone.dtype == torch.bfloat16)
+        return AnswerModel(model, autocast=half)
+
+    def _save(self, model: PeftModel | PreTrainedModel, folder: Path) -> None:
+        if isinstance(model, PeftModel):
+            save_adapter(model, folder)
+            return
+        model.to(self.backbone.dtype).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
+        self.backbone.tokenizer.wrapped.save_pretrained(folder)
+
+    def _load(self, kind: str) -> PreTrainedModel:
+        folder = str(self.folder.path)
+        if kind == "full":
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=self.backbone.dtype)
+            return model.to(self.backbone.device)
+        wrapper: Any = PeftModel.from_pretrained(self.backbone.load_with_head(), folder)
+        return wrapper.get_base_model()
+
+    def _record(self, report: FitReport, base_scores: AnswerScores, tuned_scores: AnswerScores) -> dict[str, Any]:
+        return {
+            "task": self.task,
+            "kind": "full" if self.settings.method == "full" else "adapter",
+            "base": self.backbone.name,
+            "base_fingerprint": self.fingerprint,
+            "settings": asdict(self.settings),
+            "seed": self.seed,
+            "rows": len(self.data["train"]),
+            **asdict(report),
+            "base_scores": asdict(base_scores),
+            "tuned_scores": asdict(tuned_scores),
+        }
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a tuning did.
+
+    Attributes:
+        steps: Optimizer steps that led to the weights.
+        tokens: Tokens read in training, without pads.
+        seconds: Duration of all steps.
+        validation_losses: Step → mean cross-entropy of answer tokens on the validation split, nats.
+        micro_batch_tokens: Tokens of a forward pass at most, after memory ran out or not.
+    """
+
+    steps: int
+    tokens: int
+    seconds: float
+    validation_losses: dict[int, float]
+    micro_batch_tokens: int
+
+
+def fit_model(
+    model: AnswerModel,
+    data: Encoded,
+    settings: TuningSettings,
+    *,
+    trainer: TrainerFactory,
+    seed: int,
+    checkpoint: Path,
+    callbacks: Sequence[Callback] = (),
+) -> FitReport:
+    """Tune a model in place, on its device.
+
+    Args:
+        model: Its parameters that require gradients are trained.
+        data: Training and validation examples.
+        settings: How to tune.
+        trainer: Makes the Lightning trainer.
+        seed: Decides the order of examples and dropout.
+        checkpoint: File to which the state is saved, and from which training resumes if it exists.
+        callbacks: Callbacks of the training.
+
+    Raises:
+        ValueError: Steps were made and no weight that affects the outputs changed.
+    """
+    examples, seed, before = data["train"], derive_seed(seed, "tuning"), effect_digest(model)
+    total_steps, device = settings.total_steps(len(examples)), model.device
+    module = InstructionTuner(model, settings, total_steps=total_steps, seed=seed)
+    batches = TuningDataModule(examples, settings.batch_size, total_steps=total_steps, seed=seed)
+    interval = settings.validation_interval(len(examples))
+    validation = AnswerValidation(data["validation"], every_n_steps=interval, patience=settings.patience)
+    every = settings.checkpoint_every_n_steps
+    saving = [] if every is None else [StepCheckpoint(checkpoint, every_n_steps=every)]
+    lightning = _make_trainer(trainer, device, [validation, *saving, *callbacks])
+    if checkpoint.exists():
+        _log.info("Tuning resumes from its last checkpoint.")
+        lightning.fit(module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
+    else:
+        lightning.fit(module, datamodule=batches)
+    model.to(device)  # Lightning leaves it on the CPU
+    if effect_digest(model) == before:
+        raise ValueError(
+            f"Tuning made {lightning.global_step} steps and changed nothing: no gradient reaches the trained weights. "
+            "Set `tuning.target_modules` to modules that act on the answer, or `tuning.learning_rate` higher."
+        )
+    steps = lightning.global_step if validation.best_step is None else validation.best_step
+    return FitReport(steps, module.tokens, module.seconds, validation.losses, module.micro_batch_tokens)
+
+
+def _make_trainer(trainer: TrainerFactory, device: torch.device, callbacks: Sequence[Callback]) -> Trainer:
+    overrides: dict[str, Any] = {
+        "max_epochs": 1,  # the loader serves all epochs as one
+        "max_steps": -1,
+        "accelerator": "gpu" if device.type == "cuda" else device.type,
+        "devices": [device.index or 0] if device.type == "cuda" else 1,
+        "strategy": "auto",
+        "precision": "32-true",  # `AnswerModel` decides the precision of matrix products
+        "gradient_clip_val": None,
+        "accumulate_grad_batches": 1,
+        "limit_val_batches": 0,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "enable_checkpointing": any(isinstance(callback, StepCheckpoint) for callback in callbacks),
+        "callbacks": list(callbacks),
+    }
+    return trainer(**overrides)
+
+
+def _check_dtype(backbone: FrozenBackbone) -> None:
+    if backbone.dtype not in {torch.float32, torch.bfloat16}:
+        raise ValueError(
+            f"Tuning expects weights in float32 or bfloat16, whose gradients do not underflow; those of "
+            f"'{backbone.name}' are {backbone.dtype}. Set `backbone.dtype`."
+        )
