@@ -14,10 +14,9 @@ from types import MappingProxyType
 from typing import get_args
 
 import numpy as np
-from scipy.stats import norm
 
 from probes.analysis.bands.segments import Band, Segments, find_segments
-from probes.analysis.between_tasks.specificity import specificity
+from probes.analysis.between_tasks.specificity import specificity_profiles
 from probes.analysis.intervals import confidence_interval
 from probes.analysis.similarity.permutation_null import Tail, family_wise_p
 from probes.values import ALL_TASKS, Estimates, Layer, LayerByTask, LayerProfile, Reading, Result, RunNames, layer_depth
@@ -157,32 +156,6 @@ def with_family_wise_p(profiles: Sequence[LayerProfile], *, tail: Tail = "counte
     return [
         replace(profile, estimates=replace(profile.estimates, p=p_of_profile))
         for profile, p_of_profile in zip(profiles, np.split(p, ends), strict=True)
-    ]
-
-
-def specificity_profiles(profiles: Sequence[LayerProfile]) -> list[LayerProfile]:
-    """Specificity of every cell of a quantity, with normal 95 % intervals where all of its profiles have errors."""
-    values = np.stack([profile.estimates.values for profile in profiles], axis=1)  # (layers, tasks)
-    errors = [profile.estimates.errors for profile in profiles]
-    known = [columns for columns in errors if columns is not None]
-    specific, deviations = specificity(values, known if len(known) == len(profiles) else None)
-    reach = norm.ppf(0.975) * deviations
-    return [
-        replace(
-            profile,
-            quantity=f"specificity/{profile.metric}",
-            penalties=(),
-            probe="",
-            seed=None,
-            estimates=Estimates(
-                specific[:, task],
-                profile.estimates.n,
-                null=np.zeros((1, len(profile.layers))),
-                note=profile.estimates.note,
-                interval=np.stack([specific[:, task] - reach[:, task], specific[:, task] + reach[:, task]]),
-            ),
-        )
-        for task, profile in enumerate(profiles)
     ]
 
 

@@ -12,11 +12,11 @@ from probes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from probes.report.csv_files import file_stem, read_results, write_layer_by_task, write_results
-    from probes.report.figures.axes import save_png
     from probes.report.figures.band_profiles import Curve, band_profiles
     from probes.report.figures.heatmap import heatmap
     from probes.report.figures.profiles import profiles
     from probes.report.figures.task_maps import TaskMap, task_maps
+    from probes.report.pictures import save_png
     from probes.report.run_logger import FilesOnly, RunLogger
     from probes.report.run_report import RunReport, curve_of, report_findings, report_layer_by_layer, report_run
     from probes.report.tables import best_layer_table, layer_table, learning_table, print_best_layers, print_screen
@@ -57,7 +57,7 @@ __getattr__ = lazy_names(
         "figures.heatmap": ("heatmap",),
         "figures.profiles": ("profiles",),
         "figures.task_maps": ("TaskMap", "task_maps"),
-        "figures.axes": ("save_png",),
+        "pictures": ("save_png",),
         "run_report": ("RunReport", "curve_of", "report_findings", "report_layer_by_layer", "report_run"),
         "tables": ("best_layer_table", "layer_table", "learning_table", "print_best_layers", "print_screen"),
         "run_logger": ("FilesOnly", "RunLogger"),

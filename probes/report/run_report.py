@@ -11,12 +11,11 @@ import numpy as np
 
 from probes.analysis import Findings, SegmentedQuantity, group_means, interval_of, layer_by_task, result_rows
 from probes.report.csv_files import file_stem, write_layer_by_layer, write_layer_by_task, write_results
-from probes.report.figures.axes import save_png
 from probes.report.figures.band_profiles import Curve, band_profiles
 from probes.report.figures.heatmap import heatmap
 from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
 from probes.report.figures.profiles import profiles
-from probes.report.pictures import Drawing, save_pictures
+from probes.report.pictures import Drawing, save_pictures, save_png
 from probes.report.run_logger import RunLogger
 from probes.values import Layer, LayerByLayer, LayerByTask, LayerProfile, Reading, Result, RunNames
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+from scipy.stats import norm
+
+from probes.values import Estimates, LayerProfile
 
 
 def specificity(values: np.ndarray, errors: Sequence[np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -36,6 +40,32 @@ def specificity(values: np.ndarray, errors: Sequence[np.ndarray] | None = None) 
         by_task = (_variance_from(task, residual_maker, present, of_task) for task, of_task in enumerate(errors))
         standard_errors[present] = np.sqrt(sum(by_task))
     return specific, standard_errors
+
+
+def specificity_profiles(profiles: Sequence[LayerProfile]) -> list[LayerProfile]:
+    """Specificity of every cell of a quantity, with normal 95 % intervals where all of its profiles have errors."""
+    values = np.stack([profile.estimates.values for profile in profiles], axis=1)  # (layers, tasks)
+    errors = [profile.estimates.errors for profile in profiles]
+    known = [columns for columns in errors if columns is not None]
+    specific, deviations = specificity(values, known if len(known) == len(profiles) else None)
+    reach = norm.ppf(0.975) * deviations
+    return [
+        replace(
+            profile,
+            quantity=f"specificity/{profile.metric}",
+            penalties=(),
+            probe="",
+            seed=None,
+            estimates=Estimates(
+                specific[:, task],
+                profile.estimates.n,
+                null=np.zeros((1, len(profile.layers))),
+                note=profile.estimates.note,
+                interval=np.stack([specific[:, task] - reach[:, task], specific[:, task] + reach[:, task]]),
+            ),
+        )
+        for task, profile in enumerate(profiles)
+    ]
 
 
 def _residual_maker(present: np.ndarray) -> np.ndarray:

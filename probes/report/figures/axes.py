@@ -1,21 +1,18 @@
-"""What several figures share: colours, labels of layers and tasks, coloured cells, grids of panels, and saving."""
+"""What several figures share: colours, labels of layers and tasks, coloured cells, and grids of panels."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch, Rectangle
 
-from probes.files import replaced_file
 from probes.values import Layer, LayerByLayer, LayerByTask
 
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9", "#6b6b00")
@@ -23,7 +20,6 @@ OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "
 
 _SIGNED_WORDS = ("selectivity", "specificity", "gain", "difference")
 _MISSING = {"facecolor": "#d9d9d9", "edgecolor": "#8c8c8c", "hatch": "////", "linewidth": 0.0}
-_PNG_OPTIONS = {"compress_level": 3}  # of 9; PIL's default, 6, takes three times as long to save a tenth of the bytes
 
 
 def is_signed(quantity: str) -> bool:
@@ -117,16 +113,3 @@ def add_colour_bar(figure: Figure, image: AxesImage, axes: Sequence[Axes], matri
     bar = figure.colorbar(image, ax=axes, fraction=0.06, pad=0.02, aspect=30)
     bar.set_label(quantity_label(matrix))
     bar.outline.set_visible(False)  # type: ignore[operator]  # a Spine; matplotlib's stubs say otherwise
-
-
-def save_png(figure: Figure, path: Path) -> Path:
-    """Save a figure; the file appears as a whole or not at all.
-
-    `Figure.savefig` would render the figure twice, the first time only to lay it out; the layout engine alone suffices.
-    """
-    if (layout := figure.get_layout_engine()) is not None:
-        layout.execute(figure)
-        figure.set_layout_engine("none")
-    with replaced_file(path) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary, pil_kwargs=_PNG_OPTIONS)
-    return path

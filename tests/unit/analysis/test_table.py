@@ -15,7 +15,8 @@ from probes.analysis import (
     result_rows,
     specificity,
 )
-from probes.analysis.table import segment_profiles, specificity_profiles, with_family_wise_p
+from probes.analysis.between_tasks.specificity import specificity_profiles
+from probes.analysis.table import segment_profiles, with_family_wise_p
 from probes.values import Estimates, Layer, LayerProfile, Reading, Result, RunNames
 
 LAYERS: tuple[Layer, ...] = (0, 1, "final")
