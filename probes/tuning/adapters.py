@@ -121,9 +121,16 @@ def _peft_config(model: PreTrainedModel, settings: TuningSettings) -> PeftConfig
             feedforward_modules=[name for name in targets if name.rpartition(".")[2] in _FEED_FORWARD_OUTPUTS],
             fan_in_fan_out=transposed,
         )
+    blocks = settings.layers_to_transform
+    if blocks is not None and max(blocks) >= model.config.num_hidden_layers:
+        raise ValueError(
+            f"This {type(model).__name__} has {model.config.num_hidden_layers} blocks, numbered from 0; got "
+            f"{list(blocks)}. Set `tuning.layers_to_transform` among them."
+        )
     return LoraConfig(
         task_type="CAUSAL_LM",
         target_modules=targets,
+        layers_to_transform=None if blocks is None else list(blocks),
         r=settings.rank,
         lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType]  # PEFT accepts real numbers
         lora_dropout=settings.dropout,

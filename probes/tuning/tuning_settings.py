@@ -20,6 +20,8 @@ class TuningSettings:
         method: Which weights are trained: low-rank adapters (`lora`, `dora`), scales (`ia3`), the norms (`ln`) or all
             weights (`full`). Prefix and prompt tuning are refused, because they add positions before the text.
         target_modules: Linear modules with adapters, by the last components of their names; `ln` and `full` ignore it.
+        layers_to_transform: Numbers of the blocks that get adapters, from 0 (lora, dora); `None` for all blocks. Block
+            k reads layer k, so tuning changes no layer up to the first number.
         rank: Rank of an adapter's product (lora, dora).
         alpha: An adapter's product is scaled by alpha / rank (lora, dora).
         dropout: Probability that an input of an adapter is set to 0 in training (lora, dora).
@@ -53,6 +55,7 @@ class TuningSettings:
 
     method: Literal["lora", "dora", "ia3", "ln", "full"] = "lora"
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    layers_to_transform: tuple[int, ...] | None = None
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.05
@@ -78,7 +81,10 @@ class TuningSettings:
     def __post_init__(self) -> None:
         names = (self.target_modules,) if isinstance(self.target_modules, str) else tuple(self.target_modules)
         object.__setattr__(self, "target_modules", names)
+        if self.layers_to_transform is not None:
+            object.__setattr__(self, "layers_to_transform", tuple(self.layers_to_transform))
         self._check_choices()
+        self._check_blocks()
         self._check_whole_numbers()
         self._check_numbers()
 
@@ -114,6 +120,22 @@ class TuningSettings:
                 )
         if self.method in {"lora", "dora", "ia3"} and not self.target_modules:
             raise ValueError(f"Method '{self.method}' expects target modules; got none. Set `tuning.target_modules`.")
+
+    def _check_blocks(self) -> None:
+        blocks = self.layers_to_transform
+        if blocks is None:
+            return
+        if self.method not in {"lora", "dora"}:
+            raise ValueError(
+                f"Only adapters of lora and dora can be limited to some blocks; the method is '{self.method}'. Set "
+                "`tuning.method` to lora or dora, or `tuning.layers_to_transform` to null."
+            )
+        whole = all(isinstance(block, int) and not isinstance(block, bool) and block >= 0 for block in blocks)
+        if not blocks or not whole or len(set(blocks)) < len(blocks):
+            raise ValueError(
+                "`tuning.layers_to_transform` must be null or one or more different numbers of blocks, from 0; got "
+                f"{list(blocks)}."
+            )
 
     def _check_whole_numbers(self) -> None:
         least = {

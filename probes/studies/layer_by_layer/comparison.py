@@ -28,20 +28,23 @@ class TaskModels:
 
     Attributes:
         base: The model all others were tuned from.
-        experimental: The multi-task model.
+        experimental: The multi-task models, one for each seed.
         controls: Models tuned on the task alone, one for each seed.
     """
 
     base: Activations
-    experimental: Activations
+    experimental: tuple[Activations, ...]
     controls: tuple[Activations, ...]
 
     @classmethod
-    def joined(cls, base: Activations, experimental: Activations, controls: Sequence[Activations]) -> TaskModels:
+    def joined(
+        cls, base: Activations, experimental: Sequence[Activations], controls: Sequence[Activations]
+    ) -> TaskModels:
         """Keep the rows that all models have, in the order of the base."""
-        for other in (experimental, *controls):
+        for other in (*experimental, *controls):
             base = join_rows(base, other).x
-        return cls(base, join_rows(base, experimental).y, tuple(join_rows(base, control).y for control in controls))
+        kept = (tuple(join_rows(base, model).y for model in models) for models in (experimental, controls))
+        return cls(base, *kept)
 
 
 @dataclass
@@ -64,11 +67,12 @@ class Comparison:
     max_rows: int
     every: int = 1
     _profiles: dict[str, list[LayerProfile]] = field(default_factory=dict)
-    _replicates: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    _replicates: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
 
     def add(self, task: str, models: TaskModels) -> None:
         """Compare the models of one task."""
-        base, experimental = models.base.values, models.experimental.values
+        base = models.base.values
+        experimental, *other_experimental = [model.values for model in models.experimental]
         first, *others = [control.values for control in models.controls]
         gains = tuning_gain(first, experimental, base)
         for quantity, estimates in gains.items():
@@ -77,21 +81,29 @@ class Comparison:
             self._keep(task, f"{GAIN}_by/{name}", name, self._gain_by(measure, first, experimental, base))
         if others:
             repeated = [paired_difference(control_cka(c, experimental), control_cka(c, base)) for c in others]
-            self._replicates[task] = [estimates.values for estimates in (gains[GAIN], *repeated)]
+            self._keep_replicates(task, "control", [gains[GAIN], *repeated])
             self._keep(task, "cka/control_vs_control", "CKA", control_cka(first, others[0]))
+        if other_experimental:
+            vs_base = gains[CONTROL_CKA[0]]
+            repeated = [paired_difference(control_cka(first, e), vs_base) for e in other_experimental]
+            for number, estimates in enumerate(repeated, start=1):
+                self._keep(task, f"{GAIN}_replicate/{number}", "CKA", estimates)
+            self._keep_replicates(task, "experimental", [gains[GAIN], *repeated])
 
     def profiles(self) -> list[LayerProfile]:
         """All profiles; means of CKA and gain over clusters and over seen and unseen tasks; noise; agreement.
 
-        `seed_noise/tuning_gain` is the gain's standard deviation over seeds of its control, `n` its degrees of freedom.
+        `seed_noise/tuning_gain` is the gain's standard deviation over seeds of the control, or of the experimental
+        model, by role; `n` is its degrees of freedom.
         `agreement/…` is the rank correlation over cells of the gain by CKA and by each other measure.
         """
         profiles = [profile for quantity in self._profiles.values() for profile in quantity]
-        for quantity in (*CONTROL_CKA[:2], GAIN):
+        replicates = [quantity for quantity in self._profiles if quantity.startswith(f"{GAIN}_replicate/")]
+        for quantity in (*CONTROL_CKA[:2], GAIN, *replicates):
             profiles += self.group_means(quantity)
-        deviation, freedom = self.noise()
-        if freedom:
-            profiles.append(self._profile(ALL_TASKS, f"seed_noise/{GAIN}", "CKA", Estimates(deviation, freedom)))
+        for role in self._replicates:
+            noise = Estimates(*self.noise(role))
+            profiles.append(self._profile(ALL_TASKS, f"seed_noise/{GAIN}", "CKA", noise, role=role))
         return profiles + [self._agreement(name) for name in self.measures]
 
     def group_means(self, quantity: str) -> list[LayerProfile]:
@@ -106,18 +118,34 @@ class Comparison:
         profiles = self._profiles.get(quantity, [])
         return group_means(profiles, {profile.task: ALL_TASKS for profile in profiles})[0] if profiles else None
 
-    def noise(self) -> tuple[np.ndarray, int]:
-        """Standard deviation over seeds of a control's tuning gain, and its degrees of freedom."""
-        if not self._replicates:
+    def noise(self, role: str) -> tuple[np.ndarray, int]:
+        """Standard deviation of a task's tuning gain over seeds, and its degrees of freedom.
+
+        Those of the experimental model are counted as if each task had its own, which is too many: one model's seed
+        affects all tasks together.
+
+        Args:
+            role: Whose seeds, `control` or `experimental`.
+        """
+        if role not in self._replicates:
             return np.full(len(self.layers), np.nan), 0
-        return replicate_noise(self._replicates)
+        return replicate_noise(self._replicates[role])
 
     def _keep(self, task: str, quantity: str, unit: str, estimates: Estimates) -> None:
         self._profiles.setdefault(quantity, []).append(self._profile(task, quantity, unit, estimates))
 
-    def _profile(self, task: str, quantity: str, unit: str, estimates: Estimates) -> LayerProfile:
+    def _keep_replicates(self, task: str, role: str, gains: Sequence[Estimates]) -> None:
+        self._replicates.setdefault(role, {})[task] = [estimates.values for estimates in gains]
+
+    def _profile(self, task: str, quantity: str, unit: str, estimates: Estimates, *, role: str = "") -> LayerProfile:
         return LayerProfile(
-            quantity=quantity, unit=unit, task=task, reading=self.reading, layers=self.layers, estimates=estimates
+            quantity=quantity,
+            unit=unit,
+            task=task,
+            reading=self.reading,
+            role=role,
+            layers=self.layers,
+            estimates=estimates,
         )
 
     def _gain_by(self, measure: SimilarityMeasure, control: Tensor, experimental: Tensor, base: Tensor) -> Estimates:

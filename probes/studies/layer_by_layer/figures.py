@@ -79,9 +79,10 @@ def _control_figure(comparison: Comparison, bands: Sequence[Band]) -> Any:
 
 def _gain_figure(comparison: Comparison, bands: Sequence[Band]) -> Any:
     curves = [curve_of(mean, mean.task.replace("_", " ")) for mean in comparison.group_means(GAIN)]
-    deviation, freedom = comparison.noise()
-    reach = student_t.ppf(0.975, freedom) * deviation if freedom else None
-    noise = None if reach is None else (-reach, reach)
+    known = [noise for noise in map(comparison.noise, ("control", "experimental")) if noise[1]]
+    # Seeds of control and experimental model vary independently, so their variances add.
+    reach = np.sqrt(sum((student_t.ppf(0.975, freedom) * deviation) ** 2 for deviation, freedom in known))
+    noise = (-reach, reach) if known else None
     overall = comparison.mean_over_tasks(GAIN)
     mean = None if overall is None else curve_of(overall, "all tasks")
     return band_profiles(curves, mean=mean, quantity=f"{GAIN} (CKA)", bands=bands, noise=noise)

@@ -34,6 +34,7 @@ class MixtureSettings:
         rows_per_cluster: Training rows of one cluster in the mixture at most.
         replicate_tasks: How many tasks, the first of the suite, have their controls tuned with other seeds too.
         replicate_seeds: How many other seeds.
+        experimental_seeds: How many experimental models are tuned on the same rows, with different seeds (tuned only).
         unseen: Tasks kept out of the mixture, by name or cluster; `None`: those the suite marks.
     """
 
@@ -42,6 +43,7 @@ class MixtureSettings:
     rows_per_cluster: int = 50_000
     replicate_tasks: int = 2
     replicate_seeds: int = 1
+    experimental_seeds: int = 1
     unseen: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -50,11 +52,17 @@ class MixtureSettings:
                 f"Unknown experimental model '{self.experimental}'. Set `study.mixture.experimental` to tuned or "
                 "merged."
             )
-        for key, least in (("rows_per_cluster", 1), ("replicate_tasks", 0), ("replicate_seeds", 0)):
+        least_values = {"rows_per_cluster": 1, "replicate_tasks": 0, "replicate_seeds": 0, "experimental_seeds": 1}
+        for key, least in least_values.items():
             if getattr(self, key) < least:
                 raise ValueError(
                     f"`study.mixture.{key}` expects a whole number from {least} up; got {getattr(self, key)}."
                 )
+        if self.experimental == "merged" and self.experimental_seeds > 1:
+            raise ValueError(
+                f"A merged model has no seed of its own; got {self.experimental_seeds} experimental models. Set "
+                "`study.mixture.experimental_seeds=1`, or `study.mixture.experimental=tuned`."
+            )
 
 
 def mark_unseen(suite: Suite, unseen: Sequence[str] | None) -> Suite:

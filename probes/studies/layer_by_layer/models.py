@@ -74,10 +74,11 @@ class ModelTuner:
         """The base tuned on one task alone; each replicate with another seed."""
         return self._tune(task.name, task_examples(task), seed=self.seed + replicate)
 
-    def mixture(self, rows_per_cluster: int) -> TunedModel:
-        """The base tuned on all seen tasks."""
+    def mixture(self, rows_per_cluster: int, *, replicate: int = 0) -> TunedModel:
+        """The base tuned on all seen tasks; each replicate on the same rows with another seed."""
         rows = mixture_examples(self.suite, rows_per_cluster=rows_per_cluster, seed=self.seed)
-        return self._tune(MIXTURE, rows, seed=self.seed, callbacks=self.callbacks)
+        callbacks = () if replicate else self.callbacks
+        return self._tune(MIXTURE, rows, seed=self.seed + replicate, callbacks=callbacks)
 
     def merged(self, controls: Sequence[TunedModel], coefficient: float) -> TunedModel:
         """The base plus a multiple of what tuning changed in each control, without training; its answers are unscored.
@@ -129,16 +130,15 @@ class TunedModels:
 
     Attributes:
         controls: Task → its controls, the study's seed first.
-        experimental: The multi-task model; `None` where it was not asked for.
+        experimental: The multi-task models, the study's seed first; none where they were not asked for.
     """
 
     controls: Mapping[str, Sequence[TunedModel]]
-    experimental: TunedModel | None
+    experimental: Sequence[TunedModel]
 
     def facts(self) -> list[dict[str, Any]]:
         """What `provenance.json` records of each model."""
         models = [model for controls in self.controls.values() for model in controls]
-        models += [] if self.experimental is None else [self.experimental]
         return [
             {
                 "name": model.name,
@@ -148,7 +148,7 @@ class TunedModels:
                 "reused": model.reused,
                 "validation_losses": dict(model.validation_losses),
             }
-            for model in models
+            for model in [*models, *self.experimental]
         ]
 
 
@@ -198,7 +198,7 @@ def tune_models(tuner: ModelTuner, settings: MixtureSettings, *, only: Sequence[
         if only is None or task.name in only:
             repeats = settings.replicate_seeds if number < settings.replicate_tasks else 0
             controls[task.name] = [tuner.control(task, replicate=replicate) for replicate in range(1 + repeats)]
-    experimental = None
+    experimental: list[TunedModel] = []
     if only is None or MIXTURE in only:
         if settings.experimental == "merged":
             seen = [
@@ -206,31 +206,41 @@ def tune_models(tuner: ModelTuner, settings: MixtureSettings, *, only: Sequence[
                 for task in tasks
                 if not task.unseen
             ]
-            experimental = tuner.merged(seen, settings.merge_coefficient)
+            experimental.append(tuner.merged(seen, settings.merge_coefficient))
         else:
-            experimental = tuner.mixture(settings.rows_per_cluster)
+            seeds = range(settings.experimental_seeds)
+            experimental += [tuner.mixture(settings.rows_per_cluster, replicate=replicate) for replicate in seeds]
     return TunedModels(controls, experimental)
 
 
 @dataclass(frozen=True)
 class ReadModels:
-    """A suite's activations in every model of a study; of a control, those of its task's test rows only."""
+    """A suite's activations in every model of a study.
+
+    Attributes:
+        base: Those of all splits that were asked for.
+        experimental: Likewise for the first experimental model; those of test rows for the others.
+        controls: Task → its controls, of which only the task's test rows are read.
+    """
 
     base: SuiteActivations
-    experimental: SuiteActivations
+    experimental: Sequence[SuiteActivations]
     controls: Mapping[str, Sequence[SuiteActivations]]
 
     def passes(self) -> dict[str, int]:
         """The forward passes of all models together, for `provenance.json`."""
-        models = [self.base, self.experimental, *(read for controls in self.controls.values() for read in controls)]
+        controls = [read for reads in self.controls.values() for read in reads]
+        models = [self.base, *self.experimental, *controls]
         names = ("texts_computed", "tokens_computed", "forward_passes")
         return {name: sum(getattr(model.report, name) for model in models) for name in names}
 
     def task(self, task: Task, reading: Reading) -> TaskModels:
         """One task's test rows in all its models."""
-        base, experimental = (side.rows(task, "test", reading) for side in (self.base, self.experimental))
-        controls = [control.rows(task, "test", reading) for control in self.controls[task.name]]
-        return TaskModels.joined(base, experimental, controls)
+        experimental, controls = (
+            [model.rows(task, "test", reading) for model in models]
+            for models in (self.experimental, self.controls[task.name])
+        )
+        return TaskModels.joined(self.base.rows(task, "test", reading), experimental, controls)
 
 
 def read_models(tuner: ModelTuner, models: TunedModels, *, splits: Sequence[str]) -> ReadModels:
@@ -239,12 +249,13 @@ def read_models(tuner: ModelTuner, models: TunedModels, *, splits: Sequence[str]
     Args:
         tuner: Reads tuned models.
         models: All models of a study, the experimental one included.
-        splits: Splits that are read with base and experimental model.
+        splits: Splits that are read with base and first experimental model.
     """
     tasks = tuner.suite.tasks
     base = read_suite(tuner.suite, tuner.base, tuner.extraction, tuner.cache_dir, splits=splits)
-    assert models.experimental is not None  # only `only_models` leaves it out
-    experimental = tuner.read(models.experimental, tasks, splits=splits)
+    first, *others = models.experimental  # only `only_models` leaves them out
+    experimental = [tuner.read(first, tasks, splits=splits)]
+    experimental += [tuner.read(model, tasks, splits=("test",)) for model in others]
     controls = {
         task.name: [tuner.read(model, [task], splits=("test",)) for model in models.controls[task.name]]
         for task in tasks
@@ -257,17 +268,17 @@ def answer_profiles(models: TunedModels, *, seed: int) -> list[LayerProfile]:
 
     Args:
         models: The tuned models.
-        seed: That of the first controls and the experimental model; replicates count up from it.
+        seed: That of the first control and experimental models; replicates count up from it.
     """
     profiles = []
     for task, controls in models.controls.items():
         profiles += _answer_profiles(task, "base", controls[0].base)
         for replicate, model in enumerate(controls):
             profiles += _answer_profiles(task, "control", model.tuned, seed=seed + replicate, model=model)
-    if models.experimental is not None:
-        model = models.experimental
-        profiles += _answer_profiles(MIXTURE, "base", model.base)
-        profiles += _answer_profiles(MIXTURE, "experimental", model.tuned, seed=seed, model=model)
+    if models.experimental:
+        profiles += _answer_profiles(MIXTURE, "base", models.experimental[0].base)
+    for replicate, model in enumerate(models.experimental):
+        profiles += _answer_profiles(MIXTURE, "experimental", model.tuned, seed=seed + replicate, model=model)
     return profiles
 
 

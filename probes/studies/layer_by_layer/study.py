@@ -132,7 +132,7 @@ class LayerByLayerStudy:
                 context.provenance.record(facts_of(loaded, read.base) | read.passes())
             if self.stop_after == "read":
                 return math.nan
-            sides = {BASE: read.base, EXPERIMENTAL: read.experimental}
+            sides = {BASE: read.base, EXPERIMENTAL: read.experimental[0]}
             with context.stage("compare"):
                 comparisons = self._compare(loaded, read, analysis)
             if self.with_probes:
@@ -159,7 +159,7 @@ class LayerByLayerStudy:
                 models = read.task(task, reading)
                 comparison.add(task.name, models)
                 labels = labels_of_test_rows(task)
-                for role, rows in ((BASE, models.base), (EXPERIMENTAL, models.experimental)):
+                for role, rows in ((BASE, models.base), (EXPERIMENTAL, models.experimental[0])):
                     complete = rows.row_ids == read.base.rows(task, "test", reading).row_ids
                     analysis.add(task.name, rows, labels if complete else None, role=role)
             analysis.table.add(comparison.profiles())

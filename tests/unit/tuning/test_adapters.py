@@ -67,6 +67,16 @@ def test_an_unknown_target_module_is_refused_and_the_error_lists_the_available_o
         tuned_model(TuningSettings(target_modules=("proj",)))
 
 
+def test_adapters_are_limited_to_the_blocks_that_are_named():
+    model = tuned_model(TuningSettings(layers_to_transform=(1,))).model
+    assert {name.split(".layers.")[1].split(".")[0] for name in trainable(model)} == {"1"}
+
+
+def test_a_block_that_the_model_does_not_have_is_refused():
+    with pytest.raises(ValueError, match=r"has \d blocks, numbered from 0; got \[1, 99\].*`tuning\.layers_to_trans"):
+        tuned_model(TuningSettings(layers_to_transform=(1, 99)))
+
+
 def test_the_effect_digest_covers_factor_b_but_not_a():
     model = tuned_model(TuningSettings()).model
     before, weights = effect_digest(model), trainable(model)

@@ -26,7 +26,7 @@ MODELS = TunedModels(
         "a": [model("a", scores(5.0), scores(1.0)), model("a", scores(5.0), scores(1.5))],
         "b": [model("b", scores(6.0), scores(2.0))],
     },
-    model("mixture", scores(5.5), scores(3.0), steps=30),
+    [model("mixture", scores(5.5), scores(loss), steps=30) for loss in (3.0, 3.5)],
 )
 
 
@@ -40,6 +40,7 @@ def test_every_model_stands_beside_its_base_with_rows_steps_and_seed():
         ("b", "control", 3, 2.0, 20, "7 steps"),
         ("mixture", "base", None, 5.5, 20, ""),
         ("mixture", "experimental", 3, 3.0, 20, "30 steps"),
+        ("mixture", "experimental", 4, 3.5, 20, "30 steps"),
     ]
     assert {r.split for r in found} == {"test"}
 
@@ -60,12 +61,12 @@ def test_each_score_is_a_metric_of_its_own_with_the_rows_it_rests_on():
 
 def test_a_score_of_no_rows_says_so():
     unscored = scores(math.nan, rows=0, answered=0)
-    found = result_rows(answer_profiles(TunedModels({}, model("mixture", unscored, unscored)), seed=0))
+    found = result_rows(answer_profiles(TunedModels({}, [model("mixture", unscored, unscored)]), seed=0))
     assert {(r.n, r.note) for r in found} == {(0, "not scored")}
 
 
 def test_without_an_experimental_model_there_are_controls_alone():
-    assert {r.role for r in result_rows(answer_profiles(TunedModels(MODELS.controls, None), seed=0))} == {
+    assert {r.role for r in result_rows(answer_profiles(TunedModels(MODELS.controls, []), seed=0))} == {
         "base",
         "control",
     }

@@ -33,7 +33,7 @@ def activations(values: Tensor, rows: list[str] | None = None) -> Activations:
 def models(seed: int, *, controls: int = 1, gain: float = 0.5) -> TaskModels:
     base, tuning = draw(seed), draw(seed + 1000)
     others = [activations(base + tuning + 0.2 * draw(seed + 100 * i)) for i in range(2, 2 + controls)]
-    return TaskModels.joined(activations(base), activations(base + gain * tuning), others)
+    return TaskModels.joined(activations(base), [activations(base + gain * tuning)], others)
 
 
 def compared(*tasks: str, measures: dict | None = None, max_rows: int = 400, controls: int = 1) -> Comparison:
@@ -57,8 +57,8 @@ class TestJoining:
         base = activations(values, list("abcdef"))
         experimental = activations(values.flip(1), list("fedcba"))
         controls = [activations(values[:, 1:], list("bcdef")), activations(values[:, [4, 2, 1]], list("ecb"))]
-        joined = TaskModels.joined(base, experimental, controls)
-        for side in (joined.base, joined.experimental, *joined.controls):
+        joined = TaskModels.joined(base, [experimental], controls)
+        for side in (joined.base, *joined.experimental, *joined.controls):
             assert side.row_ids == ("b", "c", "e")
             torch.testing.assert_close(side.values, values[:, [1, 2, 4]], rtol=0, atol=0)
         assert "dropped on both" in caplog.text
@@ -67,8 +67,8 @@ class TestJoining:
         values = draw(0, rows=6)
         broken = values.clone()
         broken[1, 2] = torch.nan
-        joined = TaskModels.joined(activations(values), activations(values), [activations(broken)])
-        assert all(len(s.row_ids) == 5 for s in (joined.base, joined.experimental, *joined.controls))
+        joined = TaskModels.joined(activations(values), [activations(values)], [activations(broken)])
+        assert all(len(s.row_ids) == 5 for s in (joined.base, *joined.experimental, *joined.controls))
 
 
 class TestProfiles:
@@ -90,7 +90,8 @@ class TestProfiles:
         comparison = compared("a", measures={"procrustes": procrustes_similarity}, max_rows=15)
         (column,) = of_quantity(comparison, "tuning_gain_by/procrustes")
         own = models(0)
-        control, experimental, base = (side.values[:, :15] for side in (own.controls[0], own.experimental, own.base))
+        sides = (own.controls[0], own.experimental[0], own.base)
+        control, experimental, base = (side.values[:, :15] for side in sides)
         expected = procrustes_similarity(control, experimental) - procrustes_similarity(control, base)
         np.testing.assert_allclose(column.estimates.values, expected.numpy(), rtol=1e-12)
         assert (column.estimates.n, column.unit) == (15, "procrustes")
@@ -153,10 +154,11 @@ class TestNoise:
         gains = []
         for seed in range(2):
             own = models(seed, controls=3)
-            pairs = [(control.values, side.values) for control in own.controls for side in (own.experimental, own.base)]
+            sides = (own.experimental[0].values, own.base.values)
+            pairs = [(control.values, side) for control in own.controls for side in sides]
             cka = np.stack([linear_cka(control, side).numpy() for control, side in pairs])
             gains.append(cka[::2] - cka[1::2])
-        deviation, freedom = comparison.noise()
+        deviation, freedom = comparison.noise("control")
         assert freedom == 4
         np.testing.assert_allclose(deviation, np.sqrt(np.mean([np.var(g, axis=0, ddof=1) for g in gains], axis=0)))
         assert (deviation > 1e-4).all()
@@ -165,11 +167,30 @@ class TestNoise:
         own = models(0)
         comparison = Comparison(SUITE, READING, LAYERS, {}, 400)
         comparison.add("a", TaskModels(own.base, own.experimental, own.controls * 2))
-        assert comparison.noise()[0].tolist() == [0, 0, 0]
+        assert comparison.noise("control")[0].tolist() == [0, 0, 0]
         np.testing.assert_allclose(of_quantity(comparison, "cka/control_vs_control")[0].estimates.values, 1)
 
+    def test_experimental_models_of_several_seeds_have_gains_and_noise_of_their_own(self):
+        comparison, by_seed = Comparison(SUITE, READING, LAYERS, {}, 400), []
+        for seed, task in enumerate("ab"):
+            one, other = models(seed), models(seed, gain=0.3)
+            both = TaskModels(one.base, (*one.experimental, *other.experimental), one.controls)
+            comparison.add(task, both)
+            control, base = one.controls[0].values, one.base.values
+            vs_base = linear_cka(control, base)
+            by_seed.append(np.stack([(linear_cka(control, e.values) - vs_base).numpy() for e in both.experimental]))
+        for task, profile in enumerate(of_quantity(comparison, f"{GAIN}_replicate/1")):
+            np.testing.assert_allclose(profile.estimates.values, by_seed[task][1], atol=1e-12)
+            assert profile.estimates.errors is not None
+        (noise,) = of_quantity(comparison, f"seed_noise/{GAIN}")
+        assert (noise.role, noise.estimates.n) == ("experimental", 2)
+        expected = np.sqrt(np.mean([np.var(gains, axis=0, ddof=1) for gains in by_seed], axis=0))
+        np.testing.assert_allclose(noise.estimates.values, expected)
+        means = of_quantity(comparison, f"group_mean/{GAIN}_replicate/1")
+        assert [mean.task for mean in means] == ["seen_tasks", "x", "y"]
+
     def test_without_replicates_it_is_unknown(self):
-        deviation, freedom = compared("a").noise()
+        deviation, freedom = compared("a").noise("control")
         assert np.isnan(deviation).tolist() == [True] * 3
         assert freedom == 0
 

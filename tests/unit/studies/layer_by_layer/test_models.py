@@ -60,7 +60,7 @@ class TestOrders:
         tuned = [("a", 7), ("a", 8), ("a", 9), ("b", 7), ("b", 8), ("b", 9), ("c", 7), ("mixture", 7)]
         assert orders.names == tuned
         assert {task: len(own) for task, own in found.controls.items()} == {"a": 3, "b": 3, "c": 1}
-        assert found.experimental is not None
+        assert len(found.experimental) == 1
         assert [fact["name"] for fact in found.facts()] == [name for name, _ in tuned]
         assert found.facts()[0] == {
             "name": "a", "kind": "adapter", "folder": "a-7", "steps": 5, "reused": False, "validation_losses": {5: 1.5}
@@ -81,14 +81,21 @@ class TestOrders:
         ((name, _, examples),) = orders
         assert (name, len(examples["train"])) == ("mixture", 10)
 
+    def test_experimental_models_of_other_seeds_are_tuned_on_the_same_rows(self, tmp_path, orders):
+        settings = MixtureSettings(rows_per_cluster=5, experimental_seeds=3)
+        found = tune_models(make_tuner(tmp_path, seed=7), settings, only=["mixture"])
+        assert orders.names == [("mixture", 7), ("mixture", 8), ("mixture", 9)]
+        assert [model.key for model in found.experimental] == ["mixture-7", "mixture-8", "mixture-9"]
+        assert len({examples["train"].prompts for _, _, examples in orders}) == 1
+
     def test_only_the_models_asked_for_are_tuned(self, tmp_path, orders):
         found = tune_models(make_tuner(tmp_path), MixtureSettings(), only=["b"])
         assert orders.names == [("b", 0), ("b", 1)]
-        assert (list(found.controls), found.experimental) == (["b"], None)
+        assert (list(found.controls), found.experimental) == (["b"], [])
         orders.clear()
         found = tune_models(make_tuner(tmp_path), MixtureSettings(), only=["mixture", "c"])
         assert orders.names == [("c", 0), ("mixture", 0)]
-        assert found.experimental is not None
+        assert len(found.experimental) == 1
 
     def test_a_merged_model_wants_the_first_control_of_every_seen_task(self, tmp_path, orders, monkeypatch):
         asked = []
@@ -103,8 +110,8 @@ class TestOrders:
         expected = ([Path("a-0"), Path("b-0")], 0.7, tmp_path / "adapters")
         assert asked == [expected]
         assert orders.names == [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0)]
-        assert found.experimental is not None
-        assert (found.experimental.folder, found.experimental.tuned.n_test) == (Path("merged"), 0)
+        (merged,) = found.experimental
+        assert (merged.folder, merged.tuned.n_test) == (Path("merged"), 0)
         orders.clear()
         tune_models(make_tuner(tmp_path), settings, only=["mixture"])
         assert orders.names == [("a", 0), ("b", 0)]
@@ -135,8 +142,13 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"'averaged'.*`study\.mixture\.experimental` to tuned or merged"):
             MixtureSettings(experimental="averaged")
 
+    def test_a_merged_model_has_no_seed_to_change(self):
+        with pytest.raises(ValueError, match=r"no seed of its own; got 2.*`study\.mixture\.experimental_seeds=1`"):
+            MixtureSettings(experimental="merged", experimental_seeds=2)
+
     @pytest.mark.parametrize(
-        ("key", "least"), [("rows_per_cluster", 1), ("replicate_tasks", 0), ("replicate_seeds", 0)]
+        ("key", "least"),
+        [("rows_per_cluster", 1), ("replicate_tasks", 0), ("replicate_seeds", 0), ("experimental_seeds", 1)],
     )
     def test_numbers_out_of_range_name_the_key(self, key: str, least: int):
         with pytest.raises(ValueError, match=rf"`study\.mixture\.{key}`.*from {least} up; got {least - 1}"):
