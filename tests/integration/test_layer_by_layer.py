@@ -102,7 +102,7 @@ class TestWhatItLeaves:
         of_two_classes = {f"{role}_auroc" for role in ("base", "experimental")}
         for name in of_two_classes:
             assert {task for _, task in finished.matrix(name)} == set(TASKS) - {"topic"}
-        others = {"cka_control_vs_control", "seed_noise_tuning_gain", *between, *of_two_classes}
+        others = {"cka_control_vs_control", "control_seed_noise_tuning_gain", *between, *of_two_classes}
         assert {name for name in left - of_tasks - others if not name.startswith("group_mean")} == set()
 
     def test_every_picture_is_there(self, finished):

@@ -168,7 +168,7 @@ class TestLimits:
         assert study.facts["texts_computed"] == study.facts["texts"]  # tuned models read nothing of their own
 
     def test_a_control_that_is_the_experimental_model_has_all_of_its_likeness(self, whole, tmp_path, monkeypatch):
-        def control_of_a(tuner: tuned_models.ModelTuner, rows_per_cluster: int):
+        def control_of_a(tuner: tuned_models.ModelTuner, rows_per_cluster: int, *, replicate: int):
             return tuner.control(tuner.suite.tasks[0])
 
         monkeypatch.setattr(tuned_models.ModelTuner, "mixture", control_of_a)
@@ -184,8 +184,8 @@ class TestLimits:
     def test_an_experimental_model_equal_to_the_base_has_no_gain_and_no_uncertainty(self, whole, tmp_path, monkeypatch):
         original = tuned_models.ModelTuner.mixture
 
-        def unchanged(tuner: tuned_models.ModelTuner, rows_per_cluster: int):
-            return replace(original(tuner, rows_per_cluster), folder=None, kind="unchanged")
+        def unchanged(tuner: tuned_models.ModelTuner, rows_per_cluster: int, *, replicate: int):
+            return replace(original(tuner, rows_per_cluster, replicate=replicate), folder=None, kind="unchanged")
 
         monkeypatch.setattr(tuned_models.ModelTuner, "mixture", unchanged)
         study = Study(tmp_path, cache=cache_of(whole))
@@ -263,7 +263,8 @@ class TestResuming:
         study = Study(tmp_path, cache=cache_of(whole), seed=1)
         assert study.reused == [True, False, False, False, False]  # the repeat of seed 0 is the first of seed 1
         assert study.cells("tuning_gain")["b", 3].value != whole.cells("tuning_gain")["b", 3].value
-        assert {r.seed for r in study.results if r.role == "control"} == {1, 2}
+        answers = [r for r in study.results if r.metric == "answer_loss_nats"]
+        assert {r.seed for r in answers if r.role == "control"} == {1, 2}
         before, after = (
             {layer: r.value for (_, layer), r in s.cells("cka/control_vs_control").items()} for s in (whole, study)
         )
