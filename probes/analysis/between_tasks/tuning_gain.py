@@ -31,7 +31,7 @@ def tuning_gain(control: Tensor, experimental: Tensor, base: Tensor) -> dict[str
         `cka/control_vs_base`, `cka/control_vs_experimental` and their difference `tuning_gain` (experimental − base),
         all debiased; and the same with the suffix `_biased`, as the paper computed them. The null of a biased CKA is
         its expectation for unrelated activations with these spectra (`biased_cka_floor`); the null of the biased gain
-        is the difference of the two, the gain that bias alone produces.
+        is the difference of the two, the gain that bias alone produces. The null of the debiased gain is 0.
 
     Source:
         Zhao, Ziser and Cohen 2024, arXiv:2410.20008.
@@ -62,11 +62,13 @@ def control_cka(control: Tensor, other: Tensor) -> Estimates:
 
 
 def paired_difference(minuend: Estimates, subtrahend: Estimates) -> Estimates:
-    """The first quantity minus the second, both with errors of the same rows, and without a null."""
+    """The first quantity minus the second, both with errors of the same rows; its null is 0, on both sides."""
     assert minuend.errors is not None
     assert subtrahend.errors is not None
     errors = minuend.errors - subtrahend.errors
-    return Estimates(minuend.values - subtrahend.values, minuend.n, errors, note=minuend.note)
+    no_difference = np.zeros((1, len(minuend.values)))
+    values = minuend.values - subtrahend.values
+    return Estimates(values, minuend.n, errors, no_difference, "two-sided", note=minuend.note)
 
 
 def replicate_noise(gains: Mapping[str, list[np.ndarray]]) -> tuple[np.ndarray, int]:

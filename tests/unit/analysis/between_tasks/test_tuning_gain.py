@@ -125,9 +125,10 @@ def test_the_null_of_biased_values_is_their_mean_over_permutations_of_the_rows()
     null = found["tuning_gain_biased"].null
     assert null is not None
     np.testing.assert_allclose(null[0], floors["experimental"] - floors["base"], atol=0.01)
-    assert all(
-        found[name].null is None for name in ("tuning_gain", "cka/control_vs_base", "cka/control_vs_experimental")
-    )
+    assert all(found[name].null is None for name in ("cka/control_vs_base", "cka/control_vs_experimental"))
+    gain = found["tuning_gain"]
+    assert gain.null is not None
+    assert (gain.null.tolist(), gain.alternative) == ([[0, 0]], "two-sided")
 
 
 def test_a_constant_layer_has_no_gain_and_does_not_affect_other_layers():
@@ -163,7 +164,9 @@ def test_a_difference_subtracts_errors_row_by_row():
     found = paired_difference(*sides)
     np.testing.assert_array_equal(found.values, [0, 1, 2])
     np.testing.assert_array_equal(found.errors, errors[0] - errors[1])
-    assert (found.n, found.note, found.null) == (5, "why", None)
+    assert (found.n, found.note, found.alternative) == (5, "why", "two-sided")
+    assert found.null is not None
+    assert found.null.tolist() == [[0, 0, 0]]
 
 
 def test_seed_noise_is_the_pooled_standard_deviation_over_tasks():
