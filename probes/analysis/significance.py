@@ -107,8 +107,8 @@ def moment_matched_tail(observed: np.ndarray, null: np.ndarray, *, alternative: 
 
     Moments estimated from few draws make tails look thinner than they are. So the skewness is increased by about one
     standard error, and the Pearson III probability is turned into a normal score, which is referred to Student's t with
-    the variance of a new draw about an estimated mean. For skewed nulls of 60 cells and 200 draws this makes an error at
-    the corrected level 0.001 in 0.0007 to 0.0014 of families (`docs/calibration.md`).
+    the variance of a new draw about an estimated mean. With skewed nulls of 60 cells and 200 draws, 0.0007 to 0.0014 of
+    families then have a cell below the corrected level 0.001.
 
     Args:
         observed: Shape `(cells,)`.
