@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -166,12 +166,12 @@ def _main_metric_first(values: Mapping[str, Tensor], kind: TargetKind) -> list[t
 def _difference(true: Scores, control: Scores, metric: str) -> Scores:
     """Selectivity: one metric of the probe minus the controls', resample by resample."""
     draws = {"selectivity": true.draws[metric] - control.draws[metric]} if metric in true.draws else {}
-    return Scores({"selectivity": true.values[metric] - control.values[metric]}, draws)
+    difference = {"selectivity": true.values[metric] - control.values[metric]}
+    return replace(true, values=difference, draws=draws)
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
     first = scores[0]
-    return Scores(
-        {metric: torch.stack([s.values[metric] for s in scores]).mean(0) for metric in first.values},
-        {metric: torch.stack([s.draws[metric] for s in scores]).mean(0) for metric in first.draws},
-    )
+    values = {metric: torch.stack([s.values[metric] for s in scores]).mean(0) for metric in first.values}
+    draws = {metric: torch.stack([s.draws[metric] for s in scores]).mean(0) for metric in first.draws}
+    return replace(first, values=values, draws=draws)
