@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from probes.metrics import classification, regression
+from probes.metrics.score_intervals import Scale, score_interval
 
 TargetKind = Literal["classification", "multilabel", "regression"]
 """`classification`: one of several classes; `multilabel`: 0 or 1 for each label; `regression`: a real number."""
@@ -36,6 +37,7 @@ class ProbeMetric:
             each kind, whose larger values must be better.
         larger_is_better: Whether larger values are better.
         classes: The number of classes for which it is defined; `None` for any.
+        scale: Its range, which decides the form of its interval; see `score_interval`.
     """
 
     name: str
@@ -45,24 +47,44 @@ class ProbeMetric:
     is_main: bool = False
     larger_is_better: bool = True
     classes: int | None = None
+    scale: Scale = "share"
 
 
 METRICS = (
     ProbeMetric("accuracy", "share of rows", "classification", classification.accuracy),
     ProbeMetric("macro_f1", "mean F1 over classes", "classification", classification.macro_f1, is_main=True),
     ProbeMetric(
-        "cross_entropy_bits", "bits", "classification", classification.cross_entropy_bits, larger_is_better=False
+        "cross_entropy_bits",
+        "bits",
+        "classification",
+        classification.cross_entropy_bits,
+        larger_is_better=False,
+        scale="positive",
     ),
     ProbeMetric("auroc", "share of pairs", "classification", classification.binary_auroc, classes=2),
     ProbeMetric("subset_accuracy", "share of rows", "multilabel", classification.subset_accuracy),
-    ProbeMetric("label_accuracy", "share of labels", "multilabel", classification.label_accuracy),
-    ProbeMetric("macro_f1", "mean F1 over classes", "multilabel", classification.multilabel_macro_f1, is_main=True),
     ProbeMetric(
-        "cross_entropy_bits", "bits", "multilabel", classification.multilabel_cross_entropy_bits, larger_is_better=False
+        "label_accuracy", "share of labels", "multilabel", classification.label_accuracy, scale="share_of_labels"
     ),
-    ProbeMetric("mse", "squared target unit", "regression", regression.mse, larger_is_better=False),
-    ProbeMetric("r2", "share of variance", "regression", regression.r2, is_main=True),
-    ProbeMetric("spearman", "rank correlation", "regression", regression.spearman),
+    ProbeMetric(
+        "macro_f1",
+        "mean F1 over classes",
+        "multilabel",
+        classification.multilabel_macro_f1,
+        is_main=True,
+        scale="share_of_labels",
+    ),
+    ProbeMetric(
+        "cross_entropy_bits",
+        "bits",
+        "multilabel",
+        classification.multilabel_cross_entropy_bits,
+        larger_is_better=False,
+        scale="positive",
+    ),
+    ProbeMetric("mse", "squared target unit", "regression", regression.mse, larger_is_better=False, scale="positive"),
+    ProbeMetric("r2", "share of variance", "regression", regression.r2, is_main=True, scale="at_most_one"),
+    ProbeMetric("spearman", "rank correlation", "regression", regression.spearman, scale="correlation"),
 )
 """All metrics, in the order in which they are reported."""
 
@@ -74,11 +96,15 @@ UNITS: Mapping[str, str] = MappingProxyType(
 )
 """Name of a metric → unit; also of selectivity, the main metric minus that of the same probe on shuffled labels."""
 
+SCALES: Mapping[tuple[TargetKind, str], Scale] = MappingProxyType(
+    {(metric.kind, metric.name): metric.scale for metric in METRICS}
+)
+"""Kind of task and name of a metric → its range."""
+
 LARGER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
     {metric.name: metric.larger_is_better for metric in METRICS} | {"selectivity": True}
 )
 """Name of a metric → whether larger values are better; also of selectivity."""
-
 
 _PERMUTED_ELEMENTS = 2**23
 """Elements of permuted logits held at once."""
@@ -91,16 +117,26 @@ class Scores:
     Attributes:
         values: Metric → float64 `(layers,)`.
         draws: Metric → float64 `(samples, layers)`, one value per bootstrap resample; empty without resamples.
+        kind: Kind of task.
+        rows: Rows that were scored.
         null: Metric → float64 `(permutations, layers)`, values by chance as from `permuted_scores`; empty without.
     """
 
     values: Mapping[str, Tensor]
     draws: Mapping[str, Tensor]
+    kind: TargetKind
+    rows: int
     null: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
 
     def interval(self, metric: str) -> tuple[Tensor, Tensor] | None:
-        """95 % percentile interval of a metric, each end `(layers,)`; `None` without resamples."""
-        return percentile_interval(self.draws[metric]) if metric in self.draws else None
+        """95 % interval of a metric on its scale, each end `(layers,)`; `None` without resamples.
+
+        A metric that is not in `METRICS`, such as a difference of two, has a symmetric one.
+        """
+        if metric not in self.draws:
+            return None
+        scale = SCALES.get((self.kind, metric), "difference")
+        return score_interval(self.values[metric], self.draws[metric], rows=self.rows, scale=scale)
 
 
 def score_rows(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor | None = None) -> Scores:
@@ -123,7 +159,7 @@ def score_rows(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor
     once = torch.ones(1, len(targets), device=logits.device)
     values = _scores_of_kind(kind, logits, targets, once)
     draws = {} if counts is None else _scores_of_kind(kind, logits, targets, counts.to(logits.device))
-    return Scores({name: value[0] for name, value in values.items()}, draws)
+    return Scores({name: value[0] for name, value in values.items()}, draws, kind, len(targets))
 
 
 def permuted_scores(
@@ -226,26 +262,6 @@ def bootstrap_counts(rows: int, samples: int, *, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(rows, (samples, rows), generator=generator)
     return torch.zeros(samples, rows).scatter_add_(1, drawn, torch.ones(samples, rows))
-
-
-def percentile_interval(draws: Tensor, *, level: float = 0.95) -> tuple[Tensor, Tensor]:
-    """Percentile bootstrap interval of each column.
-
-    Args:
-        draws: One value per resample, shape `(samples, ...)`. NaN draws, from resamples on which the metric is
-            undefined, are left out.
-        level: Share of the draws inside the interval.
-
-    Returns:
-        Lower and upper ends, float64, shape `(...)`; NaN where every draw is NaN.
-
-    Source:
-        Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
-    """
-    tail = (1 - level) / 2
-    ends = torch.tensor([tail, 1 - tail], dtype=torch.float64, device=draws.device)
-    low, high = torch.nanquantile(draws.double(), ends, dim=0)
-    return low, high
 
 
 def majority_logits(kind: TargetKind, train_targets: Tensor, rows: int, *, classes: int) -> Tensor:

@@ -188,11 +188,16 @@ def _main_metric_first(values: Mapping[str, Tensor], kind: TargetKind) -> list[t
 def _difference(true: Scores, control: Scores, metric: str) -> Scores:
     """Selectivity: one metric of the probe minus the controls', resample by resample, permutation by permutation."""
     parts = zip((true.values, true.draws, true.null), (control.values, control.draws, control.null), strict=True)
-    return Scores(*({"selectivity": own[metric] - other[metric]} if metric in own else {} for own, other in parts))
+    return _with_parts(true, *({"selectivity": a[metric] - b[metric]} if metric in a else {} for a, b in parts))
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
     def mean(part: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         return {metric: torch.stack([of_score[metric] for of_score in part]).mean(0) for metric in part[0]}
 
-    return Scores(mean([s.values for s in scores]), mean([s.draws for s in scores]), mean([s.null for s in scores]))
+    parts = ([s.values for s in scores], [s.draws for s in scores], [s.null for s in scores])
+    return _with_parts(scores[0], *map(mean, parts))
+
+
+def _with_parts(scores: Scores, values: dict[str, Tensor], draws: dict[str, Tensor], null: dict[str, Tensor]) -> Scores:
+    return replace(scores, values=values, draws=draws, null=null)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
@@ -19,7 +18,6 @@ from probes.metrics import (
     TargetKind,
     bootstrap_counts,
     majority_logits,
-    percentile_interval,
     score_rows,
 )
 
@@ -150,14 +148,6 @@ def test_the_interval_of_an_accuracy_has_the_width_of_the_normal_approximation()
     half = 1.96 * math.sqrt(accuracy * (1 - accuracy) / 1000)
     assert float(low[0]) == pytest.approx(accuracy - half, abs=0.004)
     assert float(high[0]) == pytest.approx(accuracy + half, abs=0.004)
-
-
-def test_the_interval_equals_numpys_percentiles_and_leaves_out_undefined_draws():
-    draws = normal(101, 2).double()
-    draws[3, 1] = torch.nan
-    low, high = percentile_interval(draws)
-    assert float(low[0]) == pytest.approx(np.percentile(draws[:, 0], 2.5))
-    assert float(high[1]) == pytest.approx(np.nanpercentile(draws[:, 1], 97.5))
 
 
 def test_the_majority_baseline_depends_on_the_training_labels_alone():
