@@ -35,6 +35,7 @@ class ProbeMetric:
         is_main: Whether penalties are chosen by this metric and selectivity is measured in it; true for one metric of
             each kind, whose larger values must be better.
         classes: The number of classes for which it is defined; `None` for any.
+        of_order: Whether it is defined only for classes that are in order, such as ratings.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ProbeMetric:
     function: Callable[[Tensor, Tensor, Tensor], Tensor]
     is_main: bool = False
     classes: int | None = None
+    of_order: bool = False
 
 
 METRICS = (
@@ -50,6 +52,7 @@ METRICS = (
     ProbeMetric("macro_f1", "mean F1 over classes", "classification", classification.macro_f1, is_main=True),
     ProbeMetric("cross_entropy_bits", "bits", "classification", classification.cross_entropy_bits),
     ProbeMetric("auroc", "share of pairs", "classification", classification.binary_auroc, classes=2),
+    ProbeMetric("spearman", "rank correlation", "classification", classification.ordinal_spearman, of_order=True),
     ProbeMetric("subset_accuracy", "share of rows", "multilabel", classification.subset_accuracy),
     ProbeMetric("label_accuracy", "share of labels", "multilabel", classification.label_accuracy),
     ProbeMetric("macro_f1", "mean F1 over classes", "multilabel", classification.multilabel_macro_f1, is_main=True),
@@ -86,7 +89,9 @@ class Scores:
         return percentile_interval(self.draws[metric]) if metric in self.draws else None
 
 
-def score_rows(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor | None = None) -> Scores:
+def score_rows(
+    kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor | None = None, *, ordered: bool = False
+) -> Scores:
     """Score every layer's logits against the targets with all metrics of a kind of task.
 
     Args:
@@ -94,6 +99,7 @@ def score_rows(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor
         logits: Shape `(layers, rows, classes)`; classes is 1 for regression.
         targets: Shape `(rows,)`, or `(rows, labels)` for multi-label tasks.
         counts: Resamples as from `bootstrap_counts`, shape `(samples, rows)`; `None` for point values only.
+        ordered: Whether the classes are in order, which adds the metrics of ordered classes.
 
     Raises:
         ValueError: There are no rows, or logits and targets have different numbers of them.
@@ -104,13 +110,15 @@ def score_rows(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor
             f"{len(targets)} targets and {logits.shape[1]} rows."
         )
     once = torch.ones(1, len(targets), device=logits.device)
-    values = _scores_of_kind(kind, logits, targets, once)
-    draws = {} if counts is None else _scores_of_kind(kind, logits, targets, counts.to(logits.device))
+    values = _scores_of_kind(kind, logits, targets, once, ordered=ordered)
+    draws = {}
+    if counts is not None:
+        draws = _scores_of_kind(kind, logits, targets, counts.to(logits.device), ordered=ordered)
     return Scores({name: value[0] for name, value in values.items()}, draws)
 
 
 def classification_scores(logits: Tensor, targets: Tensor, counts: Tensor) -> dict[str, Tensor]:
-    """All metrics of single-label predictions.
+    """All metrics of single-label predictions, except those of ordered classes.
 
     Args:
         logits: Before any softmax, shape `(layers, rows, classes)`.
@@ -153,9 +161,12 @@ def regression_scores(predictions: Tensor, targets: Tensor, counts: Tensor) -> d
     return _scores_of_kind("regression", predictions, targets, counts)
 
 
-def _scores_of_kind(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor) -> dict[str, Tensor]:
+def _scores_of_kind(
+    kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor, *, ordered: bool = False
+) -> dict[str, Tensor]:
     counts = counts.to(torch.float64)
-    defined = [metric for metric in METRICS if metric.kind == kind and metric.classes in (None, logits.shape[-1])]
+    of_kind = [metric for metric in METRICS if metric.kind == kind and (ordered or not metric.of_order)]
+    defined = [metric for metric in of_kind if metric.classes in (None, logits.shape[-1])]
     return {metric.name: metric.function(logits, targets, counts) for metric in defined}
 
 

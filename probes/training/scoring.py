@@ -69,7 +69,7 @@ class TaskScorer:
             seed = derive_seed(self.seed, "bootstrap", outputs.split)
             counts = bootstrap_counts(outputs.targets.shape[1], self.bootstrap_samples, seed=seed)
         true, *shuffled = [
-            score_rows(self.data.kind, outputs.logits[:, i], targets, counts)
+            score_rows(self.data.kind, outputs.logits[:, i], targets, counts, ordered=self.data.ordered)
             for i, targets in enumerate(outputs.targets)
         ]
         if not shuffled:
@@ -85,7 +85,7 @@ class TaskScorer:
     def majority_profiles(self, split: str, train_targets: Tensor, targets: Tensor) -> list[LayerProfile]:
         """Scores of the constant prediction that fits the training labels best; they belong to no layer."""
         logits = majority_logits(self.data.kind, train_targets, len(targets), classes=self.data.num_classes)
-        scores = score_rows(self.data.kind, logits, targets)
+        scores = score_rows(self.data.kind, logits, targets, ordered=self.data.ordered)
         return [
             self._profile(metric, split, Estimates(values.double().numpy(), len(targets)), (None,), control="majority")
             for metric, values in scores.values.items()
