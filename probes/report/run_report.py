@@ -155,7 +155,7 @@ def report_bands(
             [curve_of(profile) for profile in quantity.profiles],
             mean=curve_of(mean),
             quantity=f"{first.name} ({first.unit})",
-            bands=quantity.segments.bands,
+            bands=quantity.segments.all_bands,
         )
         path = save_png(figure, output_dir / "figures" / f"bands_{name.replace('/', '_')}.png")
         logger.log_picture(f"bands/{name}", path)

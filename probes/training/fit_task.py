@@ -206,6 +206,7 @@ def fit_probes(
     y_validation: Array | None = None,
     x_test: Array | None = None,
     y_test: Array | None = None,
+    ordered: bool = False,
     seed: int = 0,
     trainer_factory: TrainerFactory = default_trainer,
     **settings: Any,
@@ -222,6 +223,7 @@ def fit_probes(
         y_validation: Their targets.
         x_test: Rows to report; without them, a fifth of the rows of `x` is held out, seeded and stratified.
         y_test: Their targets.
+        ordered: Whether the classes are in order, so that Spearman's correlation is reported too.
         seed: Decides every random choice; 0 is a seed like any other.
         trainer_factory: Makes the Lightning trainers; one quiet CPU process by default.
         **settings: Fields of `ProbeSettings`.
@@ -247,7 +249,7 @@ def fit_probes(
         split: _labelled(split, values, targets, names)
         for split, (values, targets) in (("train", train), ("validation", validation), ("test", test))
     }
-    data = TaskData(task="task", kind=kind, labels=_labels(kind, train[1], labels), **splits)
+    data = TaskData(task="task", kind=kind, labels=_labels(kind, train[1], labels), ordered=ordered, **splits)
     return fit_task(data, ProbeSettings(**settings), trainer_factory, seed)
 
 

@@ -91,7 +91,7 @@ class TaskScorer:
     def majority_profiles(self, split: str, train_targets: Tensor, targets: Tensor) -> list[LayerProfile]:
         """Scores of the constant prediction that fits the training labels best; they belong to no layer."""
         logits = majority_logits(self.data.kind, train_targets, len(targets), classes=self.data.num_classes)
-        scores = score_rows(self.data.kind, logits, targets)
+        scores = score_rows(self.data.kind, logits, targets, ordered=self.data.ordered)
         return [
             self._profile(metric, split, Estimates(values.double().numpy(), len(targets)), (None,), control="majority")
             for metric, values in scores.values.items()
@@ -118,9 +118,10 @@ class TaskScorer:
         scores = []
         for replica, targets in enumerate(outputs.targets):
             logits = outputs.logits[:, replica]
-            of_replica = score_rows(kind, logits, targets, counts)
+            of_replica = score_rows(kind, logits, targets, counts, ordered=self.data.ordered)
             if orders is not None:
-                names = None if replica == 0 else {MAIN_METRIC[kind]}  # all that selectivity needs of controls
+                # of controls, selectivity needs the main metric alone
+                names = of_replica.values.keys() if replica == 0 else {MAIN_METRIC[kind]}
                 of_replica = replace(of_replica, null=permuted_scores(kind, logits, targets, orders, names=names))
             scores.append(of_replica)
         return scores
