@@ -69,6 +69,9 @@ METRICS = (
 MAIN_METRIC: Mapping[str, str] = MappingProxyType({metric.kind: metric.name for metric in METRICS if metric.is_main})
 """Kind of task → name of the metric by which penalties are chosen and in which selectivity is measured."""
 
+OBJECTIVE_METRIC: Mapping[str, str] = MappingProxyType({**MAIN_METRIC, "regression": "mse"})
+"""Kind of task → name of the metric by which the best layer is chosen, and which a sweep optimises."""
+
 UNITS: Mapping[str, str] = MappingProxyType(
     {metric.name: metric.unit for metric in METRICS} | {"selectivity": "difference of the main metric"}
 )
@@ -103,14 +106,22 @@ class Scores:
         return percentile_interval(self.draws[metric]) if metric in self.draws else None
 
 
-def score_rows(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor | None = None) -> Scores:
-    """Score every layer's logits against the targets with all metrics of a kind of task.
+def score_rows(
+    kind: TargetKind,
+    logits: Tensor,
+    targets: Tensor,
+    counts: Tensor | None = None,
+    *,
+    names: Collection[str] | None = None,
+) -> Scores:
+    """Score every layer's logits against the targets with the metrics of a kind of task.
 
     Args:
         kind: Kind of task.
         logits: Shape `(layers, rows, classes)`; classes is 1 for regression.
         targets: Shape `(rows,)`, or `(rows, labels)` for multi-label tasks.
         counts: Resamples as from `bootstrap_counts`, shape `(samples, rows)`; `None` for point values only.
+        names: Metrics to compute; all by default.
 
     Raises:
         ValueError: There are no rows, or logits and targets have different numbers of them.
@@ -121,8 +132,8 @@ def score_rows(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor
             f"{len(targets)} targets and {logits.shape[1]} rows."
         )
     once = torch.ones(1, len(targets), device=logits.device)
-    values = _scores_of_kind(kind, logits, targets, once)
-    draws = {} if counts is None else _scores_of_kind(kind, logits, targets, counts.to(logits.device))
+    values = _scores_of_kind(kind, logits, targets, once, names=names)
+    draws = {} if counts is None else _scores_of_kind(kind, logits, targets, counts.to(logits.device), names=names)
     return Scores({name: value[0] for name, value in values.items()}, draws)
 
 
