@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -101,6 +101,9 @@ METRICS = (
 MAIN_METRIC: Mapping[str, str] = MappingProxyType({metric.kind: metric.name for metric in METRICS if metric.is_main})
 """Kind of task → name of the metric by which penalties are chosen and in which selectivity is measured."""
 
+OBJECTIVE_METRIC: Mapping[str, str] = MappingProxyType({**MAIN_METRIC, "regression": "mse"})
+"""Kind of task → name of the metric by which the best layer is chosen, and which a sweep optimises."""
+
 UNITS: Mapping[str, str] = MappingProxyType(
     {metric.name: metric.unit for metric in METRICS} | {"selectivity": "difference of the main metric"}
 )
@@ -150,9 +153,15 @@ class Scores:
 
 
 def score_rows(
-    kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor | None = None, *, ordered: bool = False
+    kind: TargetKind,
+    logits: Tensor,
+    targets: Tensor,
+    counts: Tensor | None = None,
+    *,
+    ordered: bool = False,
+    names: Collection[str] | None = None,
 ) -> Scores:
-    """Score every layer's logits against the targets with all metrics of a kind of task.
+    """Score every layer's logits against the targets with the metrics of a kind of task.
 
     Args:
         kind: Kind of task.
@@ -160,6 +169,7 @@ def score_rows(
         targets: Shape `(rows,)`, or `(rows, labels)` for multi-label tasks.
         counts: Resamples as from `bootstrap_counts`, shape `(samples, rows)`; `None` for point values only.
         ordered: Whether the classes are in order, which adds the metrics of ordered classes.
+        names: Metrics to compute; all by default.
 
     Raises:
         ValueError: There are no rows, or logits and targets have different numbers of them.
@@ -170,10 +180,9 @@ def score_rows(
             f"{len(targets)} targets and {logits.shape[1]} rows."
         )
     once = torch.ones(1, len(targets), device=logits.device)
-    values = _scores_of_kind(kind, logits, targets, once, ordered=ordered)
-    draws = {}
-    if counts is not None:
-        draws = _scores_of_kind(kind, logits, targets, counts.to(logits.device), ordered=ordered)
+    which: dict[str, Any] = {"ordered": ordered, "names": names}
+    values = _scores_of_kind(kind, logits, targets, once, **which)
+    draws = {} if counts is None else _scores_of_kind(kind, logits, targets, counts.to(logits.device), **which)
     return Scores({name: value[0] for name, value in values.items()}, draws, kind, len(targets))
 
 
