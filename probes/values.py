@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -21,6 +21,8 @@ SITES = ("residual", "attention", "mlp")
 POOLINGS = ("last", "first", "mean", "max")
 SIGNIFICANCE_LEVEL = 0.05
 """A p-value below it is marked in figures and counted in tables."""
+Alternative = Literal["greater", "less", "two-sided"]
+"""Which deviations from a null count as evidence against it, as in `scipy.stats`."""
 ALL_TASKS = "all_tasks"
 """Stands for the task of a quantity that is computed from several tasks together."""
 
@@ -77,10 +79,14 @@ class Estimates:
             layers; differences of estimates on the same rows have the differences of their errors. `None` without.
         null: Values by chance, such as under permutations, shape `(draws, layers)`; one draw where only their mean is
             known; `None` where chance has no meaning.
+        alternative: Which deviations from the null count.
         note: Why a layer has no value; it is reported for the layers where `values` is NaN.
         interval: Ends of 95 % intervals, shape `(2, layers)`; `None`: Student's t from `errors`, if there are any.
-        p: p of each value under its null, corrected for looking at several cells, shape `(layers,)`; `None` if not
-            tested.
+        interval_over: What would be drawn anew in each repetition that the intervals are about: `rows`, `rows and
+            training sets`, or `tasks`.
+        p: p of each value under its null, corrected for looking at all cells of the quantity, shape `(layers,)`; `None`
+            if not tested, or not yet.
+        p_cell: p of each value by itself, shape `(layers,)`; `None` likewise.
         remarks: What else must be reported for each layer, one string a layer; `()` for nothing.
     """
 
@@ -88,9 +94,12 @@ class Estimates:
     n: int
     errors: np.ndarray | None = None
     null: np.ndarray | None = None
+    alternative: Alternative = "greater"
     note: str = "constant layer: all rows are equal"
     interval: np.ndarray | None = None
+    interval_over: str = "rows"
     p: np.ndarray | None = None
+    p_cell: np.ndarray | None = None
     remarks: tuple[str, ...] = ()
 
 
@@ -178,8 +187,9 @@ class Result:
 
     Empty strings and `None` mean "does not apply". `control` is `""` for a trained probe, `"shuffled_labels"` for the
     same bank on permuted labels, `"majority"` for the constant prediction of the most frequent training label (of the
-    training mean for regression). `null_mean` is what the value would be by chance: for a probe, the score of its
-    shuffled-label control.
+    training mean for regression). `interval_over` says what the interval is about (see `Estimates`). `null_mean` is
+    what the value would be by chance: for a probe, the score of its shuffled-label control. `p` is corrected for
+    looking at all layers and tasks of the quantity, `p_cell` is not.
     """
 
     study: str = ""
@@ -202,8 +212,10 @@ class Result:
     value: float = float("nan")
     ci_low: float | None = None
     ci_high: float | None = None
+    interval_over: str = ""
     null_mean: float | None = None
     p: float | None = None
+    p_cell: float | None = None
     n: int | None = None
     note: str = ""
 
@@ -226,7 +238,11 @@ class LayerByTask:
         null_mean: What each value would be by chance.
         reading: Stack, site and pooling.
         notes: Why a cell is NaN or marked, by `(layer, task)`.
-        p: Each value's p under its null, corrected for looking at several cells; default unknown.
+        null_low: Lower ends of the ranges that hold 95 % of the values by chance; default unknown.
+        null_high: Upper ends of these ranges.
+        p: Each value's p under its null, corrected for looking at all cells; default unknown.
+        p_cell: Each value's p by itself; default unknown.
+        interval_over: What the intervals are about, as in `Estimates`; empty without intervals.
     """
 
     quantity: str
@@ -239,12 +255,18 @@ class LayerByTask:
     null_mean: np.ndarray
     reading: Reading
     notes: Mapping[tuple[Layer, str], str] = field(default_factory=lambda: MappingProxyType({}))
+    null_low: np.ndarray = field(default_factory=lambda: np.empty(0))
+    null_high: np.ndarray = field(default_factory=lambda: np.empty(0))
     p: np.ndarray = field(default_factory=lambda: np.empty(0))
+    p_cell: np.ndarray = field(default_factory=lambda: np.empty(0))
+    interval_over: str = ""
 
     def __post_init__(self) -> None:
-        if self.p.size == 0:
-            object.__setattr__(self, "p", np.full(self.values.shape, np.nan))
-        for name in ("values", "ci_low", "ci_high", "null_mean", "p"):
+        optional = ("null_low", "null_high", "p", "p_cell")
+        for name in optional:
+            if getattr(self, name).size == 0:
+                object.__setattr__(self, name, np.full(self.values.shape, np.nan))
+        for name in ("values", "ci_low", "ci_high", "null_mean", *optional):
             shape = getattr(self, name).shape
             if shape != (len(self.layers), len(self.tasks)):
                 raise ValueError(
@@ -253,13 +275,17 @@ class LayerByTask:
                 )
 
     @property
-    def differs_from_null(self) -> np.ndarray:
-        """Whether each cell differs from its null; bool, shape `(layers, tasks)`, false where nothing is known.
+    def significant(self) -> np.ndarray:
+        """Whether p < `SIGNIFICANCE_LEVEL`, corrected for all cells; bool `(layers, tasks)`, false without p.
 
-        A cell with a p-value does if p < `SIGNIFICANCE_LEVEL`, any other if its 95 % interval excludes its null mean.
+        If nothing differs from its null, 5 % of matrices have any such cell.
         """
-        excludes_null = (self.ci_low > self.null_mean) | (self.ci_high < self.null_mean)
-        return np.where(np.isnan(self.p), excludes_null, self.p < SIGNIFICANCE_LEVEL)
+        return self.p < SIGNIFICANCE_LEVEL
+
+    @property
+    def significant_alone(self) -> np.ndarray:
+        """Whether `p_cell` < `SIGNIFICANCE_LEVEL`; where nothing differs from its null, 5 % of cells have it."""
+        return self.p_cell < SIGNIFICANCE_LEVEL
 
 
 @dataclass(frozen=True)

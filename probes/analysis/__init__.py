@@ -33,6 +33,9 @@ from probes.analysis.measures import RowMeasure as RowMeasure
 from probes.analysis.measures import SpectralMeasure as SpectralMeasure
 from probes.analysis.measures import TaskMeasure as TaskMeasure
 from probes.analysis.measures import TaskRows as TaskRows
+from probes.analysis.significance import holm as holm
+from probes.analysis.significance import moment_matched_tail as moment_matched_tail
+from probes.analysis.significance import permutation_p as permutation_p
 from probes.analysis.similarity.alignment import matched_cosine as matched_cosine
 from probes.analysis.similarity.alignment import procrustes_similarity as procrustes_similarity
 from probes.analysis.similarity.cca import pwcca as pwcca
@@ -47,8 +50,6 @@ from probes.analysis.similarity.hsic import hsic_pairs as hsic_pairs
 from probes.analysis.similarity.leave_one_out import cka_leave_one_out as cka_leave_one_out
 from probes.analysis.similarity.neighbours import neighbour_overlap as neighbour_overlap
 from probes.analysis.similarity.permutation_null import cka_null as cka_null
-from probes.analysis.similarity.permutation_null import family_wise_p as family_wise_p
-from probes.analysis.similarity.permutation_null import moment_matched_tail as moment_matched_tail
 from probes.analysis.similarity.rbf_cka import rbf_cka as rbf_cka
 from probes.analysis.similarity.rsa import rsa as rsa
 from probes.analysis.table import Findings as Findings

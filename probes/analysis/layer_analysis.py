@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probes.analysis.join import join_rows, match_layers, values_at_layers
 from probes.analysis.measures import BetweenTasks, TaskMeasure, TaskRows
-from probes.analysis.similarity.permutation_null import Tail
+from probes.analysis.significance import Tail
 from probes.analysis.table import Findings, LayerTable
 from probes.values import ALL_TASKS, Activations, Estimates, Layer, LayerProfile, Reading
 
@@ -32,7 +32,7 @@ class LayerAnalysis:
         between: Quantities of all tasks together, in a column of their own.
         specificity_of: Names of quantities to double-centre, layer by task; `*` stands for anything.
         segments_of: Names of quantities whose spread over tasks divides the layers into bands; `*` as above.
-        tail: `counted`, or `moments` for p smaller than permutations can count; see `family_wise_p`.
+        tail: `counted`, or `moments` for p smaller than permutations can count; see `permutation_p`.
         rows_per_task: Rows of each task, drawn by `seed`, that quantities between tasks use.
         seed: Decides these rows; 0 is a seed like any other.
 

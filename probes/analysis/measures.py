@@ -315,7 +315,7 @@ def _cka(x: Tensor, y: Tensor, *, permutations: int, seed: int) -> Estimates:
     null = None
     if permutations > 0:
         null = _array(cka_null(x, y, norm=statistic.norm, permutations=permutations, seed=seed))
-    return Estimates(_array(statistic.values), x.shape[1], jackknife_errors(statistic), null, _NO_CKA)
+    return Estimates(_array(statistic.values), x.shape[1], jackknife_errors(statistic), null, note=_NO_CKA)
 
 
 def _required(given: Tensor | None, name: Needs, quantity: str) -> Tensor:

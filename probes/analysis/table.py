@@ -1,8 +1,8 @@
 """All quantities of a run as profiles over layers, and what follows from several of them together.
 
-`LayerTable` collects profiles; `findings` adds what only several tasks together show: family-wise p values, specificity
-and bands of layers. `result_rows` and `layer_by_task` are the only ways from profiles to rows of `results.csv` and to
-matrices.
+`LayerTable` collects profiles; `findings` adds what only several tasks together show: p values corrected for all cells,
+specificity and bands of layers. `result_rows` and `layer_by_task` are the only ways from profiles to rows of
+`results.csv` and to matrices.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from probes.analysis.bands.segments import Band, Segments, find_segments
 from probes.analysis.between_tasks.specificity import specificity_profiles
 from probes.analysis.intervals import confidence_interval
-from probes.analysis.similarity.permutation_null import Tail, family_wise_p
+from probes.analysis.significance import Tail, with_p_values
 from probes.values import ALL_TASKS, Estimates, Layer, LayerByTask, LayerProfile, Reading, Result, RunNames, layer_depth
 
 LIVE = "live/"
@@ -86,7 +86,7 @@ class LayerTable:
         specificity_of: Names of quantities to double-centre, layer by task; `*` stands for anything. A name without a
             role means the quantity in every role.
         segments_of: Names of quantities whose spread over tasks divides the layers into bands; `*` as above.
-        tail: How small the p of a permutation null can get, as in `family_wise_p`.
+        tail: How small the p of a permutation null can get, as in `permutation_p`.
 
     Raises:
         ValueError: An unknown tail.
@@ -118,13 +118,13 @@ class LayerTable:
 
     def findings(self) -> Findings:
         """All profiles, and everything derived from several of them."""
-        groups = [with_family_wise_p(group, tail=self.tail) for group in self._ordered()]
+        groups = [with_p_values(group, tail=self.tail) for group in self._ordered()]
         matrices = [group for group in groups if _is_matrix(group)]
         profiles = [profile for group in groups for profile in group]
         segmented = []
         for group in [group for group in matrices if len(group) > 1 and not group[0].role.startswith(LIVE)]:
             if _matches(group[0], self.specificity_of):
-                specific = specificity_profiles(group)
+                specific = with_p_values(specificity_profiles(group))
                 profiles += specific
                 matrices.append(specific)
             if _matches(group[0], self.segments_of):
@@ -137,26 +137,6 @@ class LayerTable:
         """The profiles of each quantity: scores of probes first, otherwise in the order of their first appearance."""
         groups = [[*group.values()] for group in self._groups.values()]
         return sorted(groups, key=lambda group: not group[0].quantity.startswith("probe/"))
-
-
-def with_family_wise_p(profiles: Sequence[LayerProfile], *, tail: Tail = "counted") -> list[LayerProfile]:
-    """The same profiles with p of every cell, corrected for looking at all cells of the quantity.
-
-    Args:
-        profiles: Of one quantity and reading; unchanged unless each has a null of several draws, as many in all.
-        tail: As in `family_wise_p`.
-    """
-    nulls = [profile.estimates.null for profile in profiles]
-    tested = [null for null in nulls if null is not None and len(null) > 1]
-    if len(tested) < len(profiles) or len({len(null) for null in tested}) != 1:
-        return list(profiles)
-    observed = np.concatenate([profile.estimates.values for profile in profiles])
-    p = family_wise_p(observed, np.concatenate(tested, axis=1), tail=tail)
-    ends = np.cumsum([len(profile.layers) for profile in profiles])[:-1]
-    return [
-        replace(profile, estimates=replace(profile.estimates, p=p_of_profile))
-        for profile, p_of_profile in zip(profiles, np.split(p, ends), strict=True)
-    ]
 
 
 def segment_profiles(profiles: Sequence[LayerProfile], segments: Segments) -> list[LayerProfile]:
@@ -178,13 +158,13 @@ def segment_profiles(profiles: Sequence[LayerProfile], segments: Segments) -> li
         **common,
     )
     if not segments.boundaries:
-        nothing = Estimates(np.array([np.nan]), n, p=p, note=segments.note)
+        nothing = Estimates(np.array([np.nan]), n, p=p, p_cell=p, note=segments.note)
         return [spread, LayerProfile(layers=(None,), estimates=nothing, **boundary)]
     found = [spread]
     for band, edge in zip(segments.bands[1:], segments.boundaries, strict=True):
         width = "1 layer" if edge.width == 1 else f"{edge.width} layers"
         remark = f"{band.name} begins; the shift is spread over {width}"
-        share = Estimates(np.array([edge.share]), n, p=p, remarks=(remark,), note="")
+        share = Estimates(np.array([edge.share]), n, p=p, p_cell=p, remarks=(remark,), note="")
         found.append(LayerProfile(layers=(edge.layer,), estimates=share, **boundary))
     return found
 
@@ -245,6 +225,10 @@ def layer_by_task(profiles: Sequence[LayerProfile]) -> LayerByTask:
                 values[layers.index(layer), tasks.index(task)] = value
         return values
 
+    null_low, null_high = np.full((2, len(layers), len(tasks)), np.nan)
+    for task, profile in enumerate(profiles):
+        places = [layers.index(layer) for layer in profile.layers if layer is not None]
+        null_low[places, task], null_high[places, task] = _null_range(profile.estimates)
     return LayerByTask(
         quantity=first.name,
         unit=first.unit,
@@ -254,7 +238,11 @@ def layer_by_task(profiles: Sequence[LayerProfile]) -> LayerByTask:
         ci_low=matrix("ci_low"),
         ci_high=matrix("ci_high"),
         null_mean=matrix("null_mean"),
+        null_low=null_low,
+        null_high=null_high,
         p=matrix("p"),
+        p_cell=matrix("p_cell"),
+        interval_over=next((row.interval_over for row in cells.values() if row.interval_over), ""),
         reading=first.reading,
         notes=MappingProxyType({cell: row.note for cell, row in cells.items() if row.note}),
     )
@@ -269,6 +257,13 @@ def interval_of(profile: LayerProfile) -> tuple[np.ndarray, np.ndarray]:
         unknown = np.full(len(profile.layers), np.nan)
         return unknown, unknown
     return confidence_interval(estimates.values, estimates.errors)
+
+
+def _null_range(estimates: Estimates) -> np.ndarray:
+    """Both ends of the range that holds 95 % of the null's draws, shape `(2, layers)`; NaN without draws."""
+    if estimates.null is None or len(estimates.null) < 2:
+        return np.full((2, len(estimates.values)), np.nan)
+    return np.quantile(estimates.null, [0.025, 0.975], axis=0)
 
 
 def _is_matrix(group: Sequence[LayerProfile]) -> bool:
@@ -290,14 +285,16 @@ def _mean(name: str, profiles: Sequence[LayerProfile]) -> LayerProfile:
     values = np.stack([profile.estimates.values for profile in profiles])  # (tasks, layers)
     mean, count = values.mean(0), len(profiles)
     errors: np.ndarray | None
-    if count >= 3:
+    over = "tasks" if count >= 3 else "rows"
+    if over == "tasks":
         errors = (values - mean) / np.sqrt(count * (count - 1))  # their squares sum to the variance of the mean
     else:
         known = [profile.estimates.errors for profile in profiles if profile.estimates.errors is not None]
         errors = np.concatenate(known) / count if len(known) == count else None
     rows = sum(profile.estimates.n for profile in profiles)
     first = profiles[0]
-    return replace(first, quantity=f"group_mean/{first.quantity}", task=name, estimates=Estimates(mean, rows, errors))
+    estimates = Estimates(mean, rows, errors, interval_over=over)
+    return replace(first, quantity=f"group_mean/{first.quantity}", task=name, estimates=estimates)
 
 
 def _rows(profile: LayerProfile, names: RunNames) -> Iterable[Result]:
@@ -328,8 +325,10 @@ def _rows(profile: LayerProfile, names: RunNames) -> Iterable[Result]:
             value=value,
             ci_low=_or_none(low[i]),
             ci_high=_or_none(high[i]),
+            interval_over="" if np.isnan(low[i]) else estimates.interval_over,
             null_mean=None if null_mean is None or missing else _or_none(null_mean[i]),
             p=None if estimates.p is None else _or_none(estimates.p[i]),
+            p_cell=None if estimates.p_cell is None else _or_none(estimates.p_cell[i]),
             n=estimates.n,
             note="; ".join(
                 filter(None, (estimates.note if missing else "", estimates.remarks[i] if estimates.remarks else ""))

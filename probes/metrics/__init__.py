@@ -6,6 +6,7 @@ thousand bootstrap resamples are the same few matrix products. With counts of on
 
 from probes.metrics.classification import auroc as auroc
 from probes.metrics.score_intervals import score_interval as score_interval
+from probes.metrics.scores import LARGER_IS_BETTER as LARGER_IS_BETTER
 from probes.metrics.scores import MAIN_METRIC as MAIN_METRIC
 from probes.metrics.scores import METRICS as METRICS
 from probes.metrics.scores import UNITS as UNITS
@@ -16,5 +17,6 @@ from probes.metrics.scores import bootstrap_counts as bootstrap_counts
 from probes.metrics.scores import classification_scores as classification_scores
 from probes.metrics.scores import majority_logits as majority_logits
 from probes.metrics.scores import multilabel_scores as multilabel_scores
+from probes.metrics.scores import permuted_scores as permuted_scores
 from probes.metrics.scores import regression_scores as regression_scores
 from probes.metrics.scores import score_rows as score_rows

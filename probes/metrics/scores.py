@@ -7,8 +7,8 @@ unit and its rows of `results.csv` follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
@@ -35,6 +35,7 @@ class ProbeMetric:
             each resample, float64 `(samples, rows)`, to float64 `(samples, layers)`.
         is_main: Whether penalties are chosen by this metric and selectivity is measured in it; true for one metric of
             each kind, whose larger values must be better.
+        larger_is_better: Whether larger values are better.
         classes: The number of classes for which it is defined; `None` for any.
         scale: Its range, which decides the form of its interval; see `score_interval`.
     """
@@ -44,6 +45,7 @@ class ProbeMetric:
     kind: TargetKind
     function: Callable[[Tensor, Tensor, Tensor], Tensor]
     is_main: bool = False
+    larger_is_better: bool = True
     classes: int | None = None
     scale: Scale = "share"
 
@@ -51,8 +53,22 @@ class ProbeMetric:
 METRICS = (
     ProbeMetric("accuracy", "share of rows", "classification", classification.accuracy),
     ProbeMetric("macro_f1", "mean F1 over classes", "classification", classification.macro_f1, is_main=True),
-    ProbeMetric("cross_entropy_bits", "bits", "classification", classification.cross_entropy_bits, scale="positive"),
-    ProbeMetric("auroc", "share of pairs", "classification", classification.binary_auroc, classes=2),
+    ProbeMetric(
+        "cross_entropy_bits",
+        "bits",
+        "classification",
+        classification.cross_entropy_bits,
+        larger_is_better=False,
+        scale="positive",
+    ),
+    ProbeMetric(
+        "auroc",
+        "share of pairs",
+        "classification",
+        classification.binary_auroc,
+        classes=2,
+        scale="share_of_pairs",
+    ),
     ProbeMetric("subset_accuracy", "share of rows", "multilabel", classification.subset_accuracy),
     ProbeMetric(
         "label_accuracy", "share of labels", "multilabel", classification.label_accuracy, scale="share_of_labels"
@@ -66,9 +82,14 @@ METRICS = (
         scale="share_of_labels",
     ),
     ProbeMetric(
-        "cross_entropy_bits", "bits", "multilabel", classification.multilabel_cross_entropy_bits, scale="positive"
+        "cross_entropy_bits",
+        "bits",
+        "multilabel",
+        classification.multilabel_cross_entropy_bits,
+        larger_is_better=False,
+        scale="positive",
     ),
-    ProbeMetric("mse", "squared target unit", "regression", regression.mse, scale="positive"),
+    ProbeMetric("mse", "squared target unit", "regression", regression.mse, larger_is_better=False, scale="positive"),
     ProbeMetric("r2", "share of variance", "regression", regression.r2, is_main=True, scale="at_most_one"),
     ProbeMetric("spearman", "rank correlation", "regression", regression.spearman, scale="correlation"),
 )
@@ -87,6 +108,15 @@ SCALES: Mapping[tuple[TargetKind, str], Scale] = MappingProxyType(
 )
 """Kind of task and name of a metric → its range."""
 
+LARGER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
+    {metric.name: metric.larger_is_better for metric in METRICS} | {"selectivity": True}
+)
+"""Name of a metric → whether larger values are better; also of selectivity."""
+
+
+_PERMUTED_ELEMENTS = 2**23
+"""Elements of permuted logits held at once."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -97,12 +127,14 @@ class Scores:
         draws: Metric → float64 `(samples, layers)`, one value per bootstrap resample; empty without resamples.
         kind: Kind of task.
         rows: Rows that were scored.
+        null: Metric → float64 `(permutations, layers)`, values by chance as from `permuted_scores`; empty without.
     """
 
     values: Mapping[str, Tensor]
     draws: Mapping[str, Tensor]
     kind: TargetKind
     rows: int
+    null: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
 
     def interval(self, metric: str) -> tuple[Tensor, Tensor] | None:
         """95 % interval of a metric on its scale, each end `(layers,)`; `None` without resamples.
@@ -136,6 +168,34 @@ def score_rows(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor
     values = _scores_of_kind(kind, logits, targets, once)
     draws = {} if counts is None else _scores_of_kind(kind, logits, targets, counts.to(logits.device))
     return Scores({name: value[0] for name, value in values.items()}, draws, kind, len(targets))
+
+
+def permuted_scores(
+    kind: TargetKind, logits: Tensor, targets: Tensor, orders: Tensor, *, names: Collection[str] | None = None
+) -> dict[str, Tensor]:
+    """Scores of the same predictions when they are matched with the targets of other rows.
+
+    If predictions and targets are unrelated, the score of the matched rows is one more draw from these, whatever the
+    metric, the number of rows and the balance of the classes.
+
+    Args:
+        kind: Kind of task.
+        logits: Shape `(layers, rows, classes)`.
+        targets: Shape `(rows,)`, or `(rows, labels)`.
+        orders: Which row of logits each target is matched with, int64 `(permutations, rows)`.
+        names: Metrics to compute; all by default.
+
+    Returns:
+        Metric → float64 `(permutations, layers)`.
+    """
+    once = torch.ones(1, len(targets), device=logits.device)
+    at_once = max(1, _PERMUTED_ELEMENTS // logits.numel())
+    parts = []
+    for some in orders.split(at_once):
+        matched = logits[:, some].flatten(0, 1)  # (layers × permutations, rows, classes)
+        scores = _scores_of_kind(kind, matched, targets, once, names=names)
+        parts.append({name: values.view(len(logits), len(some)).T for name, values in scores.items()})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def classification_scores(logits: Tensor, targets: Tensor, counts: Tensor) -> dict[str, Tensor]:
@@ -182,10 +242,13 @@ def regression_scores(predictions: Tensor, targets: Tensor, counts: Tensor) -> d
     return _scores_of_kind("regression", predictions, targets, counts)
 
 
-def _scores_of_kind(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor) -> dict[str, Tensor]:
+def _scores_of_kind(
+    kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor, *, names: Collection[str] | None = None
+) -> dict[str, Tensor]:
     counts = counts.to(torch.float64)
     defined = [metric for metric in METRICS if metric.kind == kind and metric.classes in (None, logits.shape[-1])]
-    return {metric.name: metric.function(logits, targets, counts) for metric in defined}
+    wanted = [metric for metric in defined if names is None or metric.name in names]
+    return {metric.name: metric.function(logits, targets, counts) for metric in wanted}
 
 
 def bootstrap_counts(rows: int, samples: int, *, seed: int) -> Tensor:

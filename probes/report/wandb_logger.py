@@ -18,7 +18,7 @@ from probes.report.wandb_mode import MODES, Mode, choose_mode
 from probes.values import LayerByLayer, LayerByTask
 
 RUN_ID_FILE = "wandb_run_id.txt"
-TABLE_COLUMNS = ("layer", "task", "value", "ci_low", "ci_high", "null_mean", "p", "note")
+TABLE_COLUMNS = ("layer", "task", "value", "ci_low", "ci_high", "null_mean", "p", "p_cell", "note")
 
 _SECONDS_TO_START = 15.0  # with mode=auto; the default of W&B is 90
 
@@ -188,7 +188,7 @@ def _report_place(run: wandb.Run, reason: str) -> None:
 
 def _table_rows(matrix: LayerByTask) -> list[list[Any]]:
     """Rows with the columns `TABLE_COLUMNS`: layer by layer, and task by task within a layer."""
-    arrays = (matrix.values, matrix.ci_low, matrix.ci_high, matrix.null_mean, matrix.p)
+    arrays = (matrix.values, matrix.ci_low, matrix.ci_high, matrix.null_mean, matrix.p, matrix.p_cell)
     return [
         [str(layer), task, *(_without_nan(array[row, column]) for array in arrays), matrix.notes.get((layer, task), "")]
         for row, layer in enumerate(matrix.layers)

@@ -159,6 +159,7 @@ def _profiles(
         penalties=[] if selection is None else selection.penalties(settings),
         remarks=[] if selection is None else selection.notes(settings),
         bootstrap_samples=settings.bootstrap_samples,
+        permutations=settings.permutations,
         seed=spec.seed,
     )
     logits_by_split = {} if selection is None else _logits_by_split(selection, rows)

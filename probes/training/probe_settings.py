@@ -18,6 +18,7 @@ _LEAST_WHOLE_NUMBERS = {
     "patience": 1,
     "max_iterations": 1,
     "bootstrap_samples": 0,
+    "permutations": 0,
     "max_bank_bytes": 1,
 }
 """The fields that are whole numbers, and the least value of each."""
@@ -45,6 +46,7 @@ class ProbeSettings:
         max_iterations: Most quasi-Newton iterations for each penalty (exact).
         tolerance: Certified gap to the optimum, relative to the objective (exact).
         bootstrap_samples: Resamples of the rows behind each 95 % interval; 0 for no intervals.
+        permutations: Permutations of the test labels behind each null and p; 0 for none.
         max_bank_bytes: Memory in bytes that probes in training may take; more layers than fit are trained in chunks.
 
     Raises:
@@ -68,6 +70,7 @@ class ProbeSettings:
     max_iterations: int = 500
     tolerance: float = 2e-4
     bootstrap_samples: int = 1000
+    permutations: int = 200
     max_bank_bytes: int = 2**31
 
     def __post_init__(self) -> None:

@@ -11,7 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.metrics import MAIN_METRIC, UNITS, Scores, TargetKind, bootstrap_counts, majority_logits, score_rows
+from probes.metrics import (
+    LARGER_IS_BETTER,
+    MAIN_METRIC,
+    UNITS,
+    Scores,
+    TargetKind,
+    bootstrap_counts,
+    majority_logits,
+    permuted_scores,
+    score_rows,
+)
 from probes.seeds import derive_seed
 from probes.training.task_data import TaskData
 from probes.values import Estimates, Layer, LayerProfile
@@ -47,7 +57,8 @@ class TaskScorer:
         penalties: λ of each probed layer.
         remarks: What must be reported of each probed layer, such as that its probe has not converged.
         bootstrap_samples: Resamples of the rows behind each interval; 0 for none.
-        seed: Decides the resamples.
+        permutations: Permutations of the test labels behind each null; 0 for none.
+        seed: Decides resamples and permutations.
     """
 
     data: TaskData
@@ -56,28 +67,23 @@ class TaskScorer:
     penalties: Sequence[float]
     remarks: Sequence[str]
     bootstrap_samples: int
+    permutations: int
     seed: int
 
     def profiles(self, outputs: SplitLogits) -> list[LayerProfile]:
         """Every metric of the probes, of their controls, and selectivity; the main metric first.
 
         All of them are scored on the same resamples of the rows (none on the training split), so that selectivity, the
-        main metric minus the controls', has a paired interval. The null of a score is that of the controls.
+        main metric minus the controls', has a paired interval. On test rows, all are also scored on the same
+        permutations of the labels, which give the null of the score and of selectivity.
         """
-        counts = None
-        if self.bootstrap_samples > 0 and outputs.split != "train":
-            seed = derive_seed(self.seed, "bootstrap", outputs.split)
-            counts = bootstrap_counts(outputs.targets.shape[1], self.bootstrap_samples, seed=seed)
-        true, *shuffled = [
-            score_rows(self.data.kind, outputs.logits[:, i], targets, counts)
-            for i, targets in enumerate(outputs.targets)
-        ]
+        true, *shuffled = self._scores(outputs)
         if not shuffled:
             return self._of_scores(outputs, true)
         control = _mean(shuffled)
         remark = f"mean of {len(shuffled)} shuffles" if len(shuffled) > 1 else ""
         return [
-            *self._of_scores(outputs, true, null=control),
+            *self._of_scores(outputs, true),
             *self._of_scores(outputs, control, control="shuffled_labels", remark=remark),
             *self._of_scores(outputs, _difference(true, control, MAIN_METRIC[self.data.kind])),
         ]
@@ -99,14 +105,28 @@ class TaskScorer:
             self._profile(metric, split, Estimates(values, rows, note=NO_PROBE), self.data.layers) for metric in metrics
         ]
 
+    def _scores(self, outputs: SplitLogits) -> list[Scores]:
+        """Scores of the probe and of each control."""
+        kind, rows = self.data.kind, outputs.targets.shape[1]
+        counts, orders = None, None
+        if self.bootstrap_samples > 0 and outputs.split != "train":
+            seed = derive_seed(self.seed, "bootstrap", outputs.split)
+            counts = bootstrap_counts(rows, self.bootstrap_samples, seed=seed)
+        if self.permutations > 0 and outputs.split == "test":
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "permutations"))
+            orders = torch.stack([torch.randperm(rows, generator=generator) for _ in range(self.permutations)])
+        scores = []
+        for replica, targets in enumerate(outputs.targets):
+            logits = outputs.logits[:, replica]
+            of_replica = score_rows(kind, logits, targets, counts)
+            if orders is not None:
+                names = None if replica == 0 else {MAIN_METRIC[kind]}  # all that selectivity needs of controls
+                of_replica = replace(of_replica, null=permuted_scores(kind, logits, targets, orders, names=names))
+            scores.append(of_replica)
+        return scores
+
     def _of_scores(
-        self,
-        outputs: SplitLogits,
-        scores: Scores,
-        *,
-        null: Scores | None = None,
-        control: str = "",
-        remark: str = "",
+        self, outputs: SplitLogits, scores: Scores, *, control: str = "", remark: str = ""
     ) -> list[LayerProfile]:
         layers = self.probed_layers if control else self.data.layers
         joined = ("; ".join(filter(None, (of_layer, outputs.remark, remark))) for of_layer in self.remarks)
@@ -119,7 +139,8 @@ class TaskScorer:
                 self._over(layers, values),
                 outputs.targets.shape[1],
                 errors=self._over(layers, _errors_of_draws(scores.draws[metric])) if has_errors else None,
-                null=None if null is None else self._over(layers, null.values[metric])[None],
+                null=self._over(layers, scores.null[metric]) if metric in scores.null and not control else None,
+                alternative="greater" if LARGER_IS_BETTER[metric] else "less",
                 note=NO_PROBE,
                 interval=None if interval is None else np.stack([self._over(layers, end) for end in interval]),
                 remarks=tuple(remarks.get(layer, "") for layer in layers),
@@ -156,6 +177,7 @@ class TaskScorer:
 
 def _errors_of_draws(draws: Tensor) -> Tensor:
     """Bootstrap draws `(samples, layers)` as errors: deviations scaled so that their squares sum to the variance."""
+    draws = draws[draws.isfinite().all(1)]  # without resamples that leave the metric undefined
     return (draws - draws.mean(0)) / math.sqrt(len(draws) - 1)
 
 
@@ -164,14 +186,17 @@ def _main_metric_first(values: Mapping[str, Tensor], kind: TargetKind) -> list[t
 
 
 def _difference(true: Scores, control: Scores, metric: str) -> Scores:
-    """Selectivity: one metric of the probe minus the controls', resample by resample."""
-    draws = {"selectivity": true.draws[metric] - control.draws[metric]} if metric in true.draws else {}
-    difference = {"selectivity": true.values[metric] - control.values[metric]}
-    return replace(true, values=difference, draws=draws)
+    """Selectivity: one metric of the probe minus the controls', resample by resample, permutation by permutation."""
+    parts = zip((true.values, true.draws, true.null), (control.values, control.draws, control.null), strict=True)
+    values, draws, null = (
+        {"selectivity": own[metric] - other[metric]} if metric in own else {} for own, other in parts
+    )
+    return replace(true, values=values, draws=draws, null=null)
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
-    first = scores[0]
-    values = {metric: torch.stack([s.values[metric] for s in scores]).mean(0) for metric in first.values}
-    draws = {metric: torch.stack([s.draws[metric] for s in scores]).mean(0) for metric in first.draws}
-    return replace(first, values=values, draws=draws)
+    def mean(part: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {metric: torch.stack([of_score[metric] for of_score in part]).mean(0) for metric in part[0]}
+
+    values, draws, null = (mean([getattr(s, part) for s in scores]) for part in ("values", "draws", "null"))
+    return replace(scores[0], values=values, draws=draws, null=null)

@@ -137,6 +137,7 @@ def _scored(
         penalties=(0.01,),
         remarks=("",),
         bootstrap_samples=1000,
+        permutations=0,
         seed=seed,
     )
     profiles = scorer.profiles(SplitLogits("test", logits, targets))

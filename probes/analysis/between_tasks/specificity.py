@@ -43,12 +43,13 @@ def specificity(values: np.ndarray, errors: Sequence[np.ndarray] | None = None) 
 
 
 def specificity_profiles(profiles: Sequence[LayerProfile]) -> list[LayerProfile]:
-    """Specificity of every cell of a quantity, with normal 95 % intervals where all of its profiles have errors."""
+    """Specificity of every cell of a quantity; with normal intervals and two-sided p if all profiles have errors."""
     values = np.stack([profile.estimates.values for profile in profiles], axis=1)  # (layers, tasks)
     errors = [profile.estimates.errors for profile in profiles]
     known = [columns for columns in errors if columns is not None]
     specific, deviations = specificity(values, known if len(known) == len(profiles) else None)
     reach = norm.ppf(0.975) * deviations
+    p = 2 * norm.sf(np.abs(specific) / deviations)
     return [
         replace(
             profile,
@@ -60,6 +61,8 @@ def specificity_profiles(profiles: Sequence[LayerProfile]) -> list[LayerProfile]
                 specific[:, task],
                 profile.estimates.n,
                 null=np.zeros((1, len(profile.layers))),
+                alternative="two-sided",
+                p_cell=None if np.isnan(p[:, task]).all() else p[:, task],
                 note=profile.estimates.note,
                 interval=np.stack([specific[:, task] - reach[:, task], specific[:, task] + reach[:, task]]),
             ),

@@ -1,4 +1,4 @@
-"""What would CKA be if rows were not matched? Null distributions from permuted rows, and p values under them.
+"""What would CKA be if rows were not matched? Its null distribution, from permuted rows.
 
 Rows are put in a random order and then shifted along it in a circle. The shifts of one order form a group, so counting
 how often they reach the observed value gives an exact test, and all n shifts cost a few Fourier transforms instead of
@@ -15,18 +15,12 @@ All layers share the permutations of a task's rows, so that the largest value ov
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
 import torch
-from scipy.stats import pearson3, skew
 from torch import Tensor
 
 from probes.analysis.geometry.spectra import NEGLIGIBLE_EIGENVALUE
 from probes.analysis.similarity.hsic import centre_rows, kernel_diagonal, linear_unbiased_hsic
-
-Tail = Literal["counted", "moments"]
-"""How small p values are found: by counting permutations, or from a distribution with the moments of the null."""
 
 _FEW_COLUMNS = 16
 """Permuting the columns of y is quicker than Fourier transforms of the kernels while there are fewer columns than this
@@ -69,56 +63,6 @@ def cka_null(x: Tensor, y: Tensor, *, norm: Tensor, permutations: int = 200, see
     diagonals = torch.stack([(x_diagonal * y_diagonal[:, rows_of_y]).sum(1) for rows_of_y in permuted])
     traces = x_diagonal.sum(1) * y_diagonal.sum(1)
     return linear_unbiased_hsic(products, diagonals, traces, rows=rows) / norm
-
-
-def family_wise_p(observed: np.ndarray, null: np.ndarray, *, tail: Tail = "counted") -> np.ndarray:
-    """Probability, if no cell is related, that at least one cell lies as far above its null as this one does.
-
-    Cells are compared in units of the standard deviation of their null, so that a noisy cell does not hide the others.
-
-    Args:
-        observed: Values of the cells, such as layers of tasks, shape `(cells,)`; NaN cells stay NaN, and so do cells
-            whose null does not vary.
-        null: Their values under permutations, shape `(permutations, cells)`.
-        tail: `counted`; or `moments`, which gives a cell above all permutations of all cells more digits than they can
-            count: its `moment_matched_tail` times the number of cells where that is smaller (Bonferroni's bound, so p
-            is rather too large than too small).
-
-    Returns:
-        float64, shape `(cells,)`; counted at least `1 / (permutations + 1)`.
-
-    Source:
-        Westfall and Young 1993, single-step maxT.
-    """
-    tested = np.isfinite(observed) & np.isfinite(null).all(0) & (np.ptp(null, axis=0) > 0)
-    if not tested.any():
-        return np.full(observed.shape, np.nan)
-    mean, deviation = null[:, tested].mean(0), null[:, tested].std(0)
-    largest = ((null[:, tested] - mean) / deviation).max(1)  # (permutations,)
-    num_above = (largest[:, None] >= (observed[tested] - mean) / deviation).sum(0)
-    p = np.full(observed.shape, np.nan)
-    p[tested] = (1 + num_above) / (1 + len(null))
-    if tail == "moments":
-        beyond = np.flatnonzero(tested)[num_above == 0]
-        matched = tested.sum() * moment_matched_tail(observed[beyond], null[:, beyond])
-        p[beyond] = np.minimum(p[beyond], matched)
-    return p
-
-
-def moment_matched_tail(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """Tail probabilities below what permutations can count, from a Pearson III distribution with the null's moments.
-
-    Args:
-        observed: Shape `(cells,)`.
-        null: Shape `(permutations, cells)`; a few hundred estimate mean, deviation and skewness well.
-
-    Returns:
-        float64, shape `(cells,)`; not corrected for the number of cells.
-
-    Source:
-        Josse, Pagès and Husson 2008, for the RV coefficient.
-    """
-    return pearson3.sf(observed, skew(null, axis=0), loc=null.mean(0), scale=null.std(0))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,7 +37,8 @@ def heatmap(matrix: LayerByTask, *, best_layer: Mapping[str, Layer] | None = Non
 
     Scores use a sequential colour map, signed quantities (`is_signed`) a diverging one with white at 0; both suit
     colour-blind readers. Cells without a value are hatched in grey, and the legend gives the reasons. A dot marks
-    cells with `LayerByTask.differs_from_null`. Up to `CELL_TEXTS_UP_TO` cells show their numbers.
+    `LayerByTask.significant` cells, a small ring those that are only `significant_alone`. Up to `CELL_TEXTS_UP_TO`
+    cells show their numbers.
 
     Args:
         matrix: What to draw.
@@ -56,7 +58,7 @@ def heatmap(matrix: LayerByTask, *, best_layer: Mapping[str, Layer] | None = Non
     add_colour_bar(figure, image, [axes], matrix)
     handles = [
         *_mark_best(axes, matrix, best_layer or {}),
-        *_mark_passing(axes, matrix, image, corner=with_numbers),
+        *_mark_significant(axes, matrix, image, corner=with_numbers),
         *_mark_missing(figure, axes, matrix),
     ]
     if with_numbers:
@@ -110,17 +112,27 @@ def _mark_best(axes: Axes, matrix: LayerByTask, best_layer: Mapping[str, Layer])
     return [entry] if marked else []
 
 
-def _mark_passing(axes: Axes, matrix: LayerByTask, image: AxesImage, *, corner: bool) -> list[Line2D]:
-    """Put a dot in the cells that pass, in a corner where they also show a number, and return the legend entry."""
-    rows, columns = np.nonzero(matrix.differs_from_null & np.isfinite(matrix.values))
-    if len(rows) == 0:
-        return []
-    colours = [_ink(image, matrix.values[cell]) for cell in zip(rows, columns, strict=True)]
-    shift = 0.36 if corner else 0.0
-    axes.scatter(columns + shift, rows + shift * 0.8, s=5, c=colours, linewidths=0, zorder=5, gid="passing")
-    tested = np.isfinite(matrix.p).any()
-    label = f"p < {SIGNIFICANCE_LEVEL} under the null" if tested else "95 % interval excludes the null mean"
-    return [Line2D([], [], linestyle="none", marker="o", markersize=3.2, color="black", label=label)]
+def _mark_significant(axes: Axes, matrix: LayerByTask, image: AxesImage, *, corner: bool) -> list[Line2D]:
+    """Mark the cells that differ from their null, in a corner where they also show a number; return legend entries."""
+    kinds = (
+        ("significant", matrix.significant, 6, f"p < {SIGNIFICANCE_LEVEL}, corrected for all cells of the figure"),
+        ("alone", matrix.significant_alone & ~matrix.significant, 5, f"p < {SIGNIFICANCE_LEVEL} for this cell alone"),
+    )
+    entries = []
+    for name, marked, area, label in kinds:
+        rows, columns = np.nonzero(marked & np.isfinite(matrix.values))
+        if len(rows) == 0:
+            continue
+        ink = [_ink(image, matrix.values[cell]) for cell in zip(rows, columns, strict=True)]
+        shift = 0.36 if corner else 0.0
+        style: dict[str, Any] = {"facecolors": ink, "linewidths": 0.0}
+        if name == "alone":
+            style = {"facecolors": "none", "edgecolors": ink, "linewidths": 0.5}
+        axes.scatter(columns + shift, rows + shift * 0.8, s=area, zorder=5, gid=name, **style)
+        fill = "none" if name == "alone" else "black"
+        marker: dict[str, Any] = {"marker": "o", "markersize": 3.2, "markerfacecolor": fill, "markeredgewidth": 0.6}
+        entries.append(Line2D([], [], linestyle="none", color="black", label=label, **marker))
+    return entries
 
 
 def _mark_missing(figure: Figure, axes: Axes, matrix: LayerByTask) -> list[Patch]:

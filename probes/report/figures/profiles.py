@@ -16,9 +16,10 @@ _VALUE_COLOUR, _BEST_COLOUR, _NULL_COLOUR = OKABE_ITO[0], OKABE_ITO[1], "#555555
 
 
 def profiles(matrix: LayerByTask, *, best_layer: Mapping[str, Layer] | None = None) -> Figure:
-    """Draw each task's values over layers with their 95 % intervals and null means; all panels share both axes.
+    """Draw each task's values over layers with their 95 % intervals and their null; all panels share both axes.
 
-    Layers are evenly spaced in the order of `matrix.layers`; a gap is a cell without a value.
+    The null is drawn as its mean and, where it has draws, the range that holds 95 % of them. Layers are evenly spaced
+    in the order of `matrix.layers`; a gap is a cell without a value.
 
     Args:
         matrix: What to draw.
@@ -43,11 +44,16 @@ def profiles(matrix: LayerByTask, *, best_layer: Mapping[str, Layer] | None = No
 
 def _draw_profile(panel: Axes, matrix: LayerByTask, column: int) -> None:
     positions = np.arange(len(matrix.layers))
-    low, high, null = matrix.ci_low[:, column], matrix.ci_high[:, column], matrix.null_mean[:, column]
+    low, high = matrix.ci_low[:, column], matrix.ci_high[:, column]
+    null, null_low, null_high = matrix.null_mean[:, column], matrix.null_low[:, column], matrix.null_high[:, column]
     if is_signed(matrix.quantity):
         panel.axhline(0, color="#bbbbbb", linewidth=0.8, zorder=0)
-    panel.fill_between(positions, low, high, color=_VALUE_COLOUR, alpha=0.25, linewidth=0, label="95 % interval")
-    panel.plot(positions, null, color=_NULL_COLOUR, linewidth=1, linestyle=(0, (3, 2)), label="null mean")
+    interval = f"95 % interval over {matrix.interval_over}"
+    panel.fill_between(positions, low, high, color=_VALUE_COLOUR, alpha=0.25, linewidth=0, label=interval)
+    if np.isfinite(null_low).any():
+        label = "95 % of values by chance"
+        panel.fill_between(positions, null_low, null_high, color=_NULL_COLOUR, alpha=0.15, linewidth=0, label=label)
+    panel.plot(positions, null, color=_NULL_COLOUR, linewidth=1, linestyle=(0, (3, 2)), label="mean by chance")
     values = matrix.values[:, column]
     panel.plot(positions, values, color=_VALUE_COLOUR, linewidth=1.3, marker="o", markersize=1.8, label="value")
     panel.set_title(readable_name(matrix.tasks[column], 30), fontsize=8.5, pad=4)

@@ -9,14 +9,15 @@ from scipy import stats
 from probes.analysis import (
     LayerTable,
     confidence_interval,
-    family_wise_p,
     find_segments,
     layer_by_task,
+    permutation_p,
     result_rows,
     specificity,
 )
 from probes.analysis.between_tasks.specificity import specificity_profiles
-from probes.analysis.table import segment_profiles, with_family_wise_p
+from probes.analysis.significance import with_p_values
+from probes.analysis.table import segment_profiles
 from probes.values import Estimates, Layer, LayerProfile, Reading, Result, RunNames
 
 LAYERS: tuple[Layer, ...] = (0, 1, "final")
@@ -39,7 +40,7 @@ def profile(task: str, seed: int = 0, *, draws: int | None = 99, errors: int | N
 
 
 def rows_with_p(profiles: list[LayerProfile]) -> list[Result]:
-    return result_rows(with_family_wise_p(profiles))
+    return result_rows(with_p_values(profiles))
 
 
 def specificity_rows(profiles: list[LayerProfile]) -> list[Result]:
@@ -59,30 +60,24 @@ def test_every_cell_is_one_result_with_interval_null_and_n():
     for i, r in enumerate(results[3:]):
         assert (r.value, r.ci_low, r.ci_high) == (own.values[i], low[i], high[i])
         assert r.null_mean == pytest.approx(own.null[:, i].mean())
-        assert (r.n, r.note) == (31, "")
+        assert (r.n, r.note, r.interval_over) == (31, "", "rows")
 
 
 def test_p_is_corrected_over_the_cells_of_all_tasks():
     profiles = [profile("sst2"), profile("trec", 1), profile("topic", 2)]
     known = [(c.estimates.values, c.estimates.null) for c in profiles]
-    together = family_wise_p(
-        np.concatenate([v for v, _ in known]), np.concatenate([n for _, n in known if n is not None], axis=1)
-    )
+    observed = np.concatenate([v for v, _ in known])
+    by_cell, together = permutation_p(observed, np.concatenate([n for _, n in known if n is not None], axis=1))
     assert [r.p for r in rows_with_p(profiles)] == together.tolist()
+    assert [r.p_cell for r in rows_with_p(profiles)] == by_cell.tolist()
     alone = [r.p for r in rows_with_p(profiles[:1])]
     assert all(a is not None and a <= b for a, b in zip(alone, together, strict=False))
     assert alone != together[:3].tolist()
 
 
-@pytest.mark.parametrize("draws", [(99, 50), (99, None), (1, 1)], ids=["unequal", "missing", "mean alone"])
-def test_without_the_same_draws_in_all_columns_there_is_no_p(draws: tuple[int | None, int | None]):
-    results = rows_with_p([profile("sst2", draws=draws[0]), profile("trec", 1, draws=draws[1])])
-    assert {r.p for r in results} == {None}
-    assert [r.null_mean is None for r in results] == [False] * 3 + [draws[1] is None] * 3
-
-
 def test_without_errors_there_is_no_interval():
-    assert {(r.ci_low, r.ci_high) for r in rows_with_p([profile("sst2", errors=None)])} == {(None, None)}
+    found = {(r.ci_low, r.ci_high, r.interval_over) for r in rows_with_p([profile("sst2", errors=None)])}
+    assert found == {(None, None, "")}
 
 
 def test_a_missing_value_carries_its_note_and_nothing_else():

@@ -93,11 +93,12 @@ class TestOfflineRun:
         assert set(reported.logged["tables"]) == {f"layer_by_task/{name}" for name in names}
         for name, matrix in zip(names, reported.matrices, strict=True):
             table = reported.logged["tables"][f"layer_by_task/{name}"]
-            assert table["columns"] == ["layer", "task", "value", "ci_low", "ci_high", "null_mean", "p", "note"]
+            columns = ["layer", "task", "value", "ci_low", "ci_high", "null_mean", "p", "p_cell", "note"]
+            assert table["columns"] == columns
             assert len(table["data"]) == matrix.values.size
-            for layer, task, value, low, high, null, p, note in table["data"]:
+            for layer, task, value, low, high, null, p, p_cell, note in table["data"]:
                 cell = [str(name) for name in matrix.layers].index(layer), matrix.tasks.index(task)
-                numbers = {"values": value, "ci_low": low, "ci_high": high, "null_mean": null, "p": p}
+                numbers = {"values": value, "ci_low": low, "ci_high": high, "null_mean": null, "p": p, "p_cell": p_cell}
                 for array, number in numbers.items():
                     expected = getattr(matrix, array)[cell]
                     assert number == expected or (number is None and np.isnan(expected))

@@ -8,7 +8,7 @@ import torch
 from gaussian_rows import draw
 from scipy import stats
 
-from probes.analysis import cka_leave_one_out, cka_null, family_wise_p, linear_cka, moment_matched_tail
+from probes.analysis import cka_leave_one_out, cka_null, linear_cka
 from probes.analysis.similarity import permutation_null as module
 from probes.analysis.similarity.permutation_null import circular_shifts
 
@@ -103,89 +103,3 @@ class TestNull:
         x, y = draw(2, 12, 4), draw(2, 12, 3, seed=1)
         x[1] = 3.7
         assert null_of(x, y, permutations=5).isnan().any(0).tolist() == [False, True]
-
-
-class TestFamilyWise:
-    def test_it_counts_how_often_the_largest_of_all_cells_reaches_each(self):
-        rng = np.random.default_rng(0)
-        null, observed = rng.normal(size=(99, 3)) * [1, 10, 0.1] + [0, 5, -1], np.array([2.1, 30.0, -1.02])
-        scores = [(null[:, cell] - null[:, cell].mean()) / null[:, cell].std() for cell in range(3)]
-        expected = []
-        for cell in range(3):
-            score = (observed[cell] - null[:, cell].mean()) / null[:, cell].std()
-            expected.append((1 + sum(max(s[i] for s in scores) >= score for i in range(99))) / 100)
-        np.testing.assert_allclose(family_wise_p(observed, null), expected)
-        assert expected[1] < expected[0] < expected[2]
-
-    def test_units_of_cells_do_not_matter(self):
-        rng = np.random.default_rng(1)
-        null, observed = rng.normal(size=(50, 4)), rng.normal(size=4) + 1
-        np.testing.assert_array_equal(family_wise_p(observed * 100 + 3, null * 100 + 3), family_wise_p(observed, null))
-
-    def test_it_is_never_below_one_over_permutations_plus_one(self):
-        p = family_wise_p(np.array([1e6, 0.0]), np.random.default_rng(0).normal(size=(199, 2)))
-        assert p[0] == 1 / 200
-        assert p[1] > 0.2
-
-    def test_nan_cells_stay_nan_and_do_not_affect_other_cells(self):
-        rng = np.random.default_rng(0)
-        null, observed = rng.normal(size=(60, 4)), np.array([1.0, np.nan, 2.0, 0.5])
-        null[:, 3] = np.nan
-        p = family_wise_p(observed, null)
-        assert np.isnan(p).tolist() == [False, True, False, True]
-        np.testing.assert_array_equal(p[[0, 2]], family_wise_p(observed[[0, 2]], null[:, [0, 2]]))
-        assert np.isnan(family_wise_p(observed[[1]], null[:, [1]])).all()
-
-    def test_a_cell_whose_null_does_not_vary_has_no_p(self):
-        null = np.random.default_rng(0).normal(size=(60, 2))
-        null[:, 0] = 0.25
-        assert np.isnan(family_wise_p(np.array([0.3, 0.3]), null)).tolist() == [True, False]
-
-    def test_five_percent_of_unrelated_families_have_a_cell_below_five_percent_and_planted_ones_pass(self):
-        families, layers = 400, 3
-        x = draw(families, layers, 24, 4) + 0.7 * draw(families, 1, 24, 4, seed=1)  # layers of a family correlate
-        labels = (draw(families, 1, 24, 1, seed=2) > 0).double().expand(-1, layers, -1, -1)
-        x[:20, 1, :, :1] += 4 * labels[:20, 1]  # planted
-        x, labels = x.flatten(0, 1), labels.flatten(0, 1)
-        alignment = cka_leave_one_out(x, labels)
-        null = cka_null(x, labels, norm=alignment.norm, permutations=99).unflatten(1, (families, layers)).numpy()
-        observed = alignment.values.unflatten(0, (families, layers)).numpy()
-        p = np.array([family_wise_p(observed[f], null[:, f]) for f in range(families)])
-        assert (p[:20, 1] <= 0.05).mean() >= 0.9
-        smallest = p[20:].min(1)
-        for level in (0.05, 0.2, 0.5):
-            assert (smallest <= level).mean() == pytest.approx(level, abs=3 * math.sqrt(level * (1 - level) / 380))
-
-
-class TestMomentMatchedTail:
-    def test_it_agrees_with_counting_where_counting_works_and_continues_beyond(self):
-        truth = stats.gamma(3.0)
-        null = truth.rvs(size=(5000, 2), random_state=np.random.default_rng(0)) * [1.0, 0.01] + [0.0, 7.0]
-        for tail in (0.3, 0.05, 0.01):
-            observed = truth.isf(tail) * np.array([1.0, 0.01]) + [0.0, 7.0]
-            counted = (null >= observed).mean(0)
-            np.testing.assert_allclose(moment_matched_tail(observed, null), counted, rtol=0.2)
-        far = moment_matched_tail(truth.isf(1e-7) * np.array([1.0, 0.01]) + [0.0, 7.0], null)
-        assert (far < 1 / 5001).all()
-        np.testing.assert_allclose(np.log10(far), -7, atol=0.7)
-
-    def test_it_keeps_falling_with_the_value_where_counts_cannot(self):
-        null = null_of(draw(1, 40, 6), draw(1, 40, 2, seed=1), permutations=400).numpy()
-        values = null.max() * np.array([[1.5], [3.0], [6.0]])
-        tails = np.array([moment_matched_tail(value, null)[0] for value in values])
-        assert 1 / 401 > tails[0] > tails[1] > tails[2] > 0
-        assert {family_wise_p(value, null)[0] for value in values} == {1 / 401}
-
-    def test_it_refines_p_of_cells_beyond_all_permutations_and_of_no_others(self):
-        null = null_of(draw(1, 40, 6), draw(1, 40, 2, seed=1), permutations=400).numpy()
-        null = np.concatenate([null, null[::-1] * 2 + 1, np.full((400, 1), np.nan)], axis=1)
-        observed = np.array([null[:, 0].max() * 3, 1.0, 0.5])
-        counted, matched = family_wise_p(observed, null), family_wise_p(observed, null, tail="moments")
-        assert counted[0] == 1 / 401
-        assert matched[0] == pytest.approx(2 * moment_matched_tail(observed[:1], null[:, :1])[0])
-        np.testing.assert_array_equal(matched[1:], counted[1:])
-
-    def test_it_never_raises_a_counted_p(self):
-        null = np.random.default_rng(0).exponential(size=(99, 50))
-        observed = null.max(0) * 1.01
-        assert (family_wise_p(observed, null, tail="moments") <= family_wise_p(observed, null)).all()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -72,12 +73,20 @@ class TestHeatmap:
         assert legend_texts(figure)[0] == "best layer (chosen on validation)"
         assert not any("best layer" in text for text in legend_texts(heatmap(a_matrix())))
 
-    def test_a_dot_marks_cells_whose_interval_excludes_the_null_on_either_side(self):
+    def test_a_dot_marks_cells_of_small_corrected_p_and_a_ring_those_of_small_p_alone(self):
         values = np.array([[0.2, 0.45], [0.55, 0.9], [0.61, np.nan]])
         matrix = a_matrix(layers=(0, 1, 2), tasks=("a", "b"), values=values)
-        np.testing.assert_array_equal(matrix.differs_from_null, [[True, False], [False, True], [True, False]])
-        (dots,) = [c for c in heatmap(matrix).axes[0].collections if c.get_gid() == "passing"]
-        np.testing.assert_array_equal(np.floor(np.asarray(dots.get_offsets()) + 0.5), [[0, 0], [1, 1], [0, 2]])
+        family = np.array([[0.01, 0.5], [0.2, 0.04], [0.05, 0.01]])
+        matrix = replace(matrix, p=family, p_cell=np.array([[0.001, 0.3], [0.02, 0.03], [0.05, 0.01]]))
+        marks = {c.get_gid(): c for c in heatmap(matrix).axes[0].collections}
+        for name, cells in (("significant", [[0, 0], [1, 1]]), ("alone", [[0, 1]])):  # (task, layer); no value, no mark
+            np.testing.assert_array_equal(np.floor(np.asarray(marks[name].get_offsets()) + 0.5), cells)
+        corrected, alone = (text for text in legend_texts(heatmap(matrix)) if text.startswith("p <"))
+        assert "corrected for all cells of the figure" in corrected
+        assert "this cell alone" in alone
+
+    def test_without_p_no_cell_is_marked_whatever_its_interval(self):
+        assert not {"significant", "alone"} & {c.get_gid() for c in heatmap(a_matrix()).axes[0].collections}
 
     @pytest.mark.parametrize("draw", [heatmap, profiles])
     @pytest.mark.parametrize("value", [np.nan, 0.5])
@@ -93,15 +102,18 @@ class TestHeatmap:
 class TestProfiles:
     def test_each_task_has_a_panel_with_its_line_band_and_null(self):
         matrix = a_matrix()
+        chance = {"null_low": np.full(matrix.values.shape, 0.4), "null_high": np.full(matrix.values.shape, 0.6)}
+        matrix = replace(matrix, interval_over="rows", **chance)
         figure = profiles(matrix, best_layer={"trec": 2})
         assert [axes.get_title() for axes in figure.axes] == ["sst2", "trec", "topic"]
         for column, axes in enumerate(figure.axes):
             lines = {line.get_label(): line for line in axes.lines}
             np.testing.assert_array_equal(lines["value"].get_ydata(), matrix.values[:, column])
-            np.testing.assert_array_equal(lines["null mean"].get_ydata(), 0.5)
-            (band,) = axes.collections
-            heights = np.asarray(band.get_paths()[0].vertices)[:, 1]
+            np.testing.assert_array_equal(lines["mean by chance"].get_ydata(), 0.5)
+            bands = {str(band.get_label()): np.asarray(band.get_paths()[0].vertices)[:, 1] for band in axes.collections}
+            heights = bands["95 % interval over rows"]
             assert heights.min() == matrix.ci_low[:, column].min()
             assert heights.max() == matrix.ci_high[:, column].max()
+            assert set(bands["95 % of values by chance"].tolist()) == {0.4, 0.6}
             assert ("best layer (chosen on validation)" in lines) == (column == 1)
         assert len({axes.get_ylim() for axes in figure.axes}) == 1
