@@ -107,7 +107,7 @@ def two_maps(tasks: int, relation: float, rng: np.random.Generator) -> tuple[np.
 
 def agreement_right(tasks: int, relation: float, seed: int) -> dict[str, np.ndarray]:
     rng, hits = np.random.default_rng(seed), []
-    for _ in range(40):
+    for _ in range(25):
         found = rank_agreement(*two_maps(tasks, relation, rng))
         hits.append(covered(np.array(found.ci_low), np.array(found.ci_high), population_agreement(relation)))
     return {"agreement": np.array(hits)}
