@@ -8,6 +8,8 @@ degrees of freedom:
     share         Wilson's interval of v from m = v (1 − v) / s² rows, the number at which a plain share would be as
                   precise (Wilson 1927; Korn and Graubard 1998); at most the true number, which also stands in for m
                   where v is 0 or 1
+    share_of_pairs
+                  logit⁻¹(logit v ± t s / (v (1 − v))); as a share where s, or v (1 − v), is 0
     positive      v exp(± t s / v)
     at_most_one   1 − (1 − v) exp(± t s / (1 − v))
     correlation   tanh(artanh v ± t s / (1 − v²)) (Fisher 1915)
@@ -25,7 +27,7 @@ import torch
 from scipy.stats import t as student_t
 from torch import Tensor
 
-Scale = Literal["share", "share_of_labels", "positive", "at_most_one", "correlation", "difference"]
+Scale = Literal["share", "share_of_labels", "share_of_pairs", "positive", "at_most_one", "correlation", "difference"]
 """The range of a score, which decides its interval. `share_of_labels` is a share of more than one answer for each row,
 whose m may exceed the number of rows."""
 
@@ -56,7 +58,9 @@ def score_interval(
     v, s = values.double(), standard_errors(draws, rows=rows)
     t = float(student_t.ppf((1 + level) / 2, rows - 1))
     if scale in {"share", "share_of_labels"}:
-        low, high = _wilson(v, s, t, rows=rows, most=float(rows) if scale == "share" else float("inf"))
+        return _wilson(v, s, t, rows=rows, most=float(rows) if scale == "share" else float("inf"))
+    if scale == "share_of_pairs":
+        low, high = _around(v.logit(), s / (v * (1 - v)), t, torch.sigmoid)
     elif scale == "positive":
         low, high = _around(v.log(), s / v, t, torch.exp)
     elif scale == "at_most_one":
@@ -65,10 +69,9 @@ def score_interval(
         low, high = _around(v.atanh(), s / (1 - v.square()), t, torch.tanh)
     else:
         low, high = v - t * s, v + t * s
-    exact = s == 0  # a range's end without error, where the scales above are 0 / 0
-    if scale not in {"share", "share_of_labels"}:
-        low, high = torch.where(exact, v, low), torch.where(exact, v, high)
-    return low, high
+    # a score at the end of its range has no error, and the scales above are 0 / 0
+    at_end = _wilson(v, s, t, rows=rows, most=float(rows)) if scale == "share_of_pairs" else (v, v)
+    return torch.where(s == 0, at_end[0], low), torch.where(s == 0, at_end[1], high)
 
 
 def standard_errors(draws: Tensor, *, rows: int) -> Tensor:
@@ -86,13 +89,14 @@ def standard_errors(draws: Tensor, *, rows: int) -> Tensor:
 
 
 def _around(centre: Tensor, error: Tensor, t: float, back: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The interval centre ± t error on one scale, taken back to that of the score."""
     return back(centre - t * error), back(centre + t * error)
 
 
 def _wilson(v: Tensor, s: Tensor, t: float, *, rows: int, most: float) -> tuple[Tensor, Tensor]:
+    """Wilson's interval of a share v with the number of rows that its standard error s implies."""
     spread = v * (1 - v)
-    at_an_end = (spread <= 0) | (s == 0)
-    m = torch.where(at_an_end, float(rows), (spread / s.square()).clamp(1.0, most))
+    m = torch.where((spread <= 0) | (s == 0), float(rows), (spread / s.square()).clamp(1.0, most))
     centre = (v + t**2 / (2 * m)) / (1 + t**2 / m)
     reach = t / (1 + t**2 / m) * (spread / m + t**2 / (4 * m.square())).sqrt()
     return (centre - reach).clamp_min(0), (centre + reach).clamp_max(1)

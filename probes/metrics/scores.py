@@ -63,7 +63,14 @@ METRICS = (
         larger_is_better=False,
         scale="positive",
     ),
-    ProbeMetric("auroc", "share of pairs", "classification", classification.binary_auroc, classes=2),
+    ProbeMetric(
+        "auroc",
+        "share of pairs",
+        "classification",
+        classification.binary_auroc,
+        classes=2,
+        scale="share_of_pairs",
+    ),
     ProbeMetric(
         "spearman",
         "rank correlation",

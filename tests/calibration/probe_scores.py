@@ -137,6 +137,7 @@ def _scored(
         penalties=(0.01,),
         remarks=("",),
         bootstrap_samples=1000,
+        permutations=0,
         seed=seed,
     )
     profiles = scorer.profiles(SplitLogits("test", logits, targets))
@@ -182,6 +183,8 @@ def _simulation(
     )
 
 
+CLASSIFICATION = ("macro_f1", "accuracy", "cross_entropy_bits", "auroc", "selectivity", "probe_gain")
+
 POPULATIONS = {
     "two": (Population("classification", (0.5, 0.5), 1.2), "2 classes"),
     "unbalanced": (Population("classification", (0.85, 0.15), 1.5), "2 classes, 85/15"),
@@ -193,7 +196,24 @@ POPULATIONS = {
 """Name → population, and what it is in words."""
 
 SIMULATIONS = [
-    _simulation(name, rows)
-    for name in ("two", "unbalanced", "six", "easy", "numbers", "labels")
-    for rows in (60, 200, 400)
+    _simulation("two", 60, short=5),
+    _simulation("two", 200),
+    _simulation("two", 400),
+    _simulation("unbalanced", 60, metrics=tuple(name for name in CLASSIFICATION if name != "probe_gain")),
+    _simulation("unbalanced", 60, metrics=("probe_gain",), claim="limit"),
+    _simulation("unbalanced", 200, short=5),
+    _simulation("unbalanced", 400),
+    _simulation("six", 60),
+    _simulation("six", 200, short=5),
+    _simulation("six", 400),
+    _simulation("easy", 60, metrics=("accuracy", "macro_f1", "selectivity", "probe_gain"), short=5),
+    _simulation("easy", 60, metrics=("auroc",), claim="conservative"),
+    _simulation("easy", 60, metrics=("cross_entropy_bits",), claim="limit"),
+    _simulation("easy", 200, metrics=tuple(name for name in CLASSIFICATION if name != "cross_entropy_bits")),
+    _simulation("easy", 200, metrics=("cross_entropy_bits",), claim="limit"),
+    _simulation("numbers", 60, short=5),
+    _simulation("numbers", 200),
+    _simulation("numbers", 400),
+    _simulation("labels", 60),
+    _simulation("labels", 200, short=4),
 ]

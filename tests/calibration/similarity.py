@@ -25,6 +25,7 @@ from probes.analysis import (
     svcca,
     tuning_gain,
 )
+from probes.analysis.significance import Tail
 from probes.values import SIGNIFICANCE_LEVEL, Estimates, LayerProfile, Reading
 
 READING = Reading("decoder", "residual", "last")
@@ -97,14 +98,14 @@ def correlated_layers(layers: int, rows: int, features: int, correlation: float,
 
 
 def family_wise_alarms(
-    tasks: int, layers: int, rows: int, correlation: float, tail: str, seed: int
+    correlation: float, tail: Tail, permutations: int, seed: int, *, tasks: int = 14, layers: int = 31, rows: int = 48
 ) -> dict[str, np.ndarray]:
     """Whether any cell of a heatmap is significant, of random labels."""
     generator = torch.Generator().manual_seed(seed)
     table = LayerTable(tail=tail)
     for task in range(tasks):
-        x = correlated_layers(layers, rows, 8, correlation, generator)
-        estimates = LabelCKA(seed=int(torch.randint(2**31, (1,), generator=generator)))(
+        x = correlated_layers(layers, rows, 6, correlation, generator)
+        estimates = LabelCKA(permutations=permutations, seed=int(torch.randint(2**31, (1,), generator=generator)))(
             TaskRows(x, torch.randint(2, (rows,), generator=generator))
         )
         table.add([profile(estimates, task=str(task), quantity="label_cka")])
@@ -188,6 +189,18 @@ def tuning_gain_right(kind: str, rows: int, seed: int) -> dict[str, np.ndarray]:
     return right
 
 
+def tuning_gain_alarms(rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Whether any cell is significant where control and experimental model are as similar as control and base."""
+    alarms = []
+    for number in range(5):
+        table = LayerTable()
+        for task in range(4):
+            models = three_models("none", rows, seed=seed // 2 + 20 * number + 2 * task, layers=6)
+            table.add([profile(tuning_gain(*models)["tuning_gain"], task=str(task), quantity="tuning_gain")])
+        alarms.append(any((found.estimates.p <= SIGNIFICANCE_LEVEL).any() for found in table.findings().profiles))
+    return {"p of tuning_gain, any cell": np.array(alarms)}
+
+
 @cache
 def expected_biased(kind: str, rows: int) -> dict[str, float]:
     """Means of the biased estimates over many samples of so many rows, which their intervals are about."""
@@ -235,13 +248,14 @@ SIMULATIONS = [
             right=partial(label_cka_right, rows, classes, signal),
             short=short,
             long=40,
+            claim=claim,
         )
-        for rows, classes, signal, short in (
-            (60, 2, 0.7, 3),
-            (200, 2, 0.7, 0),
-            (60, 6, 1.0, 0),
-            (200, 6, 1.0, 0),
-            (200, 2, 0.3, 3),
+        for rows, classes, signal, short, claim in (
+            (60, 2, 0.7, 4, "equal"),
+            (200, 2, 0.7, 0, "equal"),
+            (60, 6, 1.0, 0, "conservative"),
+            (200, 6, 1.0, 0, "equal"),
+            (200, 2, 0.3, 4, "equal"),
         )
     ),
     *(
@@ -268,15 +282,20 @@ SIMULATIONS = [
     ),
     *(
         Simulation(
-            name=f"label_cka family-wise {tail} {correlation}",
-            setting=f"14 tasks × 31 layers, neighbours correlated {correlation}, 64 rows"
+            name=f"label_cka family-wise {tail} {correlation} {permutations}",
+            setting=f"14 tasks × 31 layers, neighbours correlated {correlation}, 48 rows, {permutations} permutations"
             + (", `tail=moments`" if tail == "moments" else ""),
-            right=partial(family_wise_alarms, 14, 31, 64, correlation, tail),
+            right=partial(family_wise_alarms, correlation, tail, permutations),
             rate="false alarms",
             short=short,
             long=400,
         )
-        for tail, correlation, short in (("counted", 0.7, 40), ("counted", 0.95, 0), ("moments", 0.7, 0))
+        for tail, correlation, permutations, short in (
+            ("counted", 0.7, 200, 0),
+            ("counted", 0.95, 200, 0),
+            ("counted", 0.7, 50, 40),
+            ("moments", 0.7, 200, 0),
+        )
     ),
     *(
         Simulation(
@@ -313,6 +332,18 @@ SIMULATIONS = [
             long=40,
         )
         for kind, rows, short in (("gain", 60, 4), ("gain", 200, 0), ("none", 60, 0), ("none", 200, 4))
+    ),
+    *(
+        Simulation(
+            name=f"tuning_gain p {rows}",
+            setting=f"no gain, 4 tasks × 6 layers, {rows} rows",
+            right=partial(tuning_gain_alarms, rows),
+            rate="false alarms",
+            claim="conservative",
+            short=short,
+            long=80,
+        )
+        for rows, short in ((60, 0), (200, 0))
     ),
     *(
         Simulation(

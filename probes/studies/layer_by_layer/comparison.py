@@ -177,6 +177,7 @@ class Comparison:
                 null=np.zeros((1, 1)),
                 note="",
                 interval=np.array([[found.ci_low], [found.ci_high]]),
-                remarks=("Spearman's correlation over cells, interval over resampled tasks",),
+                interval_over="tasks",
+                remarks=("Spearman's correlation over cells",),
             ),
         )

@@ -53,6 +53,14 @@ def test_a_share_is_never_as_precise_as_one_of_more_rows_but_a_share_of_labels_m
     assert high - low == pytest.approx((plain[1] - plain[0]) / 2, rel=1e-3)
 
 
+def test_the_interval_of_a_share_of_pairs_is_symmetric_in_logits_and_at_1_that_of_a_share():
+    low, high = ends(0.9, 0.02, "share_of_pairs")
+    reach = stats.norm.ppf(0.975) * 0.02 / (0.9 * 0.1)
+    logits = [math.log(end / (1 - end)) for end in (low, high)]
+    assert logits == pytest.approx([math.log(9) - reach, math.log(9) + reach], rel=1e-3)
+    assert ends(1.0, 0.0, "share_of_pairs") == ends(1.0, 0.0, "share")
+
+
 def test_the_interval_of_a_correlation_is_fishers():
     found = ends(0.8, (1 - 0.8**2) / math.sqrt(ROWS - 3), "correlation")
     centre, reach = math.atanh(0.8), stats.norm.ppf(0.975) / math.sqrt(ROWS - 3)

@@ -1,0 +1,104 @@
+"""`make calibrate`: the long simulations, and the table of `docs/calibration.md`.
+
+Each simulation's rates are stored in a file named after it and after the digest of the code, so that a run that was
+interrupted goes on where it stopped, and code that changed is measured anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import joblib
+import torch
+from calibration.catalogue import SIMULATIONS
+from calibration.simulation import Measured, Simulation, measure
+from rich.console import Console
+
+from probes.files import replaced_file
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "calibration.md"
+CODE = ("probes/analysis", "probes/metrics", "probes/training", "probes/values.py", "tests/calibration")
+MARKS = ("<!-- table: make calibrate -->", "<!-- end of table -->")
+
+
+def digest_of_code() -> str:
+    digest = hashlib.blake2b(digest_size=6)
+    for name in CODE:
+        path = ROOT / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def stored(simulation: Simulation, folder: Path) -> list[Measured]:
+    """The rates of a simulation, measured unless they are in the folder."""
+    path = folder / f"{re.sub(r'[^a-z0-9.]+', '-', simulation.name.lower())}.json"
+    if not path.exists():
+        torch.set_num_threads(1)
+        start = time.perf_counter()
+        rates = [asdict(rate) for rate in measure(simulation, simulation.long)]
+        content = {"rates": rates, "seconds": time.perf_counter() - start}
+        with replaced_file(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1))
+    return [Measured(**rate) for rate in json.loads(path.read_text())["rates"]]
+
+
+def table(rates: list[Measured]) -> str:
+    """Markdown: one row for each quantity and setting."""
+    lines = [
+        "| quantity | setting | what is counted | nominal | measured | its 95 % interval | repetitions | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for rate in rates:
+        low, high = rate.interval
+        lines.append(
+            f"| `{rate.quantity}` | {rate.setting} | {rate.rate} | {nominal(rate)} | {rate.value:.3f} | "
+            f"{low:.3f} – {high:.3f} | {rate.repetitions:,} | {verdict(rate)} |"
+        )
+    return "\n".join(lines)
+
+
+def nominal(rate: Measured) -> str:
+    if rate.claim == "power" and rate.nominal == 0:
+        return "–"
+    sign = {"conservative": "≥ " if rate.rate == "coverage" else "≤ ", "power": "≥ "}.get(rate.claim, "")
+    return f"{sign}{rate.nominal:.2f}"
+
+
+def verdict(rate: Measured) -> str:
+    if rate.claim == "limit":
+        return "known limit"
+    return "" if rate.holds else "**misses**"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=2, help="simulations at the same time")
+    parser.add_argument("--store", type=Path, default=ROOT / "outputs" / "calibration", help="folder of the rates")
+    options = parser.parse_args()
+    folder = options.store / digest_of_code()
+    jobs = (joblib.delayed(stored)(simulation, folder) for simulation in SIMULATIONS)
+    by_simulation = joblib.Parallel(n_jobs=options.jobs, verbose=5)(jobs)
+    rates = [rate for of_simulation in by_simulation for rate in of_simulation]
+    before, _, rest = PAGE.read_text().partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    with replaced_file(PAGE) as temporary:
+        temporary.write_text(f"{before}{MARKS[0]}\n{table(rates)}\n{MARKS[1]}{after}")
+    missed = [rate for rate in rates if not rate.holds]
+    console = Console()
+    console.print(f"{len(rates)} rates, {len(missed)} of them outside what is claimed. Written to {PAGE}.")
+    for rate in missed:
+        console.print(f"misses: {rate.quantity}, {rate.setting}: {rate.value:.3f} (nominal {nominal(rate)})")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

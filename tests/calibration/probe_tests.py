@@ -1,0 +1,91 @@
+"""Trained probes of random labels: how often is a score called significant, and is the chosen layer's score honest?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from calibration.similarity import correlated_layers
+from calibration.simulation import Claim, Simulation, covered
+
+from probes.analysis import LayerTable, interval_of
+from probes.seeds import derive_seed
+from probes.training import TaskProbes, fit_probes
+from probes.values import SIGNIFICANCE_LEVEL
+
+FEATURES = 8
+ROWS = {"x": 120, "x_validation": 60, "x_test": 100}
+
+
+def fitted(layers: int, share: float, *, seed: int, signal: float = 0.0, **settings: object) -> TaskProbes:
+    """Probes of layers that resemble their neighbours, and labels that follow the last layer by `signal`.
+
+    Args:
+        layers: How many.
+        share: Share of rows with label 1.
+        seed: Decides the data, and is that of the probes.
+        signal: How far the mean of a feature of the last layer lies from 0 in rows with label 1.
+        **settings: Of the probes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sides = {}
+    for name, rows in ROWS.items():
+        x = correlated_layers(layers, rows, FEATURES, 0.7, generator)
+        y = (torch.rand(rows, generator=generator) < share).long()
+        x[-1, :, 0] += signal * y
+        sides |= {name: x, name.replace("x", "y", 1): y}
+    return fit_probes(**sides, penalties=(0.01, 1.0), min_validation_rows=1, seed=seed % 2**31, **settings)
+
+
+def alarms(tasks: int, share: float, metrics: tuple[str, ...], seed: int) -> dict[str, np.ndarray]:
+    """The share of cells of a heatmap that are significant by themselves, and whether any is after correction."""
+    table = LayerTable()
+    for task in range(tasks):
+        fits = fitted(8, share, seed=derive_seed(seed, task), bootstrap_samples=0)
+        table.add(replace(fits.profile(metric), task=str(task)) for metric in metrics)
+    found = {}
+    for metric in metrics:
+        profiles = [p for p in table.findings().profiles if p.metric == metric and p.split == "test" and not p.control]
+        alone, corrected = (
+            np.stack([getattr(p.estimates, column) for p in profiles]) <= SIGNIFICANCE_LEVEL
+            for column in ("p_cell", "p")
+        )
+        found[f"p of {metric}, one cell"] = np.array([alone.mean()])
+        found[f"p of {metric}, any cell"] = np.array([corrected.any()])
+    return found
+
+
+def best_layer_right(seed: int) -> dict[str, np.ndarray]:
+    """Accuracy at the layer that validation prefers: of labels that are fair coins, its population value is 1/2."""
+    fits = fitted(20, 0.5, seed=seed, permutations=0, controls=0)
+    best = fits.probes.layers.index(fits.validation_best_layer)
+    low, high = interval_of(fits.profile("accuracy"))
+    return {"accuracy at the best layer": covered(low[best : best + 1], high[best : best + 1], 0.5)}
+
+
+def _alarms(share: float, metrics: tuple[str, ...], *, short: int, claim: Claim) -> Simulation:
+    words = "balanced" if share == 0.5 else "85/15"
+    return Simulation(
+        name=f"probe p {share} {metrics}",
+        setting=f"random labels, 2 classes, {words}, 3 tasks × 8 layers, {ROWS['x_test']} test rows",
+        right=partial(alarms, 3, share, metrics),
+        rate="false alarms",
+        claim=claim,
+        short=short,
+        long=300,
+    )
+
+
+SIMULATIONS = [
+    _alarms(0.5, ("macro_f1", "auroc", "cross_entropy_bits", "selectivity"), short=15, claim="equal"),
+    _alarms(0.15, ("macro_f1", "accuracy", "selectivity"), short=0, claim="conservative"),
+    Simulation(
+        name="best layer",
+        setting="random labels, chosen among 20 layers on validation",
+        right=best_layer_right,
+        short=30,
+        long=400,
+    ),
+]
