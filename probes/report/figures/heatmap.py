@@ -98,7 +98,7 @@ def _label_axes(axes: Axes, matrix: LayerByTask) -> None:
 
 
 def _mark_best(axes: Axes, matrix: LayerByTask, best_layers: Mapping[str, BestLayers]) -> list[Patch | Line2D]:
-    """Frame each task's best layer, bracket those that may be as good, and return the legend entries of what is drawn."""
+    """Frame each task's best layer, bracket those that may be as good, and return the legend entries."""
     marked, brackets = False, []
     for column, task in enumerate(matrix.tasks):
         best = best_layers.get(task)
