@@ -63,10 +63,10 @@ class TestBestLayerTable:
         results = results_of(a_matrix(tasks=("age",), values=np.full((4, 1), 0.25)), "r2")
         table = best_layer_table(results, best_layers=best_at({"age": 0}))
         assert rows(table) == [["age", "0", "0", "0.250 [0.15, 0.35]", "", "", "", "", "400"]]
-        assert str(table.columns[2].header) == "r2 [95 %]"
+        assert str(table.columns[3].header) == "r2 [95 %]"
 
     def test_another_reading_can_be_chosen(self, results):
-        assert row(best_layer_table(results, best_layers=BEST, reading=MEAN), 0)[2].startswith("0.000")
+        assert row(best_layer_table(results, best_layers=BEST, reading=MEAN), 0)[3].startswith("0.000")
 
     def test_results_of_two_seeds_are_refused(self, results):
         with pytest.raises(ValueError, match="Two results give accuracy of task 'sst2' at layer 0"):
