@@ -92,14 +92,17 @@ class Scores:
         values: Metric → float64 `(layers,)`.
         draws: Metric → float64 `(samples, layers)`, one value per bootstrap resample; empty without resamples.
         null: Metric → float64 `(permutations, layers)`, values by chance as from `permuted_scores`; empty without.
+        refits: Metric → float64 `(1 + samples, sets, layers)`, for probes refitted on halves of the training rows:
+            on the rows, then on resamples of them; empty without.
     """
 
     values: Mapping[str, Tensor]
     draws: Mapping[str, Tensor]
     null: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+    refits: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
 
     def interval(self, metric: str) -> tuple[Tensor, Tensor] | None:
-        """95 % percentile interval of a metric, each end `(layers,)`; `None` without resamples."""
+        """95 % percentile interval of a metric over rows, each end `(layers,)`; `None` without resamples."""
         return percentile_interval(self.draws[metric]) if metric in self.draws else None
 
 
