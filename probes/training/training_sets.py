@@ -125,7 +125,7 @@ def widened(ends: Tensor, values: Tensor, errors: Tensor) -> Tensor:
     Source:
         Zou and Donner 2008, "Construction of confidence limits about effect measures: a general approach".
     """
-    quantile = student_t.ppf(0.975, max(len(errors), 2) - 1)
-    over_sets = quantile**2 * errors.square().sum(0)
+    quantile = float(student_t.ppf(0.975, max(len(errors), 2) - 1))
+    reach = quantile * errors.square().sum(0).sqrt()
     below, above = (values - ends[0]).clamp_min(0), (ends[1] - values).clamp_min(0)
-    return torch.stack([values - (below.square() + over_sets).sqrt(), values + (above.square() + over_sets).sqrt()])
+    return torch.stack([values - torch.hypot(below, reach), values + torch.hypot(above, reach)])
