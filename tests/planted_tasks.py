@@ -27,7 +27,7 @@ MINIBATCH = ProbeSettings(
     min_validation_rows=50,
     bootstrap_samples=100,
 )
-EXACT = ProbeSettings(bootstrap_samples=100, min_validation_rows=50)
+EXACT = ProbeSettings(bootstrap_samples=100, min_validation_rows=50, training_sets=0)
 
 
 def planted_rows(

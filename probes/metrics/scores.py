@@ -140,6 +140,8 @@ class Scores:
         kind: Kind of task.
         rows: Rows that were scored.
         null: Metric → float64 `(permutations, layers)`, values by chance as from `permuted_scores`; empty without.
+        refits: Metric → float64 `(1 + samples, sets, layers)`, for probes refitted on halves of the training rows:
+            on the rows, then on resamples of them; empty without.
     """
 
     values: Mapping[str, Tensor]
@@ -147,9 +149,10 @@ class Scores:
     kind: TargetKind
     rows: int
     null: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+    refits: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
 
     def interval(self, metric: str) -> tuple[Tensor, Tensor] | None:
-        """95 % interval of a metric on its scale, each end `(layers,)`; `None` without resamples.
+        """95 % interval of a metric over rows, on its scale, each end `(layers,)`; `None` without resamples.
 
         A metric that is not in `METRICS`, such as a difference of two, has a symmetric one.
         """

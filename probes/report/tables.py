@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -25,6 +26,8 @@ _ANSWER_METRICS = {
     "chrf": "chrF",
 }
 _WIDTH_OF_FILES = 136  # columns; where there is no terminal, rich assumes 80 and would fold the tables
+
+_WIDTH_OF_INTERVALS = 20  # characters; a number with its interval has 18
 
 _Cell = tuple[str, Layer | None, str, str]  # task, layer, metric, control
 
@@ -57,7 +60,11 @@ def best_layer_table(
         table.add_column("classes", justify="right")
     metrics = [_main_metric(cells, task, best.layer) for task, best in best_layers.items()]
     score = " or ".join(dict.fromkeys(filter(None, metrics))) or _MAIN_METRICS[0]
-    for name in ("best layer", "best_layers", f"{score} [95 %]", *_BASELINES, "n"):
+    shown = [
+        cells.get((task, best.layer, metric or "", ""))
+        for (task, best), metric in zip(best_layers.items(), metrics, strict=True)
+    ]
+    for name in ("best layer", "best_layers", _with_interval(score, shown), *_BASELINES, "n"):
         longest_word = max(3, *map(len, name.split()))
         table.add_column(name, justify="right", min_width=longest_word, no_wrap="[" in name)
     for (task, best), metric in zip(best_layers.items(), metrics, strict=True):
@@ -79,9 +86,12 @@ def layer_table(results: Iterable[Result], metric: str) -> Table:
     table = _empty_table(metric)
     table.add_column("task", overflow="fold")
     significant = f"layers with p < {SIGNIFICANCE_LEVEL}"
-    for name in ("lowest [95 %]", "at layer", "highest [95 %]", "at layer", "mean", significant, "n"):
+    by_task = _by_task(results, metric)
+    shown = [result for over_layers in by_task.values() for result in over_layers]
+    lowest, highest = (_with_interval(name, shown) for name in ("lowest", "highest"))
+    for name in (lowest, "at layer", highest, "at layer", "mean", significant, "n"):
         table.add_column(name, justify="right", no_wrap="[" in name)
-    for task, over_layers in _by_task(results, metric).items():
+    for task, over_layers in by_task.items():
         extremes = [pick(over_layers, key=lambda result: result.value) for pick in (min, max)]
         tested = [result.p for result in over_layers if result.p is not None]
         passed = f"{sum(p < SIGNIFICANCE_LEVEL for p in tested)} of {len(tested)}" if tested else ""
@@ -211,6 +221,13 @@ def _scores(cells: Mapping[_Cell, Result], task: str, layer: Layer, metric: str)
         _number(cells.get((task, None, "accuracy", "majority"))),
         _count(score),
     ]
+
+
+def _with_interval(name: str, results: Iterable[Result | None]) -> str:
+    """Title of a column of numbers with intervals that says what these are over; tasks may differ in that."""
+    over = dict.fromkeys(result.interval_over for result in results if result is not None and result.interval_over)
+    interval = f"[95 % over {' or '.join(over)}]" if over else "[95 %]"
+    return textwrap.fill(f"{name} {interval}", _WIDTH_OF_INTERVALS)
 
 
 def _number(result: Result | None, *, sign: str = "") -> str:

@@ -40,8 +40,8 @@ class Rows:
         values = self.values[:, rows] if isinstance(rows, slice) else self.values.index_select(1, rows)
         return Rows(values, self.targets[:, rows], self.weights[:, rows])
 
-    def of_layers(self, layers: slice) -> Rows:
-        """Return some of the layers, as a view."""
+    def of_layers(self, layers: slice | Tensor) -> Rows:
+        """Return some of the layers: a copy for indices, a view for a slice."""
         return Rows(self.values[layers], self.targets, self.weights)
 
 

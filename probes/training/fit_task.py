@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from probes.training.scoring import SplitLogits, TaskScorer
 from probes.training.selection import Selection, fold_of_rows, select, with_shuffled_controls
 from probes.training.task_data import LabelledActivations, TaskData
 from probes.training.train_bank import BankSpec, is_exact
+from probes.training.training_sets import refitted_logits
 from probes.values import NO_READING, SPLITS, Activations, BestLayers, Layer, LayerProfile, Result
 
 
@@ -174,7 +175,7 @@ def _profiles(
         permutations=settings.permutations,
         seed=spec.seed,
     )
-    logits_by_split = {} if selection is None else _logits_by_split(selection, rows)
+    logits_by_split = {} if selection is None else _logits_by_split(selection, rows, spec)
     for outputs in logits_by_split.values():
         yield from scorer.profiles(outputs)
     train_targets = rows["train"].targets[0]
@@ -190,8 +191,11 @@ def _profiles(
             yield from scorer.missing_profiles(split, metrics)
 
 
-def _logits_by_split(selection: Selection, rows: Mapping[str, Rows]) -> dict[str, SplitLogits]:
-    """Logits of the chosen probes and their controls on every split; those of a cross-validation are out of fold."""
+def _logits_by_split(selection: Selection, rows: Mapping[str, Rows], spec: BankSpec) -> dict[str, SplitLogits]:
+    """Logits of the chosen probes and their controls on every split, and of refitted ones on test rows.
+
+    Those of a cross-validation are out of fold.
+    """
     trained, bank = selection.trained, selection.bank(controls=True)
     found = {}
     for split in SPLITS:
@@ -202,6 +206,12 @@ def _logits_by_split(selection: Selection, rows: Mapping[str, Rows]) -> dict[str
         logits = row_batched_logits(bank, trained.standardiser, rows[split].values)
         logits = logits * trained.target_deviation + trained.target_mean
         found[split] = SplitLogits(split, logits, rows[split].targets)
+    sets = spec.settings.sets_to_refit(len(rows["train"]), exact=spec.exact)
+    if sets > 0:
+        refits = refitted_logits(
+            rows["train"], rows["validation"], rows["test"].values, selection=selection, spec=spec, sets=sets
+        )
+        found["test"] = replace(found["test"], refits=refits)
     return found
 
 

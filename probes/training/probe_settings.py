@@ -9,6 +9,10 @@ from probes.architectures import LinearProbe, ProbeArchitecture
 
 FITS = ("auto", "exact", "minibatch")
 CLASS_WEIGHTS = (None, "balanced")
+FEW_TRAINING_ROWS = 500
+"""With fewer training rows than this, `training_sets="auto"` refits probes that are solved exactly."""
+AUTO_TRAINING_SETS = 20
+"""Halves of the training rows that `training_sets="auto"` refits on."""
 _LEAST_WHOLE_NUMBERS = {
     "controls": 0,
     "folds": 2,
@@ -46,6 +50,9 @@ class ProbeSettings:
         max_iterations: Most quasi-Newton iterations for each penalty (exact).
         tolerance: Certified gap to the optimum, relative to the objective (exact).
         bootstrap_samples: Resamples of the rows behind each 95 % interval; 0 for no intervals.
+        training_sets: Halves of the training rows on which each probe is refitted, so that intervals of test scores
+            are over training sets, too; 0 holds the trained probe fixed. `auto`: 20 for exact fits with fewer than 500
+            training rows, else 0.
         permutations: Permutations of the test labels behind each null and p; 0 for none.
         max_bank_bytes: Memory in bytes that probes in training may take; more layers than fit are trained in chunks.
 
@@ -70,6 +77,7 @@ class ProbeSettings:
     max_iterations: int = 500
     tolerance: float = 2e-4
     bootstrap_samples: int = 1000
+    training_sets: int | Literal["auto"] = "auto"
     permutations: int = 200
     max_bank_bytes: int = 2**31
 
@@ -85,6 +93,14 @@ class ProbeSettings:
         self._check_ranges()
         self._check_penalties()
 
+    def sets_to_refit(self, training_rows: int, *, exact: bool) -> int:
+        """How many halves of the training rows to refit on, given their number and how probes are fitted."""
+        if self.bootstrap_samples == 0:
+            return 0
+        if self.training_sets == "auto":
+            return AUTO_TRAINING_SETS if exact and training_rows < FEW_TRAINING_ROWS else 0
+        return self.training_sets
+
     def _check_choices(self) -> None:
         for key, choices in (("fit", FITS), ("class_weights", CLASS_WEIGHTS)):
             value = getattr(self, key)
@@ -97,6 +113,9 @@ class ProbeSettings:
             value = getattr(self, key)
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"`probe.{key}` must be a whole number of at least {least}; got {value!r}.")
+        sets = self.training_sets
+        if sets != "auto" and (not isinstance(sets, int) or sets < 0 or sets == 1):
+            raise ValueError(f"`probe.training_sets` must be auto, 0, or a whole number of at least 2; got {sets!r}.")
         for key in ("learning_rate", "tolerance", "gradient_clip_norm"):
             value = getattr(self, key)
             if not (key == "gradient_clip_norm" and value is None) and not value > 0:

@@ -24,8 +24,11 @@ from probes.metrics import (
 )
 from probes.seeds import derive_seed
 from probes.training.task_data import TaskData
+from probes.training.training_sets import training_set_errors, widened
 from probes.values import Estimates, Layer, LayerProfile
 
+_REFIT_RESAMPLES = 100
+"""Resamples of the test rows on which refitted probes are scored."""
 NO_PROBE = "constant layer: no feature varies over the training rows"
 
 
@@ -38,12 +41,15 @@ class SplitLogits:
         logits: Shape `(layers, 1 + controls, rows, classes)`, the probe of the true labels first.
         targets: Shape `(1 + controls, rows, ...)`.
         remark: Reported with every score of this split, such as that it was cross-validated.
+        refits: Logits of probes and controls refitted on halves of the training rows, shape
+            `(layers, 1 + controls, sets, rows, classes)`; `None`: intervals hold the trained probes fixed.
     """
 
     split: str
     logits: Tensor
     targets: Tensor
     remark: str = ""
+    refits: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,9 @@ class TaskScorer:
         for replica, targets in enumerate(outputs.targets):
             logits = outputs.logits[:, replica]
             of_replica = score_rows(kind, logits, targets, counts, ordered=self.data.ordered)
+            if outputs.refits is not None and counts is not None:
+                refits = _refitted_scores(kind, outputs.refits[:, replica], targets, counts[:_REFIT_RESAMPLES])
+                of_replica = replace(of_replica, refits=refits)
             if orders is not None:
                 # of controls, selectivity needs the main metric alone
                 names = of_replica.values.keys() if replica == 0 else {MAIN_METRIC[kind]}
@@ -134,16 +143,17 @@ class TaskScorer:
         remarks = dict(zip(self.probed_layers, joined, strict=True))
         profiles = []
         for metric, values in _main_metric_first(scores.values, self.data.kind):
-            interval = scores.interval(metric)
-            has_errors = metric in scores.draws and outputs.split == "test" and not control
+            interval, errors, over = _uncertainty(scores, metric)
+            has_errors = errors is not None and outputs.split == "test" and not control
             estimates = Estimates(
                 self._over(layers, values),
                 outputs.targets.shape[1],
-                errors=self._over(layers, _errors_of_draws(scores.draws[metric])) if has_errors else None,
+                errors=self._over(layers, errors) if errors is not None and has_errors else None,
                 null=self._over(layers, scores.null[metric]) if metric in scores.null and not control else None,
                 alternative="greater" if LARGER_IS_BETTER[metric] else "less",
                 note=NO_PROBE,
-                interval=None if interval is None else np.stack([self._over(layers, end) for end in interval]),
+                interval=None if interval is None else self._over(layers, interval),
+                interval_over=over,
                 remarks=tuple(remarks.get(layer, "") for layer in layers),
             )
             profiles.append(self._profile(metric, outputs.split, estimates, layers, control=control))
@@ -176,6 +186,33 @@ class TaskScorer:
         return spread
 
 
+def _refitted_scores(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    """Metric → `(1 + samples, sets, layers)` as in `Scores.refits`, from logits `(layers, sets, rows, classes)`."""
+    layers, sets = logits.shape[:2]
+    scores = score_rows(kind, logits.flatten(0, 1), targets, counts)  # of layers × sets probes
+    return {
+        metric: torch.cat([values[None], scores.draws[metric]]).view(-1, layers, sets).transpose(1, 2)
+        for metric, values in scores.values.items()
+    }
+
+
+def _uncertainty(scores: Scores, metric: str) -> tuple[Tensor | None, Tensor | None, str]:
+    """Interval `(2, layers)` and errors `(errors, layers)` of a metric, `None` without resamples; what they are over.
+
+    Errors over test rows and over training sets stand one below the other, so that their squares sum to the sum of both
+    variances.
+    """
+    ends = scores.interval(metric)
+    if ends is None:
+        return None, None, "rows"
+    interval, errors = torch.stack(ends), _errors_of_draws(scores.draws[metric])
+    if metric not in scores.refits:
+        return interval, errors, "rows"
+    over_sets = training_set_errors(scores.refits[metric])
+    errors = torch.cat([errors, over_sets])
+    return widened(interval, scores.values[metric], over_sets), errors, "rows and training sets"
+
+
 def _errors_of_draws(draws: Tensor) -> Tensor:
     """Bootstrap draws `(samples, layers)` as errors: deviations scaled so that their squares sum to the variance."""
     draws = draws[draws.isfinite().all(1)]  # without resamples that leave the metric undefined
@@ -188,16 +225,21 @@ def _main_metric_first(values: Mapping[str, Tensor], kind: TargetKind) -> list[t
 
 def _difference(true: Scores, control: Scores, metric: str) -> Scores:
     """Selectivity: one metric of the probe minus the controls', resample by resample, permutation by permutation."""
-    parts = zip((true.values, true.draws, true.null), (control.values, control.draws, control.null), strict=True)
-    values, draws, null = (
-        {"selectivity": own[metric] - other[metric]} if metric in own else {} for own, other in parts
-    )
-    return replace(true, values=values, draws=draws, null=null)
+    parts = zip(_parts(true), _parts(control), strict=True)
+    return _with_parts(true, [{"selectivity": a[metric] - b[metric]} if metric in a else {} for a, b in parts])
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
     def mean(part: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         return {metric: torch.stack([of_score[metric] for of_score in part]).mean(0) for metric in part[0]}
 
-    values, draws, null = (mean([getattr(s, part) for s in scores]) for part in ("values", "draws", "null"))
-    return replace(scores[0], values=values, draws=draws, null=null)
+    return _with_parts(scores[0], [mean(part) for part in zip(*map(_parts, scores), strict=True)])
+
+
+def _parts(scores: Scores) -> tuple[Mapping[str, Tensor], ...]:
+    return scores.values, scores.draws, scores.null, scores.refits
+
+
+def _with_parts(scores: Scores, parts: Sequence[Mapping[str, Tensor]]) -> Scores:
+    values, draws, null, refits = parts
+    return replace(scores, values=values, draws=draws, null=null, refits=refits)

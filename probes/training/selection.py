@@ -78,7 +78,7 @@ def select(train: Rows, validation: Rows, spec: BankSpec) -> Selection:
     else:
         logits, rows = _out_of_fold_logits(_concatenated(train, validation), spec)
         folds = settings.folds
-        trained = train_bank(*_refit_rows(train, validation, spec), spec)
+        trained = train_bank(*refit_rows(train, validation, spec), spec)
     chosen = _best_penalties(logits[:, :, 0], rows, spec)
     return Selection(trained, chosen, _of_chosen(logits, chosen), rows, folds)
 
@@ -163,7 +163,7 @@ def _out_of_fold_logits(rows: Rows, spec: BankSpec) -> tuple[Tensor, Rows]:
     return torch.cat(logits, dim=3), rows.at(torch.cat(order))
 
 
-def _refit_rows(train: Rows, validation: Rows, spec: BankSpec) -> tuple[Rows, Rows]:
+def refit_rows(train: Rows, validation: Rows, spec: BankSpec) -> tuple[Rows, Rows]:
     """Rows to train on, and rows that decide when to stop: the validation rows, or without any a fold of train."""
     if len(validation) > 0 or spec.exact:
         return train, validation

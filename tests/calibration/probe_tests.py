@@ -36,7 +36,9 @@ def fitted(layers: int, share: float, *, seed: int, signal: float = 0.0, **setti
         y = (torch.rand(rows, generator=generator) < share).long()
         x[-1, :, 0] += signal * y
         sides |= {name: x, name.replace("x", "y", 1): y}
-    return fit_probes(**sides, penalties=(0.01, 1.0), min_validation_rows=1, seed=seed % 2**31, **settings)
+    return fit_probes(
+        **sides, penalties=(0.01, 1.0), min_validation_rows=1, training_sets=0, seed=seed % 2**31, **settings
+    )
 
 
 def alarms(tasks: int, share: float, metrics: tuple[str, ...], seed: int) -> dict[str, np.ndarray]:

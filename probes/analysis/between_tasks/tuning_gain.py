@@ -63,13 +63,17 @@ def control_cka(control: Tensor, other: Tensor) -> Estimates:
 
 
 def paired_difference(minuend: Estimates, subtrahend: Estimates) -> Estimates:
-    """The first quantity minus the second, both with errors of the same rows; its null is 0, on both sides."""
+    """The first quantity minus the second, both with errors of the same rows; its null is 0, on both sides.
+
+    Scores of probes whose errors are over training sets, too, must be of the same resampled sets.
+    """
     assert minuend.errors is not None
     assert subtrahend.errors is not None
     errors = minuend.errors - subtrahend.errors
     no_difference = np.zeros((1, len(minuend.values)))
     values = minuend.values - subtrahend.values
-    return Estimates(values, minuend.n, errors, no_difference, "two-sided", note=minuend.note)
+    over = minuend.interval_over
+    return Estimates(values, minuend.n, errors, no_difference, "two-sided", note=minuend.note, interval_over=over)
 
 
 def replicate_noise(gains: Mapping[str, list[np.ndarray]]) -> tuple[np.ndarray, int]:

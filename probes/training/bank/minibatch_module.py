@@ -101,10 +101,10 @@ class MinibatchProbeModule(ProbeModule):
         losses = self.bank.losses(self.standardiser(batch.values), targets, self.row_loss, step=self.global_step)
         if losses.ndim == 3:  # (layers, replicas, rows)
             return (losses * weights).sum(-1) * batch.mean_factor
-        if self.settings.class_weights is not None:
+        if self.settings.class_weights is not None or self.settings.training_sets not in ("auto", 0):
             raise ValueError(
-                f"The loss of {type(self.bank.probe).__name__} is a mean, which can't be weighted by class. Return the "
-                "loss of each row, or set `probe.class_weights=null`."
+                f"The loss of {type(self.bank.probe).__name__} is a mean, in which rows can't be weighted. Return the "
+                "loss of each row, or set `probe.class_weights=null` and `probe.training_sets=0`."
             )
         return losses
 

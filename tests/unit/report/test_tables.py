@@ -65,6 +65,19 @@ class TestBestLayerTable:
         assert rows(table) == [["age", "0", "0", "0.250 [0.15, 0.35]", "", "", "", "", "400"]]
         assert str(table.columns[3].header) == "r2 [95 %]"
 
+    def test_the_header_says_what_the_intervals_are_over(self, results):
+        wide = [replace(r, interval_over="rows and training sets" if r.task == "sst2" else "rows") for r in results]
+        headers = [
+            str(best_layer_table(wide, best_layers={task: BEST[task] for task in tasks}).columns[2].header)
+            for tasks in (["sst2"], ["trec"], ["sst2", "trec"])
+        ]
+        assert [" ".join(header.split()) for header in headers] == [
+            "macro_f1 [95 % over rows and training sets]",
+            "macro_f1 [95 % over rows]",
+            "macro_f1 [95 % over rows and training sets or rows]",
+        ]
+        assert max(len(line) for header in headers for line in header.splitlines()) <= 20
+
     def test_another_reading_can_be_chosen(self, results):
         assert row(best_layer_table(results, best_layers=BEST, reading=MEAN), 0)[3].startswith("0.000")
 

@@ -43,12 +43,22 @@ def composed(group, name, *overrides):
         ("max_iterations", 0),
         ("tolerance", 0.0),
         ("bootstrap_samples", -1),
+        ("training_sets", -1),
+        ("training_sets", 1),
+        ("training_sets", "all"),
         ("max_bank_bytes", 0),
     ],
 )
 def test_a_value_out_of_range_is_an_error_that_names_its_key(field, value):
     with pytest.raises(ValueError, match=rf"`probe\.{field}`"):
         ProbeSettings(**{field: value})
+
+
+def test_auto_refits_exact_probes_of_few_training_rows_if_there_are_intervals():
+    assert [ProbeSettings().sets_to_refit(rows, exact=True) for rows in (499, 500)] == [20, 0]
+    assert ProbeSettings().sets_to_refit(499, exact=False) == 0
+    assert ProbeSettings(bootstrap_samples=0, training_sets=5).sets_to_refit(499, exact=True) == 0
+    assert ProbeSettings(training_sets=5).sets_to_refit(10_000, exact=False) == 5
 
 
 def test_an_unknown_choice_is_an_error_that_lists_the_choices():

@@ -1,0 +1,131 @@
+"""Probes refitted on resampled training sets: how much a score would differ with other training rows.
+
+The interval of a score that only resamples test rows holds the trained probe fixed. With few training rows another
+training set would give another probe, so that the variance over training sets has to be added. Halves of the training
+rows, drawn without replacement, estimate it: given all n rows, a statistic of h of them varies in proportion to
+(1/h)(1 − h/n), which at h = n/2 is 1/n, as for n rows drawn anew (Politis, Romano and Wolf 1999, "Subsampling"). Every
+refitted probe keeps the penalty that was chosen with all rows, and is scored on the same test rows. The score itself
+remains that of the probe trained on all rows.
+
+The variance of the score over sets, less what is due to the choice of test rows, is then added to the variance over
+test rows (`training_set_errors`, `widened`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from scipy.stats import t as student_t
+from torch import Tensor
+
+from probes.analysis.intervals import halves_of
+from probes.seeds import derive_seed
+from probes.training.bank.probe_module import row_batched_logits
+from probes.training.data_module import Rows
+from probes.training.selection import Selection, refit_rows
+from probes.training.train_bank import BankSpec, train_bank
+
+
+def refitted_logits(
+    train: Rows, validation: Rows, test_values: Tensor, *, selection: Selection, spec: BankSpec, sets: int
+) -> Tensor:
+    """Refit the chosen probe of every layer, and its controls, on halves of the training rows; apply them to test rows.
+
+    A control keeps its shuffled labels and is refitted on the same sets as its probe. The sets depend on the seed and
+    the number of rows alone, so that the refits of two models that are probed on the same rows are paired by index. A
+    probe trained by minibatches starts from new weights in each set.
+
+    Args:
+        train: Training rows.
+        validation: Validation rows, which decide when minibatch training stops.
+        test_values: Raw activations of the rows to predict, shape `(layers, rows, features)`.
+        selection: The chosen probes.
+        spec: How they were trained.
+        sets: Number of training sets.
+
+    Returns:
+        Shape `(layers, 1 + controls, sets, rows, classes)`.
+    """
+    train, validation = refit_rows(train, validation, spec)
+    in_half = half_weights(len(train), sets, seed=derive_seed(spec.seed, "training sets"))
+    refits = Rows(train.values, *_of_every_set(train, sets))
+    # replicas (1 + controls, sets), the set varying fastest
+    refits = replace(refits, weights=refits.weights * in_half.repeat(len(train.targets), 1))
+    stopping = Rows(validation.values, *_of_every_set(validation, sets))
+    logits: dict[int, Tensor] = {}
+    for chosen in selection.chosen.unique().tolist():  # layers of one penalty form a bank
+        layers = (selection.chosen == chosen).nonzero()[:, 0]
+        bank_spec = replace(
+            spec,
+            layers=tuple(spec.layers[i] for i in layers.tolist()),
+            settings=replace(spec.settings, penalties=(spec.settings.penalties[chosen],)),
+        )
+        trained = train_bank(refits.of_layers(layers), stopping.of_layers(layers), bank_spec)
+        outputs = row_batched_logits(trained.bank, trained.standardiser, test_values[layers])
+        outputs = outputs * trained.target_deviation + trained.target_mean
+        logits |= zip(layers.tolist(), outputs, strict=True)
+    by_layer = torch.stack([logits[layer] for layer in range(len(spec.layers))])
+    return by_layer.unflatten(1, (len(train.targets), sets))
+
+
+def half_weights(rows: int, sets: int, *, seed: int) -> Tensor:
+    """Weights, mean 1 over rows, that keep a half of the rows in each set and drop the others, shape `(sets, rows)`."""
+    weights = torch.zeros(sets, rows)
+    for of_set, half in zip(weights, halves_of(rows, half_samples=sets, seed=seed), strict=True):
+        of_set[half] = rows / len(half)
+    return weights
+
+
+def _of_every_set(rows: Rows, sets: int) -> tuple[Tensor, Tensor]:
+    """Targets and weights of every control and set, the set varying fastest."""
+    return rows.targets.repeat_interleave(sets, 0), rows.weights.repeat_interleave(sets, 0)
+
+
+def training_set_errors(refits: Tensor) -> Tensor:
+    """Errors of a score from its values for probes refitted on halves of the training rows.
+
+    The score of training set s on test rows T is μ + a(T) + b(s) + c(s, T). On one T, the sets' scores vary by b and by
+    c, which rows which probe gets right. The interval over test rows has the variance of a + c already, so that only
+    that of b must be added; adding both would count c twice. The variance of c is that of a set's deviation from the
+    mean of all sets, over resamples of the test rows. Deviations of the sets are shrunk by the share that it leaves.
+
+    Args:
+        refits: float64, shape `(1 + samples, sets, layers)`, as in `Scores.refits`.
+
+    Returns:
+        float64, shape `(sets, layers)`, scaled so that squares sum to the variance of b; all 0 at a layer where the
+        sets differ no more than c makes them. Sets in which the score is undefined at some layer are left out.
+
+    Source:
+        Owen 2007, "The pigeonhole bootstrap": resampling rows and columns independently counts interactions twice.
+    """
+    refits = refits[:, refits[0].isfinite().all(1)]
+    values, draws = refits[0], refits[1:]
+    draws = draws[draws.isfinite().flatten(1).all(1)]
+    sets = max(len(values), 2)
+    deviations = values - values.mean(0)
+    variance = deviations.square().sum(0) / (sets - 1)
+    # a deviation from the mean of all sets has (sets − 1) / sets of the variance of c
+    of_rows = (draws - draws.mean(1, keepdim=True)).var(0).mean(0) * sets / (sets - 1)
+    remaining = (1 - of_rows / variance.clamp_min(torch.finfo(variance.dtype).tiny)).clamp_min(0)
+    return deviations * (remaining / (sets - 1)).sqrt()
+
+
+def widened(ends: Tensor, values: Tensor, errors: Tensor) -> Tensor:
+    """Widen intervals over test rows to intervals over test rows and training sets.
+
+    The distances of an end from the value, over rows and over training sets (Student's t), are added in quadrature.
+
+    Args:
+        ends: Lower and upper ends over test rows, shape `(2, layers)`.
+        values: Shape `(layers,)`.
+        errors: From `training_set_errors`, shape `(sets, layers)`.
+
+    Source:
+        Zou and Donner 2008, "Construction of confidence limits about effect measures: a general approach".
+    """
+    quantile = float(student_t.ppf(0.975, max(len(errors), 2) - 1))
+    reach = quantile * errors.square().sum(0).sqrt()
+    below, above = (values - ends[0]).clamp_min(0), (ends[1] - values).clamp_min(0)
+    return torch.stack([values - torch.hypot(below, reach), values + torch.hypot(above, reach)])
