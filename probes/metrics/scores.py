@@ -113,7 +113,6 @@ LARGER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
 )
 """Name of a metric → whether larger values are better; also of selectivity."""
 
-
 _PERMUTED_ELEMENTS = 2**23
 """Elements of permuted logits held at once."""
 

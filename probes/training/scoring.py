@@ -188,15 +188,16 @@ def _main_metric_first(values: Mapping[str, Tensor], kind: TargetKind) -> list[t
 def _difference(true: Scores, control: Scores, metric: str) -> Scores:
     """Selectivity: one metric of the probe minus the controls', resample by resample, permutation by permutation."""
     parts = zip((true.values, true.draws, true.null), (control.values, control.draws, control.null), strict=True)
-    values, draws, null = (
-        {"selectivity": own[metric] - other[metric]} if metric in own else {} for own, other in parts
-    )
-    return replace(true, values=values, draws=draws, null=null)
+    return _with_parts(true, *({"selectivity": a[metric] - b[metric]} if metric in a else {} for a, b in parts))
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
     def mean(part: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         return {metric: torch.stack([of_score[metric] for of_score in part]).mean(0) for metric in part[0]}
 
-    values, draws, null = (mean([getattr(s, part) for s in scores]) for part in ("values", "draws", "null"))
-    return replace(scores[0], values=values, draws=draws, null=null)
+    parts = ([s.values for s in scores], [s.draws for s in scores], [s.null for s in scores])
+    return _with_parts(scores[0], *map(mean, parts))
+
+
+def _with_parts(scores: Scores, values: dict[str, Tensor], draws: dict[str, Tensor], null: dict[str, Tensor]) -> Scores:
+    return replace(scores, values=values, draws=draws, null=null)

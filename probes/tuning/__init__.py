@@ -11,7 +11,7 @@ from probes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from probes.tuning.answer_scores import AnswerScores
-    from probes.tuning.examples import TuningExamples
+    from probes.tuning.examples import TuningExamples, encode_splits
     from probes.tuning.instruction_tuner import InstructionTuner
     from probes.tuning.merge import merge_adapters
     from probes.tuning.tuned_backbone import TunedBackbone, TunedModel, load_tuned_backbone
@@ -25,6 +25,7 @@ __all__ = [
     "TunedModel",
     "TuningExamples",
     "TuningSettings",
+    "encode_splits",
     "load_tuned_backbone",
     "merge_adapters",
     "tune",
@@ -34,7 +35,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "answer_scores": ("AnswerScores",),
-        "examples": ("TuningExamples",),
+        "examples": ("TuningExamples", "encode_splits"),
         "instruction_tuner": ("InstructionTuner",),
         "merge": ("merge_adapters",),
         "tuning_job": ("tune",),

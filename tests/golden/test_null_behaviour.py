@@ -13,8 +13,8 @@ from probes.analysis import (
     cka_null,
     cka_pairs,
     confidence_interval,
-    family_wise_p,
     jackknife_errors,
+    permutation_p,
 )
 
 FLOOR = {64: 0.92, 256: 0.75, 1024: 0.43, 2048: 0.27}
@@ -69,7 +69,7 @@ def test_about_five_percent_of_unrelated_cells_pass_at_five_percent_and_planted_
     assert (single[:planted] <= 0.05).mean() >= 0.9
     # with few cells at a time the corrected p finds the planted one and no other
     family = np.r_[0, planted : planted + 5]
-    corrected = family_wise_p(values[family], null[:, family])
+    corrected = permutation_p(values[family], null[:, family]).family
     assert corrected[0] <= 0.05 < corrected[1:].min()
 
 
@@ -78,5 +78,5 @@ def test_a_planted_layer_is_found_among_many_and_its_neighbours_are_not():
     x[7, :, 0] += 2 * (labels[0, :, 0] - 0.5)
     alignment = cka_leave_one_out(x, labels)
     null = cka_null(x, labels, norm=alignment.norm, permutations=199).numpy()
-    p = family_wise_p(alignment.values.numpy(), null)
+    p = permutation_p(alignment.values.numpy(), null).family
     assert (p <= 0.05).nonzero()[0].tolist() == [7]

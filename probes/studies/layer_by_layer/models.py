@@ -30,6 +30,7 @@ from probes.tuning import (
     TunedModel,
     TuningExamples,
     TuningSettings,
+    encode_splits,
     merge_adapters,
     tune,
 )
@@ -69,6 +70,15 @@ class ModelTuner:
     seed: int
     cache_dir: Path
     callbacks: Sequence[Callback] = ()
+
+    def check_answers(self) -> None:
+        """Refuse answers that cannot be tuned on, of any task, before the first model is tuned.
+
+        Raises:
+            ValueError: An answer is empty, longer than allowed, or leaves no room for its prompt.
+        """
+        for task in self.suite.tasks:
+            encode_splits(task.name, self.base, task_examples(task), self.tuning)
 
     def control(self, task: Task, *, replicate: int = 0) -> TunedModel:
         """The base tuned on one task alone; each replicate with another seed."""
@@ -189,9 +199,10 @@ def tune_models(tuner: ModelTuner, settings: MixtureSettings, *, only: Sequence[
         only: Names of tasks, or `mixture`; `None` is all.
 
     Raises:
-        ValueError: As in `check_models`, or the controls cannot be merged.
+        ValueError: As in `check_models` and `ModelTuner.check_answers`, or the controls cannot be merged.
     """
     check_models(tuner.suite, only)
+    tuner.check_answers()
     tasks = tuner.suite.tasks
     controls: dict[str, list[TunedModel]] = {}
     for number, task in enumerate(tasks):

@@ -138,6 +138,11 @@ class TestRefusals:
             tune_models(make_tuner(tmp_path), MixtureSettings(), only=["a", "sst2"])
         assert orders == []
 
+    def test_an_answer_of_any_task_that_is_too_long_is_refused_before_the_first_model_is_tuned(self, tmp_path, orders):
+        with pytest.raises(ValueError, match=r"targets of task '[abc]/train' are longer than 2.*`tuning\.max_target"):
+            tune_models(make_tuner(tmp_path, max_target_length=2), MixtureSettings())
+        assert orders == []
+
     def test_an_unknown_kind_of_experimental_model_names_the_key(self):
         with pytest.raises(ValueError, match=r"'averaged'.*`study\.mixture\.experimental` to tuned or merged"):
             MixtureSettings(experimental="averaged")
