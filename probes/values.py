@@ -324,6 +324,47 @@ class LayerByLayer:
             )
 
 
+@dataclass(frozen=True)
+class BestLayers:
+    """The layer of a task that scores best on validation rows, and the layers that these rows cannot tell from it.
+
+    Attributes:
+        task: Name of the task.
+        layer: The best layer, the first of equals.
+        layers: All layers that may be the truly best one, the best layer among them, in their order; `None` if unknown
+            because no rows were resampled.
+        metric: Name of the metric by which the layer was chosen.
+        score: Its value at the best layer.
+        n: Number of rows.
+        level: Probability with which a layer that is truly best is among `layers`.
+    """
+
+    task: str
+    layer: Layer
+    layers: tuple[Layer, ...] | None
+    metric: str
+    score: float
+    n: int
+    level: float = 0.95
+
+    @property
+    def text(self) -> str:
+        """The layers as ranges of consecutive numbers, such as `12–17, 19`; empty if they are unknown.
+
+        Example:
+            >>> BestLayers("tense", 3, (3, 4, 5, 9, "final"), "macro_f1", 0.8, n=400).text
+            '3–5, 9, final'
+        """
+        ranges: list[list[Layer]] = []
+        for layer in self.layers or ():
+            last = ranges[-1][-1] if ranges else None
+            if isinstance(layer, int) and isinstance(last, int) and layer == last + 1:
+                ranges[-1].append(layer)
+            else:
+                ranges.append([layer])
+        return ", ".join(f"{own[0]}–{own[-1]}" if len(own) > 1 else str(own[0]) for own in ranges)
+
+
 def layer_depth(layer: Layer) -> float:
     """A number that sorts layers by depth, `"final"` last."""
     return np.inf if layer == "final" else float(layer)

@@ -51,7 +51,7 @@ class Findings:
         """The bands of layers found in a quantity; none if it was not searched for bands."""
         for found in self.segmented:
             if (found.profiles[0].name, found.profiles[0].reading) == (quantity, reading):
-                return found.segments.bands
+                return found.segments.all_bands
         return ()
 
     def summary(self, reading: Reading | None, best_layers: Mapping[str, Layer] | None = None) -> dict[str, float]:
@@ -144,7 +144,8 @@ def segment_profiles(profiles: Sequence[LayerProfile], segments: Segments) -> li
 
     Returns:
         `between_task_sd/<quantity>` over layers, and a `boundary/<quantity>` for each boundary: its value is the share
-        of resamples of the tasks that place it within one layer. Without boundaries, one that says why.
+        of resamples of the tasks that place it within one layer. Without boundaries, one that says why. Where all tasks
+        are equal up to some layer, the boundary above it comes first, without p.
     """
     first, n = profiles[0], len(profiles)
     common = {"task": ALL_TASKS, "reading": first.reading, "role": first.role}
@@ -157,10 +158,14 @@ def segment_profiles(profiles: Sequence[LayerProfile], segments: Segments) -> li
         estimates=Estimates(segments.profile, n, note=""),
         **common,
     )
+    found = [spread]
+    if segments.equal is not None:
+        remark = f"tasks begin to differ; they are equal at layers {segments.equal.first} to {segments.equal.last}"
+        certain = Estimates(np.ones(1), n, remarks=(remark,), note="")
+        found.append(LayerProfile(layers=segments.layers[:1], estimates=certain, **boundary))
     if not segments.boundaries:
         nothing = Estimates(np.array([np.nan]), n, p=p, p_cell=p, note=segments.note)
-        return [spread, LayerProfile(layers=(None,), estimates=nothing, **boundary)]
-    found = [spread]
+        return [*found, LayerProfile(layers=(None,), estimates=nothing, **boundary)]
     for band, edge in zip(segments.bands[1:], segments.boundaries, strict=True):
         width = "1 layer" if edge.width == 1 else f"{edge.width} layers"
         remark = f"{band.name} begins; the shift is spread over {width}"

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from probes.metrics.regression import spearman
+
 
 def accuracy(logits: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
     """Share of rows whose class has the largest logit, in [0, 1]."""
@@ -52,6 +54,15 @@ def cross_entropy_bits(logits: Tensor, targets: Tensor, counts: Tensor) -> Tenso
 def binary_auroc(logits: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
     """`auroc` of two classes, class 1 being the positive one; NaN in a resample that holds one class only."""
     return auroc(logits[..., 1] - logits[..., 0], targets, counts)
+
+
+def ordinal_spearman(logits: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
+    """Spearman's correlation of the expected class Σ k·p(k) with the true class, for classes in order; in [−1, 1].
+
+    NaN in a resample whose targets, or whose expected classes, are all equal.
+    """
+    order = torch.arange(logits.shape[-1], dtype=torch.float64, device=logits.device)
+    return spearman(logits.double().softmax(-1) @ order, targets, counts)
 
 
 def auroc(scores: Tensor, targets: Tensor, counts: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ class ProbeMetric:
         larger_is_better: Whether larger values are better.
         classes: The number of classes for which it is defined; `None` for any.
         scale: Its range, which decides the form of its interval; see `score_interval`.
+        of_order: Whether it is defined only for classes that are in order, such as ratings.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ProbeMetric:
     larger_is_better: bool = True
     classes: int | None = None
     scale: Scale = "share"
+    of_order: bool = False
 
 
 METRICS = (
@@ -68,6 +70,14 @@ METRICS = (
         classification.binary_auroc,
         classes=2,
         scale="share_of_pairs",
+    ),
+    ProbeMetric(
+        "spearman",
+        "rank correlation",
+        "classification",
+        classification.ordinal_spearman,
+        of_order=True,
+        scale="correlation",
     ),
     ProbeMetric("subset_accuracy", "share of rows", "multilabel", classification.subset_accuracy),
     ProbeMetric(
@@ -97,6 +107,9 @@ METRICS = (
 
 MAIN_METRIC: Mapping[str, str] = MappingProxyType({metric.kind: metric.name for metric in METRICS if metric.is_main})
 """Kind of task → name of the metric by which penalties are chosen and in which selectivity is measured."""
+
+OBJECTIVE_METRIC: Mapping[str, str] = MappingProxyType({**MAIN_METRIC, "regression": "mse"})
+"""Kind of task → name of the metric by which the best layer is chosen, and which a sweep optimises."""
 
 UNITS: Mapping[str, str] = MappingProxyType(
     {metric.name: metric.unit for metric in METRICS} | {"selectivity": "difference of the main metric"}
@@ -146,14 +159,24 @@ class Scores:
         return score_interval(self.values[metric], self.draws[metric], rows=self.rows, scale=scale)
 
 
-def score_rows(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor | None = None) -> Scores:
-    """Score every layer's logits against the targets with all metrics of a kind of task.
+def score_rows(
+    kind: TargetKind,
+    logits: Tensor,
+    targets: Tensor,
+    counts: Tensor | None = None,
+    *,
+    ordered: bool = False,
+    names: Collection[str] | None = None,
+) -> Scores:
+    """Score every layer's logits against the targets with the metrics of a kind of task.
 
     Args:
         kind: Kind of task.
         logits: Shape `(layers, rows, classes)`; classes is 1 for regression.
         targets: Shape `(rows,)`, or `(rows, labels)` for multi-label tasks.
         counts: Resamples as from `bootstrap_counts`, shape `(samples, rows)`; `None` for point values only.
+        ordered: Whether the classes are in order, which adds the metrics of ordered classes.
+        names: Metrics to compute; all by default.
 
     Raises:
         ValueError: There are no rows, or logits and targets have different numbers of them.
@@ -164,13 +187,14 @@ def score_rows(kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor
             f"{len(targets)} targets and {logits.shape[1]} rows."
         )
     once = torch.ones(1, len(targets), device=logits.device)
-    values = _scores_of_kind(kind, logits, targets, once)
-    draws = {} if counts is None else _scores_of_kind(kind, logits, targets, counts.to(logits.device))
+    which: dict[str, Any] = {"ordered": ordered, "names": names}
+    values = _scores_of_kind(kind, logits, targets, once, **which)
+    draws = {} if counts is None else _scores_of_kind(kind, logits, targets, counts.to(logits.device), **which)
     return Scores({name: value[0] for name, value in values.items()}, draws, kind, len(targets))
 
 
 def permuted_scores(
-    kind: TargetKind, logits: Tensor, targets: Tensor, orders: Tensor, *, names: Collection[str] | None = None
+    kind: TargetKind, logits: Tensor, targets: Tensor, orders: Tensor, *, names: Collection[str]
 ) -> dict[str, Tensor]:
     """Scores of the same predictions when they are matched with the targets of other rows.
 
@@ -182,7 +206,7 @@ def permuted_scores(
         logits: Shape `(layers, rows, classes)`.
         targets: Shape `(rows,)`, or `(rows, labels)`.
         orders: Which row of logits each target is matched with, int64 `(permutations, rows)`.
-        names: Metrics to compute; all by default.
+        names: Metrics to compute.
 
     Returns:
         Metric → float64 `(permutations, layers)`.
@@ -192,13 +216,13 @@ def permuted_scores(
     parts = []
     for some in orders.split(at_once):
         matched = logits[:, some].flatten(0, 1)  # (layers × permutations, rows, classes)
-        scores = _scores_of_kind(kind, matched, targets, once, names=names)
+        scores = _scores_of_kind(kind, matched, targets, once, ordered=True, names=names)
         parts.append({name: values.view(len(logits), len(some)).T for name, values in scores.items()})
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def classification_scores(logits: Tensor, targets: Tensor, counts: Tensor) -> dict[str, Tensor]:
-    """All metrics of single-label predictions.
+    """All metrics of single-label predictions, except those of ordered classes.
 
     Args:
         logits: Before any softmax, shape `(layers, rows, classes)`.
@@ -242,10 +266,17 @@ def regression_scores(predictions: Tensor, targets: Tensor, counts: Tensor) -> d
 
 
 def _scores_of_kind(
-    kind: TargetKind, logits: Tensor, targets: Tensor, counts: Tensor, *, names: Collection[str] | None = None
+    kind: TargetKind,
+    logits: Tensor,
+    targets: Tensor,
+    counts: Tensor,
+    *,
+    ordered: bool = False,
+    names: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     counts = counts.to(torch.float64)
-    defined = [metric for metric in METRICS if metric.kind == kind and metric.classes in (None, logits.shape[-1])]
+    of_kind = [metric for metric in METRICS if metric.kind == kind and (ordered or not metric.of_order)]
+    defined = [metric for metric in of_kind if metric.classes in (None, logits.shape[-1])]
     wanted = [metric for metric in defined if names is None or metric.name in names]
     return {metric.name: metric.function(logits, targets, counts) for metric in wanted}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from probes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from probes.report.csv_files import file_stem, read_results, write_layer_by_task, write_results
+    from probes.report.csv_files import file_stem, read_results, write_best_layers, write_layer_by_task, write_results
     from probes.report.figures.band_profiles import Curve, band_profiles
     from probes.report.figures.heatmap import heatmap
     from probes.report.figures.profiles import profiles
@@ -45,6 +45,7 @@ __all__ = [
     "report_run",
     "save_png",
     "task_maps",
+    "write_best_layers",
     "write_layer_by_task",
     "write_results",
 ]
@@ -53,7 +54,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "figures.band_profiles": ("Curve", "band_profiles"),
-        "csv_files": ("file_stem", "read_results", "write_layer_by_task", "write_results"),
+        "csv_files": ("file_stem", "read_results", "write_best_layers", "write_layer_by_task", "write_results"),
         "figures.heatmap": ("heatmap",),
         "figures.profiles": ("profiles",),
         "figures.task_maps": ("TaskMap", "task_maps"),

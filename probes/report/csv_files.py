@@ -8,7 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from probes.files import replaced_file
-from probes.values import RESULT_COLUMNS, Layer, LayerByLayer, LayerByTask, Result
+from probes.values import RESULT_COLUMNS, BestLayers, Layer, LayerByLayer, LayerByTask, Result
+
+BEST_LAYER_COLUMNS = ("task", "best_layer", "best_layers", "metric", "validation_score", "n", "level")
+"""Of `best_layers.csv`; `best_layers` is a text such as `12–17, 19`."""
 
 
 def write_results(results: Iterable[Result], path: Path) -> Path:
@@ -26,6 +29,23 @@ def write_results(results: Iterable[Result], path: Path) -> Path:
     """
     rows = ([_field(getattr(result, column)) for column in RESULT_COLUMNS] for result in results)
     return _write_csv(path, RESULT_COLUMNS, rows)
+
+
+def write_best_layers(best_layers: Iterable[BestLayers], path: Path) -> Path:
+    """Write `best_layers.csv` with one row per task and the columns `BEST_LAYER_COLUMNS`.
+
+    Args:
+        best_layers: The rows; `best_layers` is left empty where the layers are unknown.
+        path: The file to write; an existing file is replaced.
+
+    Returns:
+        `path`.
+    """
+    rows = (
+        [_field(value) for value in (best.task, best.layer, best.text, best.metric, best.score, best.n, best.level)]
+        for best in best_layers
+    )
+    return _write_csv(path, BEST_LAYER_COLUMNS, rows)
 
 
 def read_results(path: Path) -> list[Result]:

@@ -10,14 +10,20 @@ from typing import NamedTuple
 import numpy as np
 
 from probes.analysis import Findings, SegmentedQuantity, group_means, interval_of, layer_by_task, result_rows
-from probes.report.csv_files import file_stem, write_layer_by_layer, write_layer_by_task, write_results
+from probes.report.csv_files import (
+    file_stem,
+    write_best_layers,
+    write_layer_by_layer,
+    write_layer_by_task,
+    write_results,
+)
 from probes.report.figures.band_profiles import Curve, band_profiles
 from probes.report.figures.heatmap import heatmap
 from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
 from probes.report.figures.profiles import profiles
 from probes.report.pictures import Drawing, save_pictures, save_png
 from probes.report.run_logger import RunLogger
-from probes.values import Layer, LayerByLayer, LayerByTask, LayerProfile, Reading, Result, RunNames
+from probes.values import BestLayers, Layer, LayerByLayer, LayerByTask, LayerProfile, Reading, Result, RunNames
 
 
 class RunReport(NamedTuple):
@@ -33,7 +39,7 @@ def report_findings(
     *,
     names: RunNames,
     logger: RunLogger,
-    best_layers: Mapping[str, Layer] | None = None,
+    best_layers: Mapping[str, BestLayers] | None = None,
 ) -> RunReport:
     """Write and log everything a run has found; see `report_run` and `report_bands`.
 
@@ -42,7 +48,7 @@ def report_findings(
         findings: All profiles, and what follows from them.
         names: What all rows of `results.csv` share.
         logger: Receives each quantity once.
-        best_layers: Each task's layer chosen on validation.
+        best_layers: Each task's layers chosen on validation.
     """
     results = result_rows(findings.profiles, names)
     matrices = [layer_by_task(group) for group in findings.matrices]
@@ -53,7 +59,7 @@ def report_findings(
         matrices=matrices,
         best_layers=best_layers or {},
         logger=logger,
-        summary=findings.summary(primary, best_layers),
+        summary=findings.summary(primary, {task: best.layer for task, best in (best_layers or {}).items()}),
     )
     report_bands(output_dir, findings.segmented, logger=logger, primary=primary)
     return RunReport(results, heatmaps)
@@ -70,11 +76,11 @@ def report_run(
     *,
     results: Iterable[Result],
     matrices: Sequence[LayerByTask],
-    best_layers: Mapping[str, Layer],
+    best_layers: Mapping[str, BestLayers],
     logger: RunLogger,
     summary: Mapping[str, float | int | str] | None = None,
 ) -> list[Path]:
-    """Write `results.csv`, `layer_by_task/*.csv` and `figures/*.png`, and log each quantity once.
+    """Write `results.csv`, `best_layers.csv`, `layer_by_task/*.csv` and `figures/*.png`, and log each quantity once.
 
     The reading of the first matrix is the run's primary one. Its quantities come first and their files carry no reading
     in their names. Those with intervals, except specificity, are also drawn as curves over layers
@@ -84,9 +90,9 @@ def report_run(
         output_dir: The run's folder.
         results: All rows of `results.csv`.
         matrices: The quantities, each once per reading.
-        best_layers: Each task's layer chosen on validation.
+        best_layers: Each task's layers chosen on validation.
         logger: Receives each quantity, then the summary, then the CSV files and the folder `probes` as artifacts.
-        summary: Summary values besides `best_layer/<task>`.
+        summary: Summary values besides `best_layer/<task>` and `best_layers/<task>`.
 
     Returns:
         The heatmaps, primary reading first, otherwise in the order of `matrices`.
@@ -98,6 +104,8 @@ def report_run(
     ordered = sorted(matrices, key=lambda matrix: matrix.reading != primary)
     _refuse_one_file_for_two(ordered, primary)
     files = [write_results(results, output_dir / "results.csv")]
+    if best_layers:
+        files.append(write_best_layers(best_layers.values(), output_dir / "best_layers.csv"))
     heatmaps, drawings = [], {}
     for matrix in ordered:
         first = matrix.reading == primary
@@ -108,19 +116,20 @@ def report_run(
     save_pictures(drawings)
     for matrix, picture in zip(ordered, heatmaps, strict=True):
         logger.log_matrix(matrix, picture, primary=matrix.reading == primary)
-    best = {f"best_layer/{task}": layer for task, layer in best_layers.items()}
+    best: dict[str, Layer] = {f"best_layer/{task}": best.layer for task, best in best_layers.items()}
+    best |= {f"best_layers/{task}": best.text for task, best in best_layers.items()}
     logger.summarize({**best, **(summary or {})})
     logger.log_artifacts([*files, *(folder for folder in [output_dir / "probes"] if folder.is_dir())])
     return heatmaps
 
 
-def _drawings(folder: Path, matrix: LayerByTask, best_layers: Mapping[str, Layer] | None) -> dict[Path, Drawing]:
+def _drawings(folder: Path, matrix: LayerByTask, best_layers: Mapping[str, BestLayers] | None) -> dict[Path, Drawing]:
     """The pictures of a quantity, its heatmap last."""
     stem = file_stem(matrix, primary=best_layers is not None)
     drawings: dict[Path, Drawing] = {}
     if best_layers is not None and np.isfinite(matrix.ci_low).any() and "specificity" not in matrix.quantity:
-        drawings[folder / f"{stem}_profiles.png"] = partial(profiles, matrix, best_layer=best_layers)
-    return drawings | {folder / f"{stem}.png": partial(heatmap, matrix, best_layer=best_layers)}
+        drawings[folder / f"{stem}_profiles.png"] = partial(profiles, matrix, best_layers=best_layers)
+    return drawings | {folder / f"{stem}.png": partial(heatmap, matrix, best_layers=best_layers)}
 
 
 def _refuse_one_file_for_two(matrices: Iterable[LayerByTask], primary: Reading | None) -> None:
@@ -155,7 +164,7 @@ def report_bands(
             [curve_of(profile) for profile in quantity.profiles],
             mean=curve_of(mean),
             quantity=f"{first.name} ({first.unit})",
-            bands=quantity.segments.bands,
+            bands=quantity.segments.all_bands,
         )
         path = save_png(figure, output_dir / "figures" / f"bands_{name.replace('/', '_')}.png")
         logger.log_picture(f"bands/{name}", path)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from probes.metrics import MAIN_METRIC
-from probes.values import SIGNIFICANCE_LEVEL, Layer, Reading, Result
+from probes.values import SIGNIFICANCE_LEVEL, BestLayers, Layer, Reading, Result
 
 _MAIN_METRICS = tuple(dict.fromkeys(MAIN_METRIC.values()))
 
@@ -32,17 +32,18 @@ _Cell = tuple[str, Layer | None, str, str]  # task, layer, metric, control
 def best_layer_table(
     results: Iterable[Result],
     *,
-    best_layers: Mapping[str, Layer],
+    best_layers: Mapping[str, BestLayers],
     classes: Mapping[str, int] | None = None,
     reading: Reading | None = None,
 ) -> Table:
     """Arrange the test scores of each task at its best layer beside their baselines, one row per task.
 
-    A number that is not among the results is left blank.
+    The column `best_layers` lists the layers that validation rows cannot tell from the best one. A number that is not
+    among the results is left blank.
 
     Args:
         results: Any results; those of the test split, the best layers and the reading are shown.
-        best_layers: Each task's layer chosen on validation; it decides which tasks are shown, and in which order.
+        best_layers: Each task's layers chosen on validation; they decide which tasks are shown, and in which order.
         classes: Each task's number of classes; `None` omits this column.
         reading: Stack, site and pooling to show; by default that of the first result that has a layer.
 
@@ -54,14 +55,15 @@ def best_layer_table(
     table.add_column("task", overflow="fold")
     if classes is not None:
         table.add_column("classes", justify="right")
-    metrics = [_main_metric(cells, task, layer) for task, layer in best_layers.items()]
+    metrics = [_main_metric(cells, task, best.layer) for task, best in best_layers.items()]
     score = " or ".join(dict.fromkeys(filter(None, metrics))) or _MAIN_METRICS[0]
-    for name in ("best layer", f"{score} [95 %]", *_BASELINES, "n"):
+    for name in ("best layer", "best_layers", f"{score} [95 %]", *_BASELINES, "n"):
         longest_word = max(3, *map(len, name.split()))
         table.add_column(name, justify="right", min_width=longest_word, no_wrap="[" in name)
-    for (task, layer), metric in zip(best_layers.items(), metrics, strict=True):
+    for (task, best), metric in zip(best_layers.items(), metrics, strict=True):
         count = [] if classes is None else [str(classes.get(task, ""))]
-        table.add_row(escape(task), *count, str(layer), *_scores(cells, task, layer, metric or _MAIN_METRICS[0]))
+        scores = _scores(cells, task, best.layer, metric or _MAIN_METRICS[0])
+        table.add_row(escape(task), *count, str(best.layer), best.text, *scores)
     return table
 
 
@@ -122,7 +124,7 @@ def learning_table(results: Iterable[Result]) -> Table:
 def print_best_layers(
     results: Sequence[Result],
     *,
-    best_layers: Mapping[str, Layer],
+    best_layers: Mapping[str, BestLayers],
     figure: Path | None = None,
     output_dir: Path | None = None,
     classes: Mapping[str, int] | None = None,

@@ -108,9 +108,7 @@ class ProbeStudy:
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
             with context.stage("report"):
                 primary = next(iter(fits.values()))
-                best = {
-                    task: layer for task, fit in primary.items() if (layer := fit.validation_best_layer) is not None
-                }
+                best = {task: fit.best_layers for task, fit in primary.items() if fit.best_layers is not None}
                 report = report_findings(
                     context.output_dir, analysis.finish(), names=names, logger=context.logger, best_layers=best
                 )

@@ -116,7 +116,7 @@ def task_data(task: Task, activations: SuiteActivations, reading: Reading) -> Ta
         split: LabelledActivations(activations.rows(task, split, reading), torch.tensor(task.splits[split].labels))
         for split in ("train", "validation", "test")
     }
-    return TaskData(task=task.name, kind=task.kind, labels=task.labels, **splits)
+    return TaskData(task=task.name, kind=task.kind, labels=task.labels, ordered=task.ordered, **splits)
 
 
 def labels_of_test_rows(task: Task) -> Tensor | None:

@@ -36,6 +36,7 @@ def build_task(raw: RawTask, render: Render, *, max_rows: MaxRows = None, seed: 
     """
     check_splits(raw)
     encoded = encode_labels(raw)
+    _check_order(raw, encoded)
     positions = _split_positions(raw, encoded, render, seed)
     splits: dict[str, Split] = {}
     for split in SPLITS:
@@ -51,10 +52,20 @@ def build_task(raw: RawTask, render: Render, *, max_rows: MaxRows = None, seed: 
         cluster=raw.cluster,
         unseen=raw.unseen,
         source=raw.source,
+        ordered=raw.ordered,
     )
     check_classes(task)
     check_leaks(task, strict=strict)
     return task
+
+
+def _check_order(raw: RawTask, encoded: EncodedLabels) -> None:
+    if raw.ordered and (encoded.kind != "classification" or raw.labels is None):
+        what = f"of kind {encoded.kind}" if encoded.kind != "classification" else "without `labels`"
+        raise ValueError(
+            f"Task '{raw.name}' is declared `ordered` but is {what}; the order is that of the declared `labels` of a "
+            "classification task. Add `labels` from the lowest class to the highest, or remove `ordered`."
+        )
 
 
 def _split_positions(raw: RawTask, encoded: EncodedLabels, render: Render, seed: int) -> _Positions:

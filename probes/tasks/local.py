@@ -36,9 +36,10 @@ def load_local_suite(
     """Read a folder laid out as `task/split.jsonl` or `split/task.jsonl`.
 
     A line is one row: `inputs` (the instruction), `targets` (the answer), `text` (the bare input), `label`, and named
-    fields such as `options`. An optional `suite.json` lists the tasks with `name`, `kind`, `labels`, `cluster`,
-    `unseen` and `source`; what it omits is inferred (`probes.tasks.labels`). Splits may be called `val`, `valid` or
-    `dev`; the endings `_10templates` and `_train` of file names are not part of a task's name.
+    fields such as `options`. An optional `suite.json` lists the tasks with `name`, `kind`, `labels`, `ordered`
+    (whether these classes are in order), `cluster`, `unseen` and `source`; what it omits is inferred
+    (`probes.tasks.labels`). Splits may be called `val`, `valid` or `dev`; the endings `_10templates` and `_train` of
+    file names are not part of a task's name.
 
     Args:
         path: The folder.
@@ -144,6 +145,7 @@ def _read_task(task: str, files: _Files, entry: Mapping[str, Any], folder: Path)
         cluster=str(entry.get("cluster", "")),
         unseen=bool(entry.get("unseen", False)),
         source=str(entry.get("source", folder)),
+        ordered=bool(entry.get("ordered", False)),
         locations={split: f"{file}, one row per line" for split, file in files[task].items()},
     )
 

@@ -49,6 +49,7 @@ class Task:
         cluster: The family the task belongs to; `""` where it has none.
         unseen: Whether the task is kept out of a tuning mixture.
         source: Where the examples come from.
+        ordered: Whether the classes are in order, such as ratings (classification).
     """
 
     name: str
@@ -58,6 +59,7 @@ class Task:
     cluster: str = ""
     unseen: bool = False
     source: str = ""
+    ordered: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class RawTask:
         cluster: The family the task belongs to; `""` where it has none.
         unseen: Whether the task is kept out of a tuning mixture.
         source: Where the examples come from.
+        ordered: Whether `labels` are in order, such as ratings (classification).
         locations: Split → where its rows are stored, for error messages.
     """
 
@@ -91,6 +94,7 @@ class RawTask:
     cluster: str = ""
     unseen: bool = False
     source: str = ""
+    ordered: bool = False
     locations: Mapping[str, str] = field(default_factory=dict)
 
     def locate(self, split: str, position: int | None = None) -> str:

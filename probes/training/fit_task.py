@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from probes.analysis import result_rows
-from probes.metrics import MAIN_METRIC, TargetKind
+from probes.metrics import LARGER_IS_BETTER, OBJECTIVE_METRIC, TargetKind
 from probes.seeds import derive_seed
 from probes.trainers import TrainerFactory, default_trainer
 from probes.training.bank.minibatch_module import class_weights
 from probes.training.bank.probe_bank import build_probe
 from probes.training.bank.probe_module import Standardiser, row_batched_logits
+from probes.training.best_layers import best_layers_of
 from probes.training.data_module import Rows
 from probes.training.layer_probes import LayerProbes
 from probes.training.probe_settings import ProbeSettings
@@ -26,7 +27,7 @@ from probes.training.scoring import SplitLogits, TaskScorer
 from probes.training.selection import Selection, fold_of_rows, select, with_shuffled_controls
 from probes.training.task_data import LabelledActivations, TaskData
 from probes.training.train_bank import BankSpec, is_exact
-from probes.values import NO_READING, SPLITS, Activations, Layer, LayerProfile, Result
+from probes.values import NO_READING, SPLITS, Activations, BestLayers, Layer, LayerProfile, Result
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,13 @@ class TaskProbes:
     Attributes:
         probes: The chosen probe of each layer.
         profiles: Every metric of the probes and of their baselines, on every split, over all layers.
+        best_layers: The layer with the best validation score, and those that validation rows cannot tell from it;
+            `None` if no layer has a score, such as if every layer is constant.
     """
 
     probes: LayerProbes
     profiles: tuple[LayerProfile, ...]
+    best_layers: BestLayers | None
 
     @property
     def results(self) -> list[Result]:
@@ -49,18 +53,19 @@ class TaskProbes:
     @property
     def objective_metric(self) -> str:
         """Metric that `objective` and the best layer go by: `macro_f1`, or `mse` for regression."""
-        return "mse" if self.probes.kind == "regression" else MAIN_METRIC[self.probes.kind]
+        return OBJECTIVE_METRIC[self.probes.kind]
 
     @property
     def validation_best_layer(self) -> Layer | None:
         """Layer with the best validation score, the first of equals; `None` if every layer is constant."""
-        scores = self._validation_scores()
-        return max(scores, key=lambda layer: scores[layer], default=None)
+        return None if self.best_layers is None else self.best_layers.layer
 
     @property
     def objective(self) -> float:
         """Validation macro-F1, or negative mean squared error, at the validation-best layer; NaN if there is none."""
-        return max(self._validation_scores().values(), default=float("nan"))
+        if self.best_layers is None:
+            return float("nan")
+        return self.best_layers.score if LARGER_IS_BETTER[self.objective_metric] else -self.best_layers.score
 
     def profile(self, metric: str, *, split: str = "test", control: str = "") -> LayerProfile:
         """The profile of one metric, such as `macro_f1` or `selectivity`.
@@ -77,12 +82,6 @@ class TaskProbes:
     def save(self, path: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
         """Write the probes to one file, see `save_probes`."""
         return save_probes(self.probes, path, metadata)
-
-    def _validation_scores(self) -> dict[Layer, float]:
-        """Scores by layer, higher is better; layers without a probe are left out."""
-        sign = -1.0 if self.probes.kind == "regression" else 1.0
-        by_layer = self.profile(self.objective_metric, split="validation").by_layer()
-        return {layer: sign * value for layer, value in by_layer if value == value}
 
 
 def fit_task(data: TaskData, settings: ProbeSettings, trainer_factory: TrainerFactory, seed: int) -> TaskProbes:
@@ -106,7 +105,8 @@ def fit_task(data: TaskData, settings: ProbeSettings, trainer_factory: TrainerFa
     rows = {split: _rows(data, split, live, settings, seed) for split in SPLITS}
     selection = select(rows["train"], rows["validation"], spec) if layers else None
     probes = _chosen_probes(data, spec, selection)
-    return TaskProbes(probes, tuple(_profiles(data, spec, selection, rows)))
+    best = None if selection is None else _best_layers(data, spec, selection)
+    return TaskProbes(probes, tuple(_profiles(data, spec, selection, rows)), best)
 
 
 def _rows(data: TaskData, split: str, live: Tensor, settings: ProbeSettings, seed: int) -> Rows:
@@ -144,6 +144,18 @@ def _chosen_probes(data: TaskData, spec: BankSpec, selection: Selection | None) 
         standardiser=None if selection is None else selection.trained.standardiser,
         target_mean=0.0 if selection is None else selection.trained.target_mean,
         target_deviation=1.0 if selection is None else selection.trained.target_deviation,
+    )
+
+
+def _best_layers(data: TaskData, spec: BankSpec, selection: Selection) -> BestLayers | None:
+    return best_layers_of(
+        data.kind,
+        selection.logits[:, 0],
+        selection.rows.targets[0],
+        task=data.task,
+        layers=spec.layers,
+        samples=spec.settings.bootstrap_samples,
+        seed=derive_seed(spec.seed, "bootstrap", "validation"),
     )
 
 
@@ -206,6 +218,7 @@ def fit_probes(
     y_validation: Array | None = None,
     x_test: Array | None = None,
     y_test: Array | None = None,
+    ordered: bool = False,
     seed: int = 0,
     trainer_factory: TrainerFactory = default_trainer,
     **settings: Any,
@@ -222,6 +235,7 @@ def fit_probes(
         y_validation: Their targets.
         x_test: Rows to report; without them, a fifth of the rows of `x` is held out, seeded and stratified.
         y_test: Their targets.
+        ordered: Whether the classes are in order, so that Spearman's correlation is reported too.
         seed: Decides every random choice; 0 is a seed like any other.
         trainer_factory: Makes the Lightning trainers; one quiet CPU process by default.
         **settings: Fields of `ProbeSettings`.
@@ -247,7 +261,7 @@ def fit_probes(
         split: _labelled(split, values, targets, names)
         for split, (values, targets) in (("train", train), ("validation", validation), ("test", test))
     }
-    data = TaskData(task="task", kind=kind, labels=_labels(kind, train[1], labels), **splits)
+    data = TaskData(task="task", kind=kind, labels=_labels(kind, train[1], labels), ordered=ordered, **splits)
     return fit_task(data, ProbeSettings(**settings), trainer_factory, seed)
 
 

@@ -91,7 +91,7 @@ class TaskScorer:
     def majority_profiles(self, split: str, train_targets: Tensor, targets: Tensor) -> list[LayerProfile]:
         """Scores of the constant prediction that fits the training labels best; they belong to no layer."""
         logits = majority_logits(self.data.kind, train_targets, len(targets), classes=self.data.num_classes)
-        scores = score_rows(self.data.kind, logits, targets)
+        scores = score_rows(self.data.kind, logits, targets, ordered=self.data.ordered)
         return [
             self._profile(metric, split, Estimates(values.double().numpy(), len(targets)), (None,), control="majority")
             for metric, values in scores.values.items()
@@ -118,9 +118,10 @@ class TaskScorer:
         scores = []
         for replica, targets in enumerate(outputs.targets):
             logits = outputs.logits[:, replica]
-            of_replica = score_rows(kind, logits, targets, counts)
+            of_replica = score_rows(kind, logits, targets, counts, ordered=self.data.ordered)
             if orders is not None:
-                names = None if replica == 0 else {MAIN_METRIC[kind]}  # all that selectivity needs of controls
+                # of controls, selectivity needs the main metric alone
+                names = of_replica.values.keys() if replica == 0 else {MAIN_METRIC[kind]}
                 of_replica = replace(of_replica, null=permuted_scores(kind, logits, targets, orders, names=names))
             scores.append(of_replica)
         return scores
@@ -188,16 +189,15 @@ def _main_metric_first(values: Mapping[str, Tensor], kind: TargetKind) -> list[t
 def _difference(true: Scores, control: Scores, metric: str) -> Scores:
     """Selectivity: one metric of the probe minus the controls', resample by resample, permutation by permutation."""
     parts = zip((true.values, true.draws, true.null), (control.values, control.draws, control.null), strict=True)
-    return _with_parts(true, *({"selectivity": a[metric] - b[metric]} if metric in a else {} for a, b in parts))
+    values, draws, null = (
+        {"selectivity": own[metric] - other[metric]} if metric in own else {} for own, other in parts
+    )
+    return replace(true, values=values, draws=draws, null=null)
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
     def mean(part: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         return {metric: torch.stack([of_score[metric] for of_score in part]).mean(0) for metric in part[0]}
 
-    parts = ([s.values for s in scores], [s.draws for s in scores], [s.null for s in scores])
-    return _with_parts(scores[0], *map(mean, parts))
-
-
-def _with_parts(scores: Scores, values: dict[str, Tensor], draws: dict[str, Tensor], null: dict[str, Tensor]) -> Scores:
-    return replace(scores, values=values, draws=draws, null=null)
+    values, draws, null = (mean([getattr(s, part) for s in scores]) for part in ("values", "draws", "null"))
+    return replace(scores[0], values=values, draws=draws, null=null)

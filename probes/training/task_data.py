@@ -35,6 +35,7 @@ class TaskData:
         train: Activations and targets of the training rows.
         validation: The same; without rows, all choices are made by cross-validation.
         test: The same.
+        ordered: Whether the labels of a classification are in order, so that Spearman's correlation is reported too.
 
     Raises:
         ValueError: The kind has no probes; splits differ in layers, reading or width; a target is out of range; a class
@@ -47,6 +48,7 @@ class TaskData:
     train: LabelledActivations
     validation: LabelledActivations
     test: LabelledActivations
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         kinds = get_args(TargetKind)

@@ -131,12 +131,25 @@ def _peft_config(model: PreTrainedModel, settings: TuningSettings) -> PeftConfig
         task_type="CAUSAL_LM",
         target_modules=targets,
         layers_to_transform=None if blocks is None else list(blocks),
+        layers_pattern=None if blocks is None else _name_of_blocks(model),
         r=settings.rank,
         lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType]  # PEFT accepts real numbers
         lora_dropout=settings.dropout,
         use_dora=settings.method == "dora",
         fan_in_fan_out=transposed,
     )
+
+
+def _name_of_blocks(model: PreTrainedModel) -> str:
+    """Last component of the name of the list of blocks, such as `layers`, by which PEFT counts them.
+
+    Without it PEFT finds no block in a model without head, where that list has no component in front of its name.
+    """
+    blocks = model.config.num_hidden_layers
+    lists = (
+        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == blocks
+    )
+    return next(lists).rpartition(".")[2]
 
 
 def _norm_names(model: PreTrainedModel) -> list[str]:

@@ -36,6 +36,18 @@ def test_probes_find_a_planted_label_at_its_layer_and_a_shuffled_or_absent_one_n
     assert abs(result(absent, "accuracy").value - 1 / classes) < 0.15
 
 
+def test_classes_in_order_have_a_rank_correlation_with_interval_and_null():
+    data = planted_task(classes=4)
+    assert {r.metric for r in fit(data).results}.isdisjoint({"spearman"})
+    fitted = fit(replace(data, ordered=True))
+    planted, control = result(fitted, "spearman"), result(fitted, "spearman", control="shuffled_labels")
+    assert 0.5 < planted.ci_low < planted.value < planted.ci_high
+    assert planted.null_mean == control.value
+    assert abs(control.value) < 0.25
+    assert abs(result(fitted, "spearman", 0).value) < 0.25
+    assert result(fitted, "selectivity") == result(fit(data), "selectivity")  # macro-F1 stays the main metric
+
+
 @both_fits
 def test_regression_is_scored_in_the_unit_of_its_targets(settings):
     fitted = fit(planted_task(classes=1, kind="regression"), settings)

@@ -60,6 +60,9 @@ class Segments:
         p: p-value of the null hypothesis that there is no boundary; NaN if the search was not possible.
         bands: They cover `layers`; empty if there are no layers.
         note: Why there is only one band; empty if boundaries were found.
+        equal: The run of layers just below `layers` on which all tasks have the same value; `None` if there is none.
+            Its end needs no test, because the spread is exactly 0 up to it and not above. Models of which only the
+            upper blocks were tuned have such a run.
     """
 
     statistic: str
@@ -70,6 +73,12 @@ class Segments:
     p: float
     bands: tuple[Band, ...]
     note: str
+    equal: Band | None = None
+
+    @property
+    def all_bands(self) -> tuple[Band, ...]:
+        """The bands that were searched for, after the one in which all tasks are equal."""
+        return self.bands if self.equal is None else (self.equal, *self.bands)
 
 
 def find_segments(
@@ -109,9 +118,10 @@ def find_segments(
     require_search_options(max_boundaries, level)
     values = _checked(values, layers, statistic, resamples)
     spread = statistic == "spread"
-    kept = np.asarray(~np.isnan(values).any(1))
+    kept, equal = np.asarray(~np.isnan(values).any(1)), np.zeros(len(values), dtype=bool)
     if spread and values.shape[1] >= MIN_TASKS:
-        kept &= np.asarray(_spread(values) > SPREAD_ROUNDING * np.abs(values).max(1))
+        equal = kept & ~(_spread(values) > SPREAD_ROUNDING * np.abs(values).max(1))
+        kept &= ~equal
     used = values[kept]
     names = tuple(layer for layer, keep in zip(layers, kept, strict=True) if keep)
     found, note = _search(used, spread=spread, max_boundaries=max_boundaries, level=level)
@@ -128,6 +138,7 @@ def find_segments(
         p=found.p,
         bands=_bands(names, found),
         note=note,
+        equal=_equal_band(tuple(layers), equal, kept),
     )
 
 
@@ -189,6 +200,15 @@ def _bands(layers: tuple[Layer, ...], found: ChangePoints) -> tuple[Band, ...]:
     edges = [0, *(start for start, _ in found.shifts), len(layers)]
     runs = zip(BAND_NAMES[len(found.shifts)], pairwise(edges), strict=True)
     return tuple(Band(name=name, first=layers[first], last=layers[end - 1]) for name, (first, end) in runs)
+
+
+def _equal_band(layers: tuple[Layer, ...], equal: np.ndarray, kept: np.ndarray) -> Band | None:
+    """The run of layers without spread that ends just below the first layer with spread."""
+    end = int(kept.argmax()) if kept.any() else 0
+    run = 0
+    while run < end and equal[end - 1 - run]:
+        run += 1
+    return Band(name="equal", first=layers[end - run], last=layers[end - 1]) if run else None
 
 
 def _checked(values: np.ndarray, layers: Sequence[Layer], statistic: str, resamples: int) -> np.ndarray:

@@ -42,7 +42,8 @@ def linear_cka(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
 
     Returns:
         float64, shape `(layers,)`, dimensionless. In [0, 1] if biased; if debiased at most 1 and scattered around 0,
-        negatives included, for unrelated layers. NaN where a layer is constant.
+        negatives included, for unrelated layers. Exactly 1 where both sides are equal to the last bit. NaN where a
+        layer is constant.
 
     Raises:
         ValueError: Fewer than 4 rows, layers or rows that don't match, non-finite rows.
@@ -55,8 +56,11 @@ def linear_cka(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:
     [1.0, 1.0]
     """
     require_matched_rows(x, y)
-    layers = zip(x.split(1), y.split(1), strict=True)
-    return torch.cat([cka_pairs(x_layer, y_layer, debiased=debiased)[0] for x_layer, y_layer in layers])
+    values = []
+    for x_layer, y_layer in zip(x.split(1), y.split(1), strict=True):
+        other = x_layer if torch.equal(x_layer, y_layer) else y_layer
+        values.append(cka_pairs(x_layer, other, debiased=debiased)[0])
+    return torch.cat(values)
 
 
 def cka_pairs(x: Tensor, y: Tensor, *, debiased: bool = True) -> Tensor:

@@ -85,7 +85,8 @@ def hsic_with_norms(x: Tensor, y: Tensor, *, debiased: bool = True) -> PairHSIC:
 
     Args:
         x: As in `hsic_pairs`.
-        y: As in `hsic_pairs`; passing the same object as `x` halves the cost.
+        y: As in `hsic_pairs`; passing the same object as `x` halves the cost, and the HSIC of a layer with itself is
+            then exactly the norm, so that its CKA is exactly 1.
         debiased: As in `hsic_pairs`.
 
     Raises:
@@ -104,16 +105,17 @@ def hsic_with_norms(x: Tensor, y: Tensor, *, debiased: bool = True) -> PairHSIC:
     y = x if same else centre_rows(y)
     products = _pair_products(x, y)
     if not debiased:
-        return PairHSIC(*(sums / (rows - 1) ** 2 for sums in products))
+        return _with_exact_diagonal(PairHSIC(*(sums / (rows - 1) ** 2 for sums in products)), same=same)
     x_diagonal = kernel_diagonal(x)
     y_diagonal = x_diagonal if same else kernel_diagonal(y)
     x_trace, y_trace = x_diagonal.sum(1), y_diagonal.sum(1)
     unbiased = partial(linear_unbiased_hsic, rows=rows)
-    return PairHSIC(
+    hsic = PairHSIC(
         unbiased(products.between, x_diagonal @ y_diagonal.T, x_trace[:, None] * y_trace[None]),
         unbiased(products.within_x, x_diagonal.square().sum(1), x_trace.square()),
         unbiased(products.within_y, y_diagonal.square().sum(1), y_trace.square()),
     )
+    return _with_exact_diagonal(hsic, same=same)
 
 
 def kernel_hsic(kernel: Tensor, other: Tensor, *, debiased: bool = True) -> Tensor:
@@ -206,6 +208,13 @@ def is_constant(x: Tensor) -> Tensor:
     if constant.any():
         constant[constant.clone()] = (x[constant] == x[constant][:, :1]).all(dim=2).all(dim=1)
     return constant
+
+
+def _with_exact_diagonal(hsic: PairHSIC, *, same: bool) -> PairHSIC:
+    """If both sides are the `same`, each layer's HSIC with itself is its norm, which is rounded in another order."""
+    if same:
+        hsic.between.diagonal().copy_(hsic.within_x)
+    return hsic
 
 
 def _pair_products(x: Tensor, y: Tensor) -> PairHSIC:

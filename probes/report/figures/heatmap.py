@@ -25,14 +25,14 @@ from probes.report.figures.axes import (
     readable_name,
     value_range,
 )
-from probes.values import SIGNIFICANCE_LEVEL, Layer, LayerByTask
+from probes.values import SIGNIFICANCE_LEVEL, BestLayers, LayerByTask
 
 CELL_TEXTS_UP_TO = 60  # cells; in a larger matrix numbers would be too small to read
 
 _REASONS_SHOWN = 3  # in the legend, of those why cells have no value
 
 
-def heatmap(matrix: LayerByTask, *, best_layer: Mapping[str, Layer] | None = None) -> Figure:
+def heatmap(matrix: LayerByTask, *, best_layers: Mapping[str, BestLayers] | None = None) -> Figure:
     """Draw a matrix with one row per layer, layer 0 at the bottom, and one column per task.
 
     Scores use a sequential colour map, signed quantities (`is_signed`) a diverging one with white at 0; both suit
@@ -42,7 +42,8 @@ def heatmap(matrix: LayerByTask, *, best_layer: Mapping[str, Layer] | None = Non
 
     Args:
         matrix: What to draw.
-        best_layer: Each task's layer chosen on validation; its cell is framed.
+        best_layers: Each task's layers chosen on validation; the best layer's cell is framed, and brackets beside the
+            column enclose the ranges of layers that validation rows cannot tell from it.
 
     Raises:
         ValueError: The matrix has no cells.
@@ -57,7 +58,7 @@ def heatmap(matrix: LayerByTask, *, best_layer: Mapping[str, Layer] | None = Non
     _label_axes(axes, matrix)
     add_colour_bar(figure, image, [axes], matrix)
     handles = [
-        *_mark_best(axes, matrix, best_layer or {}),
+        *_mark_best(axes, matrix, best_layers or {}),
         *_mark_significant(axes, matrix, image, corner=with_numbers),
         *_mark_missing(figure, axes, matrix),
     ]
@@ -96,20 +97,49 @@ def _label_axes(axes: Axes, matrix: LayerByTask) -> None:
     axes.set_title(f"{matrix.quantity}  ·  {matrix.reading}", fontsize=11, loc="left")
 
 
-def _mark_best(axes: Axes, matrix: LayerByTask, best_layer: Mapping[str, Layer]) -> list[Patch]:
-    """Frame each task's best layer, and return the legend entry if any is in the matrix."""
-    marked = False
+def _mark_best(axes: Axes, matrix: LayerByTask, best_layers: Mapping[str, BestLayers]) -> list[Patch | Line2D]:
+    """Frame each task's best layer, bracket those that may be as good, and return the entries of the legend."""
+    marked, brackets = False, []
     for column, task in enumerate(matrix.tasks):
-        if task not in best_layer or best_layer[task] not in matrix.layers:
+        best = best_layers.get(task)
+        if best is None or best.layer not in matrix.layers:
             continue
-        row = matrix.layers.index(best_layer[task])
+        row = matrix.layers.index(best.layer)
+        brackets += [_bracket(column, *ends) for ends in _ranges_of_rows(matrix, best)]
         for colour, width in (("black", 3.2), ("white", 1.2)):  # a white line inside a black one shows on every colour
             frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=colour, linewidth=width, zorder=4)
             frame.set(gid="best", clip_on=False)
             axes.add_patch(frame)
         marked = True
-    entry = Patch(fill=False, edgecolor="black", linewidth=1.4, label="best layer (chosen on validation)")
-    return [entry] if marked else []
+    for colour, width, gid in (("white", 2.6, "possibly best, edge"), ("black", 1.2, "possibly best")):
+        axes.add_collection(
+            LineCollection(brackets, colors=colour, linewidths=width, zorder=3.5, gid=gid), autolim=False
+        )
+    entries: list[Patch | Line2D] = []
+    if marked:
+        label = "best layer (chosen on validation)"
+        entries.append(Patch(fill=False, edgecolor="black", linewidth=1.4, label=label))
+    if brackets:
+        label = "layers that validation rows cannot tell from it (95 %)"
+        entries.append(Line2D([], [], color="black", linewidth=1.2, marker="$[$", linestyle="none", label=label))
+    return entries
+
+
+def _ranges_of_rows(matrix: LayerByTask, best: BestLayers) -> list[tuple[int, int]]:
+    """First and last row of each range of adjacent rows whose layers may be the best."""
+    ranges: list[tuple[int, int]] = []
+    for row in (row for row, layer in enumerate(matrix.layers) if layer in (best.layers or ())):
+        if ranges and ranges[-1][1] == row - 1:
+            ranges[-1] = (ranges[-1][0], row)
+        else:
+            ranges.append((row, row))
+    return ranges
+
+
+def _bracket(column: int, first: int, last: int) -> list[tuple[float, float]]:
+    """A square bracket along the left edge of a column's cells, inside them."""
+    left, tip, low, high = column - 0.43, column - 0.28, first - 0.36, last + 0.36
+    return [(tip, low), (left, low), (left, high), (tip, high)]
 
 
 def _mark_significant(axes: Axes, matrix: LayerByTask, image: AxesImage, *, corner: bool) -> list[Line2D]:

@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from probes.report.figures.axes import OKABE_ITO, is_signed, layer_ticks, panel_grid, quantity_label, readable_name
-from probes.values import Layer, LayerByTask
+from probes.values import BestLayers, LayerByTask
 
 _VALUE_COLOUR, _BEST_COLOUR, _NULL_COLOUR = OKABE_ITO[0], OKABE_ITO[1], "#555555"
 
 
-def profiles(matrix: LayerByTask, *, best_layer: Mapping[str, Layer] | None = None) -> Figure:
+def profiles(matrix: LayerByTask, *, best_layers: Mapping[str, BestLayers] | None = None) -> Figure:
     """Draw each task's values over layers with their 95 % intervals and their null; all panels share both axes.
 
     The null is drawn as its mean and, where it has draws, the range that holds 95 % of them. Layers are evenly spaced
@@ -23,7 +23,8 @@ def profiles(matrix: LayerByTask, *, best_layer: Mapping[str, Layer] | None = No
 
     Args:
         matrix: What to draw.
-        best_layer: Each task's layer chosen on validation; it is ringed.
+        best_layers: Each task's layers chosen on validation; the best layer is ringed, and a bar at the bottom of the
+            panel lies under the layers that validation rows cannot tell from it.
 
     Raises:
         ValueError: The matrix has no cells.
@@ -36,7 +37,7 @@ def profiles(matrix: LayerByTask, *, best_layer: Mapping[str, Layer] | None = No
     panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for column, panel in enumerate(panels[: len(matrix.tasks)]):
         _draw_profile(panel, matrix, column)
-        _ring_best(panel, matrix, column, best_layer or {})
+        _mark_best(panel, matrix, column, best_layers or {})
     _label_lowest(panels, len(matrix.tasks), columns)
     _label(figure, panels[0], matrix)
     return figure
@@ -59,14 +60,20 @@ def _draw_profile(panel: Axes, matrix: LayerByTask, column: int) -> None:
     panel.set_title(readable_name(matrix.tasks[column], 30), fontsize=8.5, pad=4)
 
 
-def _ring_best(panel: Axes, matrix: LayerByTask, column: int, best_layer: Mapping[str, Layer]) -> None:
-    layer = best_layer.get(matrix.tasks[column])
-    if layer is None or layer not in matrix.layers:
+def _mark_best(panel: Axes, matrix: LayerByTask, column: int, best_layers: Mapping[str, BestLayers]) -> None:
+    best = best_layers.get(matrix.tasks[column])
+    if best is None or best.layer not in matrix.layers:
         return
-    row = matrix.layers.index(layer)
+    row = matrix.layers.index(best.layer)
     label = "best layer (chosen on validation)"
     ring: dict[str, Any] = {"marker": "o", "markersize": 6.5, "markerfacecolor": "none", "markeredgewidth": 1.4}
     panel.plot([row], [matrix.values[row, column]], color=_BEST_COLOUR, linestyle="none", label=label, zorder=3, **ring)
+    possible = [position for position, layer in enumerate(matrix.layers) if layer in (best.layers or ())]
+    if possible:
+        label = "layers that validation rows cannot tell from it (95 %)"
+        spans = [(position - 0.5, 1.0) for position in possible]
+        bar: dict[str, Any] = {"facecolors": _BEST_COLOUR, "transform": panel.get_xaxis_transform(), "linewidth": 0}
+        panel.broken_barh(spans, (0.0, 0.035), label=label, zorder=3, **bar)
 
 
 def _label_lowest(panels: list[Axes], tasks: int, columns: int) -> None:

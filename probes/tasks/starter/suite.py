@@ -69,6 +69,7 @@ def starter_suite(
             labels=definition.labels,
             cluster=definition.cluster,
             source="generated",
+            ordered=definition.ordered,
         )
         render = prompt_renderer(task, raw.rows["train"], prompt=prompt, template=template)
         built.append(build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict))
@@ -86,6 +87,7 @@ class StarterTask:
         examples: Generates texts with their class indices from a seed, for a split.
         held_out: Groups of the vocabulary, a third of whose words occur in the test split only. The eight nouns of
             `word_content` are in none of the groups; they occur in every split.
+        ordered: Whether the classes are in order.
     """
 
     cluster: str
@@ -93,6 +95,7 @@ class StarterTask:
     question: str
     examples: _Examples
     held_out: tuple[str, ...] = CLAUSE_GROUPS
+    ordered: bool = False
 
     def rows(self, seed: int, split: str) -> list[Row]:
         """Rows with `inputs`, `targets`, `text` and `label`."""
@@ -182,6 +185,7 @@ STARTER_TASKS: dict[str, StarterTask] = {
         tuple(f"{fewest}-{most}" for fewest, most in LENGTHS),
         "How many words has the sentence: " + ", ".join(f"{fewest}-{most}" for fewest, most in LENGTHS) + "?",
         _trait_examples(lambda traits: traits.length),
+        ordered=True,
     ),
     "word_content": StarterTask(
         "surface",

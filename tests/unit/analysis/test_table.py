@@ -158,6 +158,17 @@ def test_segments_are_the_spread_at_every_layer_and_a_row_a_boundary():
     assert boundary.note == "refinement begins; the shift is spread over 1 layer"
 
 
+def test_where_tasks_begin_to_differ_is_a_boundary_without_p():
+    profiles = stepped()
+    values = np.vstack([np.ones((3, len(profiles))), layer_by_task(profiles).values])
+    found = find_segments(values, layers=range(len(values)))
+    certain, tested = (r for r in result_rows(segment_profiles(profiles, found)) if r.metric == "boundary/cka")
+    assert (certain.layer, certain.value, certain.p) == (3, 1.0, None)
+    assert certain.note == "tasks begin to differ; they are equal at layers 0 to 2"
+    assert (tested.layer, tested.p) == (3 + 8, found.p)
+    assert [band.name for band in found.all_bands] == ["equal", "shared", "refinement"]
+
+
 def test_without_a_boundary_a_row_says_so():
     short = [replace(c, estimates=Estimates(c.estimates.values[:3], 50), layers=LAYERS) for c in stepped()]
     rows = result_rows(segment_profiles(short, find_segments(layer_by_task(short).values, layers=LAYERS)))

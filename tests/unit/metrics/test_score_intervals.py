@@ -110,7 +110,7 @@ def test_the_interval_of_every_metric_holds_its_value_and_stays_in_its_range(met
         "multilabel": torch.randint(2, (40, 3), generator=generator).float(),
         "regression": torch.randn(40, generator=generator),
     }[metric.kind]
-    scores = score_rows(metric.kind, logits, targets, bootstrap_counts(40, 200, seed=0))
+    scores = score_rows(metric.kind, logits, targets, bootstrap_counts(40, 200, seed=0), ordered=metric.of_order)
     low, high = scores.interval(metric.name)
     least, most = {"positive": (0, math.inf), "at_most_one": (-math.inf, 1), "correlation": (-1, 1)}.get(
         metric.scale, (0, 1)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 from torchmetrics import functional as torchmetrics
@@ -93,6 +95,30 @@ def test_point_values_equal_torchmetrics(kind: TargetKind, classes: int):
             assert float(values[metric][layer]) == pytest.approx(float(value), abs=1e-5), metric
 
 
+def test_classes_in_order_are_also_scored_by_the_rank_correlation_of_the_expected_class():
+    logits, targets = case("classification", 4)
+    counts = bootstrap_counts(ROWS, 20, seed=0)
+    plain, ordered = (score_rows("classification", logits, targets, counts, ordered=flag) for flag in (False, True))
+    assert ordered.values.keys() - plain.values.keys() == {"spearman"}
+    expected_class = (logits.softmax(-1) * torch.arange(4)).sum(-1)
+    rows = [np.arange(ROWS), *(np.repeat(np.arange(ROWS), count.long()) for count in counts)]
+    found = torch.cat([ordered.values["spearman"][None], ordered.draws["spearman"]])
+    for drawn, of_layers in zip(rows, found, strict=True):
+        for layer, value in enumerate(of_layers.tolist()):
+            expected = stats.spearmanr(expected_class[layer, drawn], targets[drawn]).statistic
+            assert value == pytest.approx(expected, abs=1e-6)
+    assert ordered.values["spearman"][:2].min() > 0.5 > ordered.values["spearman"][2].abs()
+
+
+def test_predicting_a_neighbouring_class_costs_less_rank_correlation_than_predicting_a_far_one():
+    targets = integers(4, ROWS)
+    near, far = (targets + 1).clamp_max(3), (targets + 2) % 4
+    logits = 5.0 * torch.nn.functional.one_hot(torch.stack([near, far]), 4)
+    found = score_rows("classification", logits, targets, ordered=True).values
+    assert found["spearman"][0] > 0.8
+    assert found["spearman"][1] < 0
+
+
 def test_macro_f1_leaves_out_a_class_that_is_neither_true_nor_predicted_as_in_scikit_learn():
     logits, targets = case("classification", 4)
     logits[..., 3], targets = -50, targets.clamp_max(2)
@@ -159,6 +185,8 @@ def test_the_majority_baseline_depends_on_the_training_labels_alone():
     regression = score_rows("regression", majority_logits("regression", train, 4, classes=1), test.float()).values
     assert float(regression["mse"]) == pytest.approx(float(((test - 1.4) ** 2).mean()))
     assert regression["spearman"].isnan().all()
+    constant = majority_logits("classification", train, 4, classes=3)
+    assert score_rows("classification", constant, test, ordered=True).values["spearman"].isnan().all()
 
 
 def test_cross_entropy_is_computed_from_logits_and_not_from_probabilities():

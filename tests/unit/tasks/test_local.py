@@ -50,6 +50,21 @@ def test_suite_json_sets_the_order_names_clusters_and_unseen_marks(folder: Path,
     assert (again.name, again.labels, again.cluster, again.unseen) == ("again", ("sad", "glad"), "", False)
 
 
+def test_suite_json_says_which_classes_are_in_order(folder: Path) -> None:
+    def listed(**entry: object) -> None:
+        (folder / "suite.json").write_text(json.dumps({"tasks": [{"name": "mood", **entry}]}))
+
+    assert not load_local_suite(folder).tasks[0].ordered
+    listed(labels=["low", "high"], ordered=True)
+    assert load_local_suite(folder).tasks[0].ordered
+    listed(ordered=True)
+    with pytest.raises(ValueError, match=r"'mood' is declared `ordered` but is without `labels`.*Add `labels` from"):
+        load_local_suite(folder)
+    listed(kind="generation", ordered=True)
+    with pytest.raises(ValueError, match=r"'mood' is declared `ordered` but is of kind generation"):
+        load_local_suite(folder)
+
+
 def test_rows_without_label_are_labelled_by_their_answers(write_task: Write, rows: Rows) -> None:
     bare = {
         split: [{k: row[k] for k in ("inputs", "targets")} for row in rows(split, 20)] for split in ("train", "test")

@@ -150,6 +150,7 @@ def test_the_class_of_sentence_length_counts_the_words() -> None:
     for prompt, label in zip(rows.prompts, rows.labels, strict=True):
         fewest, most = LENGTHS[label]
         assert fewest <= len(prompt.split()) <= most
+    assert [name for name in STARTER_TASKS if task(name).ordered] == ["sentence_length"]
 
 
 def test_each_sentence_has_exactly_one_of_the_nouns_of_word_content() -> None:

@@ -77,6 +77,15 @@ def test_its_activations_and_fingerprint_are_those_of_the_loaded_model(tuned, tm
     assert backbone.model is backbone.loaded.model is not base.model
 
 
+@pytest.mark.parametrize("block", [0, 1, 2])
+def test_an_adapter_in_one_block_changes_every_layer_above_it_and_none_below(block: int, tmp_path):
+    base, settings = tiny_backbone(), replace(SETTINGS, layers_to_transform=(block,))
+    model = tune("toy", base, toy_splits(), settings, trainer=default_trainer, seed=0, cache_dir=tmp_path)
+    equal = (read(base) == read(TunedBackbone(base, model, tmp_path))).all(2)  # (layers, texts)
+    assert equal[: block + 1].all()
+    assert not equal[block + 1 :].any()
+
+
 def test_weights_are_not_loaded_while_all_texts_are_in_the_store(tuned, tmp_path, monkeypatch):
     assert fill(TunedBackbone(tiny_backbone(), tuned, tmp_path), tmp_path) == 2
     forbid_loading(monkeypatch)

@@ -95,6 +95,18 @@ def test_layers_with_a_missing_value_or_no_spread_are_left_out_and_named():
     assert find_segments(values, layers=layers, statistic="mean").left_out == (5,)
 
 
+def test_tasks_that_are_equal_up_to_a_layer_form_a_band_of_their_own_below_those_that_are_searched():
+    differing = spread_in_bands(seed=20)
+    values = np.vstack([np.full((2, 20), np.nan), np.ones((9, 20)), 1 + differing])
+    found = find_segments(values, layers=range(len(values)))
+    assert found.equal == Band("equal", 2, 10)
+    assert found.bands[0].first == 11
+    alone = find_segments(differing, layers=range(11, len(values)))
+    assert (alone.equal, alone.bands, alone.p) == (None, found.bands, pytest.approx(found.p))
+    interrupted = np.vstack([differing[:4], values[2:]])
+    assert find_segments(interrupted, layers=range(len(interrupted))).equal is None  # tasks differ below it too
+
+
 def test_a_spread_of_rounding_errors_counts_as_none():
     values = spread_in_bands(seed=20)
     values[0] = 1 + 1e-16 * normal(20).round() * 2

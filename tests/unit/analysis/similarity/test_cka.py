@@ -22,8 +22,15 @@ def test_a_mean_far_from_zero_costs_no_accuracy(offset: float):
 @pytest.mark.parametrize(("rows", "width"), [(300, 400), (300, 5)])  # by rows, by features
 def test_a_model_against_itself_is_the_same_object_or_a_copy(rows: int, width: int):
     x = draw_float32(4, rows, width)
-    torch.testing.assert_close(cka_pairs(x, x), cka_pairs(x, x.clone()), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(cka_pairs(x, x).diagonal(), torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(cka_pairs(x, x), cka_pairs(x, x.clone()), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("debiased", [True, False])
+@pytest.mark.parametrize(("rows", "width"), [(16, 32), (200, 576), (300, 5)])
+def test_equal_layers_have_a_cka_of_exactly_1(rows: int, width: int, debiased: bool):
+    x = draw(3, rows, width).float()
+    assert (linear_cka(x, x.clone(), debiased=debiased) == 1).all()
+    assert (cka_pairs(x, x, debiased=debiased).diagonal() == 1).all()
 
 
 def test_float32_input_is_within_1e_5_of_float64():

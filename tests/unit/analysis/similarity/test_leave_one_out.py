@@ -42,6 +42,18 @@ def test_float32_rows_far_from_zero_are_within_1e_5_of_float64(debiased: bool):
     torch.testing.assert_close(coarse.without_row, fine.without_row, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("debiased", [True, False])
+@pytest.mark.parametrize("shape", [(64, 32), (100, 300), (300, 20)], ids=["by pairs", "by rows", "by features"])
+def test_equal_activations_have_a_cka_of_exactly_1_without_any_row(shape: tuple[int, int], debiased: bool):
+    x = draw(2, *shape).float() * torch.logspace(0, -3, shape[1])
+    y = x.clone()
+    y[1, 0, 0] += 1e-2  # the other layer is not equal
+    found = cka_leave_one_out(x, y, debiased=debiased)
+    assert found.values[0] == 1
+    assert (found.without_row[0] == 1).all()
+    assert 0 < 1 - found.values[1] < 1e-2
+
+
 def test_one_layer_of_labels_serves_all_layers():
     x, labels = draw(3, 25, 6), label_features(torch.arange(25) % 3)[None].double()
     alone = cka_leave_one_out(x, labels)
