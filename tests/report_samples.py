@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from probes.values import Layer, LayerByTask, Reading, Result
+from probes.values import BestLayers, Layer, LayerByTask, Reading, Result
 
 LAST, MEAN = Reading("decoder", "residual", "last"), Reading("decoder", "residual", "mean")
 
@@ -35,6 +35,12 @@ def a_matrix(
         reading=reading,
         notes=notes or {},
     )
+
+
+def best_at(layers: Mapping[str, Layer], possible: tuple[Layer, ...] | None = None) -> dict[str, BestLayers]:
+    """Each task's best layer, which is alone in its set unless others are given."""
+    sets = {task: (layer,) if possible is None else possible for task, layer in layers.items()}
+    return {task: BestLayers(task, layer, sets[task], "macro_f1", 0.8, n=400) for task, layer in layers.items()}
 
 
 def results_of(

@@ -24,7 +24,7 @@ _ANSWER_METRICS = {
     "rouge_l": "ROUGE-L",
     "chrf": "chrF",
 }
-_WIDTH_OF_FILES = 120  # columns; where there is no terminal, rich assumes 80 and would fold the tables
+_WIDTH_OF_FILES = 136  # columns; where there is no terminal, rich assumes 80 and would fold the tables
 
 _Cell = tuple[str, Layer | None, str, str]  # task, layer, metric, control
 

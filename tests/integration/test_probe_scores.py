@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from planted_tasks import EXACT, MINIBATCH, PLANTED, fit, planted_task, result, state
@@ -41,8 +42,8 @@ def test_every_score_is_reported_with_its_baselines():
     assert result(fit(planted_task(classes=2)), "auroc").value > 0.9
 
 
-def test_without_controls_or_resamples_there_are_no_such_numbers():
-    fitted = fit(planted_task(), replace(EXACT, controls=0, bootstrap_samples=0))
+def test_without_controls_resamples_or_permutations_there_are_no_such_numbers():
+    fitted = fit(planted_task(), replace(EXACT, controls=0, bootstrap_samples=0, permutations=0))
     assert {r.control for r in fitted.results} == {"", "majority"}
     assert all(r.ci_low is None and r.null_mean is None and r.metric != "selectivity" for r in fitted.results)
 
@@ -51,7 +52,22 @@ def test_several_controls_are_averaged():
     fitted = fit(planted_task(), replace(EXACT, controls=3))
     control = result(fitted, "macro_f1", control="shuffled_labels")
     assert control.note == "mean of 3 shuffles"
-    assert result(fitted, "macro_f1").null_mean == control.value
+    selectivity = result(fitted, "selectivity").value
+    assert selectivity == pytest.approx(result(fitted, "macro_f1").value - control.value)
+
+
+def test_the_null_scores_the_same_predictions_on_permuted_labels_of_test_rows():
+    fitted = fit(planted_task(), EXACT)
+    score = fitted.profile("accuracy").estimates
+    assert score.null is not None
+    assert score.null.shape[0] == EXACT.permutations
+    assert np.abs(np.nanmean(score.null) - 0.5) < 0.05  # two balanced classes
+    assert np.nanmax(score.values) > np.nanmax(score.null)  # the planted layer
+    assert fitted.profile("accuracy", split="validation").estimates.null is None
+    alternatives = {
+        metric: fitted.profile(metric).estimates.alternative for metric in ("accuracy", "cross_entropy_bits")
+    }
+    assert alternatives == {"accuracy": "greater", "cross_entropy_bits": "less"}
 
 
 @both_fits

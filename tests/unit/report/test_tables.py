@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_samples import MEAN, a_matrix, results_of
+from report_samples import MEAN, a_matrix, best_at, results_of
 from rich.console import Console
 from rich.table import Table
 
 from probes.report import best_layer_table, layer_table, learning_table, print_best_layers
-from probes.values import Layer, Result
+from probes.values import Result
 
-BEST: dict[str, Layer] = {"sst2": "final", "trec": 1}
+BEST = best_at({"sst2": "final"}) | best_at({"trec": 1}, (0, 1, "final"))
 
 
 def row(table: Table, number: int) -> list[str]:
@@ -51,22 +51,22 @@ class TestBestLayerTable:
     def test_each_task_shows_its_scores_at_its_best_layer(self, results):
         table = best_layer_table(results, best_layers=BEST, classes={"sst2": 2, "trec": 6})
         assert [str(column.header) for column in table.columns] == [
-            *("task", "classes", "best layer", "macro_f1 [95 %]", "shuffled labels", "selectivity", "accuracy"),
-            *("majority accuracy", "n"),
+            *("task", "classes", "best layer", "best_layers", "macro_f1 [95 %]", "shuffled labels", "selectivity"),
+            *("accuracy", "majority accuracy", "n"),
         ]
         assert rows(table) == [
-            ["sst2", "2", "final", "0.650 [0.55, 0.75]", "0.360", "+0.160", "0.660", "0.500", "400"],
-            ["trec", "6", "1", "0.620 [0.52, 0.72]", "0.330", "+0.130", "0.630", "", "400"],
+            ["sst2", "2", "final", "final", "0.650 [0.55, 0.75]", "0.360", "+0.160", "0.660", "0.500", "400"],
+            ["trec", "6", "1", "0–1, final", "0.620 [0.52, 0.72]", "0.330", "+0.130", "0.630", "", "400"],
         ]
 
     def test_a_regression_task_shows_its_r2(self):
         results = results_of(a_matrix(tasks=("age",), values=np.full((4, 1), 0.25)), "r2")
-        table = best_layer_table(results, best_layers={"age": 0})
-        assert rows(table) == [["age", "0", "0.250 [0.15, 0.35]", "", "", "", "", "400"]]
-        assert str(table.columns[2].header) == "r2 [95 %]"
+        table = best_layer_table(results, best_layers=best_at({"age": 0}))
+        assert rows(table) == [["age", "0", "0", "0.250 [0.15, 0.35]", "", "", "", "", "400"]]
+        assert str(table.columns[3].header) == "r2 [95 %]"
 
     def test_another_reading_can_be_chosen(self, results):
-        assert row(best_layer_table(results, best_layers=BEST, reading=MEAN), 0)[2].startswith("0.000")
+        assert row(best_layer_table(results, best_layers=BEST, reading=MEAN), 0)[3].startswith("0.000")
 
     def test_results_of_two_seeds_are_refused(self, results):
         with pytest.raises(ValueError, match="Two results give accuracy of task 'sst2' at layer 0"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import inspect
 import json
 import logging
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import wandb
 import yaml
-from report_samples import MEAN, a_matrix, results_of
+from report_samples import MEAN, a_matrix, best_at, results_of
 from similarity_samples import a_layer_by_layer
 from wandb_log import offline_run_dirs, read_offline_run
 
@@ -23,7 +24,7 @@ from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
 from probes.values import Layer
 
 ROOT = Path(__file__).parents[3]
-BEST = {"sst2": "final", "trec": 1, "topic": 0}
+BEST = best_at({"sst2": "final", "topic": 0}) | best_at({"trec": 1}, (0, 1, "final"))
 NOTES: dict[tuple[Layer, str], str] = {(0, "trec"): "constant layer"}
 
 
@@ -59,7 +60,14 @@ class TestReport:
     def test_every_file_is_written_and_the_heatmaps_of_the_primary_reading_come_first(self, reported):
         made = {str(path.relative_to(reported.folder)) for path in reported.folder.rglob("*.*") if path.is_file()}
         other = "accuracy@decoder.residual.last"
-        assert made >= {"results.csv", "wandb_run_id.txt"}
+        assert made >= {"results.csv", "best_layers.csv", "wandb_run_id.txt"}
+        with (reported.folder / "best_layers.csv").open(encoding="utf-8") as file:
+            assert list(csv.reader(file)) == [
+                ["task", "best_layer", "best_layers", "metric", "validation_score", "n", "level"],
+                *[["sst2", "final", "final", "macro_f1", "0.8", "400", "0.95"]],
+                *[["topic", "0", "0", "macro_f1", "0.8", "400", "0.95"]],
+                *[["trec", "1", "0–1, final", "macro_f1", "0.8", "400", "0.95"]],
+            ]
         assert {name for name in made if name.startswith("layer_by_task")} == {
             *("layer_by_task/accuracy.csv", "layer_by_task/label_cka.csv", f"layer_by_task/{other}.csv")
         }
@@ -112,7 +120,9 @@ class TestOfflineRun:
 
     def test_its_summary_has_the_best_layers_and_what_is_given(self, reported):
         summary = reported.logged["summary"]
-        assert {task: summary[f"best_layer/{task}"] for task in BEST} == BEST
+        assert {task: summary[f"best_layer/{task}"] for task in BEST} == {"sst2": "final", "trec": 1, "topic": 0}
+        sets = {"sst2": "final", "trec": "0–1, final", "topic": "0"}
+        assert {task: summary[f"best_layers/{task}"] for task in BEST} == sets
         assert summary["mean/accuracy"] == 0.5
 
     def test_it_has_an_artifact_only_if_the_config_says_so(self, reported, tmp_path):

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from drawn_figures import assert_border_is_white, legend_texts, marked_cells, pixels
-from report_samples import a_matrix
+from report_samples import a_matrix, best_at
 
 from probes.report import heatmap, profiles
 from probes.values import Layer
@@ -29,7 +29,7 @@ class TestHeatmap:
 
     @pytest.mark.parametrize("draw", [heatmap, profiles])
     def test_labels_of_a_large_matrix_are_neither_cut_off_nor_overlapping(self, draw):
-        figure = draw(a_matrix(layers=BIG_LAYERS, tasks=LONG_TASKS), best_layer=dict.fromkeys(LONG_TASKS, 5))
+        figure = draw(a_matrix(layers=BIG_LAYERS, tasks=LONG_TASKS), best_layers=best_at(dict.fromkeys(LONG_TASKS, 5)))
         assert_border_is_white(figure)
         for axes in figure.axes:
             boxes = [label.get_window_extent() for label in axes.get_yticklabels() if label.get_text()]
@@ -68,10 +68,22 @@ class TestHeatmap:
         assert image.get_cmap().name == "viridis"
 
     def test_the_best_layers_are_framed(self):
-        figure = heatmap(a_matrix(), best_layer={"trec": "final", "topic": 1, "elsewhere": 2})
+        figure = heatmap(a_matrix(), best_layers=best_at({"trec": "final", "topic": 1, "elsewhere": 2}))
         assert marked_cells(figure.axes[0], "best") == {(3, 1), (1, 2)}
         assert legend_texts(figure)[0] == "best layer (chosen on validation)"
         assert not any("best layer" in text for text in legend_texts(heatmap(a_matrix())))
+
+    def test_brackets_enclose_the_ranges_of_layers_that_may_be_the_best(self):
+        figure = heatmap(a_matrix(), best_layers=best_at({"trec": 0}, (0, 2, "final")) | best_at({"topic": 1}))
+        (brackets,) = (own for own in figure.axes[0].collections if own.get_gid() == "possibly best")
+        boxes = [path.get_extents() for path in brackets.get_paths()]
+        assert [(round(box.x0 + 0.43), box.y0, box.y1) for box in boxes] == [
+            (column, pytest.approx(first - 0.36), pytest.approx(last + 0.36))
+            for column, first, last in ((1, 0, 0), (1, 2, 3), (2, 1, 1))
+        ]
+        assert marked_cells(figure.axes[0], "best") == {(0, 1), (1, 2)}
+        assert legend_texts(figure)[1] == "layers that validation rows cannot tell from it (95 %)"
+        assert not any("cannot tell" in text for text in legend_texts(heatmap(a_matrix())))
 
     def test_a_dot_marks_cells_of_small_corrected_p_and_a_ring_those_of_small_p_alone(self):
         values = np.array([[0.2, 0.45], [0.55, 0.9], [0.61, np.nan]])
@@ -104,7 +116,7 @@ class TestProfiles:
         matrix = a_matrix()
         chance = {"null_low": np.full(matrix.values.shape, 0.4), "null_high": np.full(matrix.values.shape, 0.6)}
         matrix = replace(matrix, interval_over="rows", **chance)
-        figure = profiles(matrix, best_layer={"trec": 2})
+        figure = profiles(matrix, best_layers=best_at({"trec": 2}, (0, 2, "final")))
         assert [axes.get_title() for axes in figure.axes] == ["sst2", "trec", "topic"]
         for column, axes in enumerate(figure.axes):
             lines = {line.get_label(): line for line in axes.lines}
@@ -116,4 +128,8 @@ class TestProfiles:
             assert heights.max() == matrix.ci_high[:, column].max()
             assert set(bands["95 % of values by chance"].tolist()) == {0.4, 0.6}
             assert ("best layer (chosen on validation)" in lines) == (column == 1)
+            if column == 1:
+                (bar,) = (own for own in axes.collections if str(own.get_label()).startswith("layers that validation"))
+                ends = [(path.get_extents().x0, path.get_extents().x1) for path in bar.get_paths()]
+                assert ends == [(-0.5, 0.5), (1.5, 2.5), (2.5, 3.5)]
         assert len({axes.get_ylim() for axes in figure.axes}) == 1
