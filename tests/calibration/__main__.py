@@ -54,7 +54,7 @@ def stored(simulation: Simulation, folder: Path) -> list[Measured]:
 def table(rates: list[Measured]) -> str:
     """Markdown: one row for each quantity and setting."""
     lines = [
-        "| quantity | setting | what is counted | nominal | measured | its 95 % interval | repetitions | |",
+        "| quantity | setting | what is counted | nominal | measured | its 95 % interval | repetitions | claim |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for rate in rates:
@@ -76,7 +76,9 @@ def nominal(rate: Measured) -> str:
 def verdict(rate: Measured) -> str:
     if rate.claim == "limit":
         return "known limit"
-    return "" if rate.holds else "**misses**"
+    if rate.holds:
+        return "holds"
+    return "too few to tell" if rate.may_hold else "**misses**"
 
 
 def main() -> int:
@@ -92,7 +94,7 @@ def main() -> int:
     after = rest.partition(MARKS[1])[2]
     with replaced_file(PAGE) as temporary:
         temporary.write_text(f"{before}{MARKS[0]}\n{table(rates)}\n{MARKS[1]}{after}")
-    missed = [rate for rate in rates if not rate.holds]
+    missed = [rate for rate in rates if not rate.may_hold]
     console = Console()
     console.print(f"{len(rates)} rates, {len(missed)} of them outside what is claimed. Written to {PAGE}.")
     for rate in missed:

@@ -120,7 +120,7 @@ SIMULATIONS = [
             setting=f"{FEATURES} features, {rows} rows",
             right=partial(row_measure_right, name, rows),
             short=short,
-            long=30 if rows == 100 else 20,
+            long=20 if rows == 100 else 10,
         )
         for name, short in (
             ("effective_rank", 4),

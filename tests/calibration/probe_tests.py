@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,6 +13,7 @@ from calibration.simulation import Claim, Simulation, covered
 from probes.analysis import LayerTable, interval_of
 from probes.seeds import derive_seed
 from probes.training import TaskProbes, fit_probes
+from probes.training.best_layers import best_layers_of
 from probes.values import SIGNIFICANCE_LEVEL
 
 FEATURES = 8
@@ -67,6 +68,48 @@ def best_layer_right(seed: int) -> dict[str, np.ndarray]:
     return {"accuracy at the best layer": covered(low[best : best + 1], high[best : best + 1], 0.5)}
 
 
+@dataclass(frozen=True)
+class Layers:
+    """Scores of six layers: a row's prediction at a layer is right if a part of it that all share, and its own, are.
+
+    Attributes:
+        signals: Distance of the class means at each layer, in deviations of their noise.
+        shared: Share of the noise's variance that all layers have in common.
+    """
+
+    signals: tuple[float, ...]
+    shared: float = 0.5
+
+    def draw(self, rows: int, *, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits `(layers, rows, 2)` and targets of two balanced classes."""
+        generator = torch.Generator().manual_seed(seed)
+        targets = torch.randint(2, (rows,), generator=generator)
+        own = torch.randn(len(self.signals), rows, generator=generator)
+        common = torch.randn(rows, generator=generator)
+        noise = self.shared**0.5 * common + (1 - self.shared) ** 0.5 * own
+        evidence = torch.tensor(self.signals)[:, None] * (2 * targets - 1) + noise
+        return torch.stack([-evidence, evidence], dim=2), targets
+
+
+LAYERS = {
+    "equal": (Layers((1.0,) * 6), "6 equally good layers"),
+    "one better": (Layers((0.8, 0.9, 1.0, 1.15, 1.0, 0.9)), "6 layers, one of them better"),
+}
+
+
+def best_layers_right(name: str, rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Whether the set of layers holds the best one; of equal ones, each stands for the best in turn."""
+    layers, hits = LAYERS[name][0], []
+    for number in range(20):
+        logits, targets = layers.draw(rows, seed=derive_seed(seed, number))
+        best = best_layers_of(
+            "classification", logits, targets, task="task", layers=range(6), samples=1000, seed=number
+        )
+        truly_best = [i for i, signal in enumerate(layers.signals) if signal == max(layers.signals)]
+        hits.append(truly_best[number % len(truly_best)] in best.layers)
+    return {"best_layers": np.array(hits)}
+
+
 def _alarms(share: float, metrics: tuple[str, ...], *, short: int, claim: Claim) -> Simulation:
     words = "balanced" if share == 0.5 else "85/15"
     return Simulation(
@@ -76,7 +119,7 @@ def _alarms(share: float, metrics: tuple[str, ...], *, short: int, claim: Claim)
         rate="false alarms",
         claim=claim,
         short=short,
-        long=300,
+        long=250,
     )
 
 
@@ -89,5 +132,16 @@ SIMULATIONS = [
         right=best_layer_right,
         short=30,
         long=400,
+    ),
+    *(
+        Simulation(
+            name=f"best layers, {name}",
+            setting=f"{LAYERS[name][1]}, 200 validation rows",
+            right=partial(best_layers_right, name, 200),
+            claim="conservative",
+            short=short,
+            long=60,
+        )
+        for name, short in (("equal", 5), ("one better", 0))
     ),
 ]

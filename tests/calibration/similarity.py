@@ -288,7 +288,7 @@ SIMULATIONS = [
             right=partial(family_wise_alarms, correlation, tail, permutations),
             rate="false alarms",
             short=short,
-            long=400,
+            long=300,
         )
         for tail, correlation, permutations, short in (
             ("counted", 0.7, 200, 0),
@@ -341,7 +341,7 @@ SIMULATIONS = [
             rate="false alarms",
             claim="conservative",
             short=short,
-            long=80,
+            long=60,
         )
         for rows, short in ((60, 0), (200, 0))
     ),
@@ -351,7 +351,7 @@ SIMULATIONS = [
             setting=f"related models, {rows} rows",
             right=partial(by_halves_right, name, rows, share),
             short=short,
-            long=40,
+            long=32,
         )
         for name in BY_HALVES
         for rows, share, short in ((100, 0.5, 4),)

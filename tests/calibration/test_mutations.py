@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,15 +10,17 @@ import torch
 from calibration import across_tasks
 from calibration.catalogue import SIMULATIONS
 from calibration.simulation import Measured, measure
+from scipy.stats import norm, spearmanr
 from torch import Tensor
 
-from probes.analysis import linear_cka, significance
+from probes.analysis import intervals, linear_cka, significance
 from probes.analysis.between_tasks import tuning_gain
+from probes.analysis.between_tasks.tuning_gain import RankAgreement
 from probes.analysis.measures import ReferenceCKA, TaskRows
 from probes.analysis.significance import PValues
 from probes.metrics import Scores
-from probes.training import TaskProbes
-from probes.values import Estimates
+from probes.training import TaskProbes, best_layers
+from probes.values import Estimates, Layer
 
 pytestmark = pytest.mark.slow
 
@@ -68,36 +69,45 @@ def test_a_null_standardised_without_the_observed_value_raises_false_alarms(monk
 
 
 def test_a_layer_chosen_on_test_rows_has_an_interval_above_its_true_score(monkeypatch: pytest.MonkeyPatch):
-    def on_test(fits: TaskProbes) -> dict[object, float]:
-        return dict(fits.profile("macro_f1").by_layer())
+    def on_test(fits: TaskProbes) -> Layer:
+        return max(fits.profile("macro_f1").by_layer(), key=lambda cell: cell[1])[0]
 
-    monkeypatch.setattr(TaskProbes, "_validation_scores", on_test)
+    monkeypatch.setattr(TaskProbes, "validation_best_layer", property(on_test))
     assert not rates("best layer", 30)["accuracy at the best layer"].may_hold
 
 
 def test_percentile_intervals_miss_scores_near_the_end_of_their_range(monkeypatch: pytest.MonkeyPatch):
     def percentiles(scores: Scores, metric: str) -> tuple[Tensor, Tensor] | None:
+        if metric not in scores.draws:
+            return None
         low, high = scores.draws[metric].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
         return low, high
 
     monkeypatch.setattr(Scores, "interval", percentiles)
-    (simulation,) = [s.name for s in SIMULATIONS if s.setting.startswith("2 classes, 3 %") and s.short > 0]
-    assert not rates(simulation, 5)["accuracy"].may_hold
+    assert not rates("probe scores, easy, 60 rows, ('auroc',)", 15)["auroc"].may_hold
 
 
-@pytest.mark.parametrize(
-    ("simulation", "calls", "quantity"),
-    [("group_mean 3 normal", 3, "group_mean"), ("specificity 60", 5, "specificity/label_cka")],
-)
-def test_intervals_that_are_too_narrow_are_noticed(
-    simulation: str, calls: int, quantity: str, monkeypatch: pytest.MonkeyPatch
-):
-    exact = across_tasks.interval_of
+def test_a_normal_quantile_is_too_small_for_three_tasks(monkeypatch: pytest.MonkeyPatch):
+    class Normal:
+        ppf = staticmethod(lambda level, freedom: norm.ppf(level))
 
-    def narrow(profile: object) -> Sequence[np.ndarray]:
-        low, high = exact(profile)
-        centre, half = (low + high) / 2, (high - low) / 2
-        return centre - 0.7 * half, centre + 0.7 * half
+    monkeypatch.setattr(intervals, "student_t", Normal)
+    assert not rates("group_mean 3 normal", 3)["group_mean"].may_hold
 
-    monkeypatch.setattr(across_tasks, "interval_of", narrow)
-    assert not rates(simulation, calls)[quantity].may_hold
+
+def test_cells_of_one_task_that_count_as_independent_narrow_an_agreement(monkeypatch: pytest.MonkeyPatch):
+    def by_cells(x: np.ndarray, y: np.ndarray) -> RankAgreement:
+        value, reach = float(spearmanr(x.ravel(), y.ravel()).statistic), norm.ppf(0.975) / np.sqrt(x.size - 3)
+        return RankAgreement(value, *np.tanh(np.arctanh(value) + np.array([-reach, reach])), x.size)
+
+    monkeypatch.setattr(across_tasks, "rank_agreement", by_cells)
+    assert not rates("agreement 9 0.5", 3)["agreement"].may_hold
+
+
+def test_layers_compared_with_the_best_one_by_one_drop_the_truly_best_too_often(monkeypatch: pytest.MonkeyPatch):
+    def one_by_one(scores: Tensor, draws: Tensor, *, level: float = 0.95) -> Tensor:
+        best = scores.argmax()
+        return (draws[:, [best]] - draws).quantile(1 - level, dim=0) <= 0
+
+    monkeypatch.setattr(best_layers, "possibly_best", one_by_one)
+    assert not rates("best layers, equal", 15)["best_layers"].may_hold
