@@ -1,7 +1,7 @@
 """A model whose whole history is known: does the study find in its layers what it was taught, and no more?
 
 A Llama of four blocks, with words for tokens, is trained from scratch on the prompts of two starter tasks, which ask
-about the same kind of sentence: those of `sentence_length` with the right answers, those of `word_content` without answers.
+about the same kind of sentence: those of `sentence_length` with the right answers, those of `word_content` without.
 Two twins of it are then tuned on the answers of both tasks, all weights: one on the right answers, one on the same
 answers shuffled over the rows. A control model of each task is tuned on its right answers alone.
 
