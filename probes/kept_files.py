@@ -133,9 +133,17 @@ def read_sealed_json(path: Path, *, key: str, remedy: str) -> dict[str, Any] | N
     return content
 
 
-def seal_folder(folder: Path, *, key: str) -> None:
-    """Write a manifest: the digest of every file below a folder, bound to a key."""
-    digests = {name: fast_digest_of_file(folder / name) for name in _names_below(folder)}
+def seal_folder(folder: Path, *, key: str, apart_from: str | None = None) -> None:
+    """Write a manifest: the digest of every file below a folder, bound to a key.
+
+    Args:
+        folder: The folder, complete.
+        key: Everything that decided its content.
+        apart_from: Pattern of file names that are left out, because these files are sealed by themselves.
+    """
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    listed = [path for path in files if apart_from is None or not path.match(apart_from)]
+    digests = {path.relative_to(folder).as_posix(): fast_digest_of_file(path) for path in listed}
     sizes = {name: (folder / name).stat().st_size for name in digests}
     write_sealed_json(folder / MANIFEST, {"digests": digests, "sizes": sizes}, key=key)
 
@@ -143,7 +151,7 @@ def seal_folder(folder: Path, *, key: str) -> None:
 def folder_fault(folder: Path, *, key: str, verify: Verify = "full") -> str | None:
     """What is wrong with a sealed folder, as the end of a sentence that begins with its name; `None` if it is whole.
 
-    Files that were added after it was sealed are not checked.
+    Files that the manifest does not list are not checked.
 
     Args:
         folder: The folder.
@@ -190,11 +198,6 @@ def read_resume_point(path: Path, *, key: str, remedy: str) -> bytes | None:
     foreign = content.startswith(_RESUME_POINT) and key.encode() not in content[:200]
     set_aside(path, "belongs to another model" if foreign else "is damaged", remedy=remedy)
     return None
-
-
-def _names_below(folder: Path) -> list[str]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST)
-    return [path.relative_to(folder).as_posix() for path in files]
 
 
 def _resume_header(payload: bytes, key: str) -> tuple[bytes, bytes]:
