@@ -126,6 +126,12 @@ class TunedBackbone:
         """The base's tokens."""
         return self.base.tokenize(texts, max_length=max_length)
 
+    def reported(
+        self, input_ids: Tensor, attention_mask: Tensor, *, readings: Sequence[Reading]
+    ) -> dict[Reading, dict[Layer, Tensor]]:
+        """Pooled hidden states that the tuned model itself reports; see `FrozenBackbone.reported`."""
+        return self.loaded.reported(input_ids, attention_mask, readings=readings)
+
     def __call__(
         self,
         input_ids: Tensor,
