@@ -133,6 +133,19 @@ def read_sealed_json(path: Path, *, key: str, remedy: str) -> dict[str, Any] | N
     return content
 
 
+def sealed_fault(path: Path) -> str | None:
+    """What is wrong with a sealed JSON file by itself, whatever its key; `None` if it is whole."""
+    return _unsealed(path.read_bytes().decode("utf-8", errors="replace"), read_key(path) or "")[1]
+
+
+def read_key(path: Path) -> str | None:
+    """The key that a sealed JSON file states, without any check; `None` if it states none."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def seal_folder(folder: Path, *, key: str, apart_from: str | None = None) -> None:
     """Write a manifest: the digest of every file below a folder, bound to a key.
 

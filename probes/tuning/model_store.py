@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ import torch
 import transformers
 
 from probes.files import digest_of_json, new_folder
-from probes.kept_files import Verify, folder_fault, read_sealed_json, seal_folder, set_aside, write_sealed_json
+from probes.kept_files import (
+    MANIFEST,
+    Verify,
+    folder_fault,
+    read_sealed_json,
+    seal_folder,
+    set_aside,
+    write_sealed_json,
+)
 from probes.tuning.answer_scores import AnswerSample, AnswerScores
 from probes.tuning.examples import Encoded, Example
 from probes.tuning.tuning_settings import TuningSettings
@@ -70,6 +79,8 @@ class ModelFolder:
         if fault is not None:
             set_aside(self.path, fault, remedy="The model is tuned again.")
             return None
+        with suppress(OSError):  # its time tells `probes cache prune` when the model was last used
+            os.utime(self.path / MANIFEST)
         return json.loads((self.path / "tuning.json").read_text(encoding="utf-8"))
 
     @contextmanager

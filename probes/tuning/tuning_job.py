@@ -19,7 +19,7 @@ from probes.files import remove_litter, write_json
 from probes.kept_files import check_writable, read_resume_point
 from probes.locks import process_lock
 from probes.seeds import derive_seed
-from probes.trainers import TrainerFactory
+from probes.trainers import TrainerFactory, root_of_trainers
 from probes.tuning.adapters import effect_digest, make_trainable, quiet_tuning, save_adapter
 from probes.tuning.answer_model import AnswerModel
 from probes.tuning.answer_scores import AnswerSample, AnswerScores, evaluate
@@ -342,6 +342,7 @@ def _make_trainer(trainer: TrainerFactory, device: torch.device, callbacks: Sequ
         "limit_val_batches": 0,
         "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,
+        "default_root_dir": root_of_trainers(),
         "enable_checkpointing": any(isinstance(callback, StepCheckpoint) for callback in callbacks),
         "callbacks": list(callbacks),
     }
