@@ -34,6 +34,9 @@ class OverrideError(ValueError):
 def main() -> None:
     """Entry point of `python train.py` and of the console command `probes`."""
     arguments = sys.argv[1:]
+    if arguments[:1] == ["cache"]:
+        get_object("probes.cache_command.main")(arguments[1:])
+        return
     if not _INFORMATION_FLAGS.intersection(arguments):
         try:
             check_overrides([argument for argument in arguments if "=" in argument and not argument.startswith("--")])

@@ -26,7 +26,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
         path: The file to write. The temporary file lies beside it and has the same suffix.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:80]}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[-80:]}-", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -50,7 +50,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         path: The folder to make; its parents are made as needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:80]}-"))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[-80:]}-"))
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
@@ -93,6 +93,21 @@ def digest_of_file(path: Path, *, digits: int = 24) -> str:
     """Hexadecimal digits of the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:digits]
+
+
+def remove_litter(folder: Path, name: str = "*") -> None:
+    """Delete what processes that were killed left half written in a folder: hidden files and folders of this module.
+
+    Only who holds the lock under which such files are written may call this: those of a process that is still writing
+    look the same.
+
+    Args:
+        folder: Where the files were to appear.
+        name: The name, or a pattern of the names, under which they were to appear.
+    """
+    stem = name if name == "*" else name[-80:]
+    for path in folder.glob(f".{stem}-????????*"):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Protocol
 
 from lightning import Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 
 class TrainerFactory(Protocol):
@@ -32,8 +37,29 @@ def default_trainer(**overrides: Any) -> Trainer:
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
+        "default_root_dir": root_of_trainers(),
+        "plugins": cluster_plugins(),
     }
     return Trainer(**{**defaults, **overrides})
+
+
+def cluster_plugins() -> list[Any]:
+    """Under SLURM, Lightning's description of the cluster with requeueing switched off; elsewhere nothing.
+
+    Lightning would answer SIGUSR1 by saving a checkpoint `hpc_ckpt_1.ckpt` in the working folder, from which the next
+    fit started there resumes, whatever model it trains. A study resumes by itself.
+    """
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+@cache
+def root_of_trainers() -> str | None:
+    """Under SLURM, an empty folder in which Lightning finds no `hpc_ckpt_*.ckpt` of another fit; else its default."""
+    if not SLURMEnvironment.detect():
+        return None
+    folder = tempfile.mkdtemp(prefix="probes-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Activations of texts: extract them once, keep them on disk by content, and read them by text."""
 
+from probes.activations.certificate import Certificate as Certificate
+from probes.activations.certificate import certified as certified
 from probes.activations.extract import ExtractionSettings as ExtractionSettings
 from probes.activations.extract import PassReport as PassReport
 from probes.activations.extract import extract as extract

@@ -11,19 +11,21 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from probes.activations.batches import token_budget
 from probes.activations.passes import ForwardPasses
 from probes.activations.store import ActivationStore
 from probes.backbones import LayerSpec, ReadableBackbone, TokenizedTexts
+from probes.kept_files import Verify, check_cache_settings, check_writable
+from probes.locks import process_lock
 from probes.values import Activations, Layer, Reading
 
 _log = logging.getLogger(__name__)
@@ -44,10 +46,14 @@ class ExtractionSettings:
             the largest power of two up to 65,536 that fits into its free memory. It is halved whenever a pass runs out
             of GPU memory all the same.
         texts_per_shard: Number of texts in one file of the store, at most so many are lost when a run is killed.
+        verify: Whether the values of a stored file are compared with their digest before they are used (`full`), or
+            only its header and size (`quick`).
+        lock_timeout: Seconds to wait for another run that computes activations of the same backbone and writes none;
+            `None` waits for ever.
 
     Raises:
         TypeError: A number is not an integer.
-        ValueError: A number is below 1.
+        ValueError: A number is below 1, or `verify` is neither `full` nor `quick`.
     """
 
     pooling: str | Sequence[str] | None = None
@@ -55,6 +61,8 @@ class ExtractionSettings:
     max_length: int | None = None
     tokens_per_batch: int | Literal["auto"] = "auto"
     texts_per_shard: int = 512
+    verify: Verify = "full"
+    lock_timeout: float | None = 3600.0
 
     def __post_init__(self) -> None:
         for key in ("max_length", "tokens_per_batch", "texts_per_shard"):
@@ -66,6 +74,7 @@ class ExtractionSettings:
                 raise TypeError(f"`extraction.{key}` must be {expected}; got {value!r}.")
             if value < 1:
                 raise ValueError(f"`extraction.{key}` must be at least 1; got {value}.")
+        check_cache_settings(self.verify, self.lock_timeout)
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,13 @@ def open_stores(backbone: ReadableBackbone, settings: ExtractionSettings, root: 
     fingerprint = backbone.fingerprint()
     readings = backbone.readings(settings.pooling, settings.site)
     return {
-        reading: ActivationStore(root, fingerprint=fingerprint, decoder_input=backbone.decoder_input, reading=reading)
+        reading: ActivationStore(
+            root,
+            fingerprint=fingerprint,
+            decoder_input=backbone.decoder_input,
+            reading=reading,
+            verify=settings.verify,
+        )
         for reading in readings
     }
 
@@ -145,6 +160,9 @@ def fill_stores(
 ) -> PassReport:
     """Run the backbone on every text that some store lacks, and add its activations to these stores.
 
+    Stored texts are verified first; those of a damaged file are lacking. A run that lacks nothing waits for nobody and
+    writes nothing. Of several runs that lack texts of one backbone, whatever their settings, one computes at a time.
+
     Args:
         backbone: The backbone that is run.
         texts: Tokenized texts; texts of equal ids are run once.
@@ -153,27 +171,28 @@ def fill_stores(
         layers: Which layers; default the backbone's `layers`.
 
     Raises:
-        OSError: There is too little free disk space.
+        OSError: There is too little free disk space, or texts are missing in a cache that cannot be written.
+        TimeoutError: Another run of this backbone holds its lock and writes nothing.
         ValueError: An activation is NaN or infinite.
         MemoryError: A single text does not fit into a GPU's memory.
     """
     start = time.monotonic()
     ids = dict(zip(texts.text_ids, texts.ids, strict=True))
-    folder = next(iter(stores.values())).folder
-    with FileLock(folder / ".lock"):  # a second run of the same backbone waits, and then reads what this one wrote
-        for store in stores.values():
-            store.refresh()
-        wanted = {reading: backbone.layers(reading.stack, site=reading.site, spec=layers) for reading in stores}
-        lacking = {reading: store.missing(texts.text_ids, wanted[reading]) for reading, store in stores.items()}
-        incomplete = {reading: stores[reading] for reading, lacking_texts in lacking.items() if lacking_texts}
-        missing = list(dict.fromkeys(text for lacking_texts in lacking.values() for text in lacking_texts))
-        passes = 0
-        if missing:
-            _check_disk(backbone, {reading: len(missing) * len(wanted[reading]) for reading in incomplete}, folder)
-            budget = token_budget(backbone, settings.tokens_per_batch, longest=max(len(ids[text]) for text in missing))
-            forward = ForwardPasses(backbone, list(incomplete), layers, budget)
-            _write(forward.over([(text, ids[text]) for text in missing]), incomplete, wanted, settings.texts_per_shard)
-            passes = forward.done
+    wanted = {reading: backbone.layers(reading.stack, site=reading.site, spec=layers) for reading in stores}
+    passes, missing = 0, []
+    if any(_lacking(stores, ids, wanted).values()):
+        with _backbone_lock(backbone, stores, settings.lock_timeout):
+            lacking = _lacking(stores, ids, wanted)  # another run may have computed some meanwhile
+            missing = list(dict.fromkeys(text for texts_of_reading in lacking.values() for text in texts_of_reading))
+            incomplete = {reading: stores[reading] for reading, lacks in lacking.items() if lacks}
+            if missing:
+                _check_disk(backbone, {reading: len(missing) * len(wanted[reading]) for reading in incomplete}, stores)
+                longest = max(len(ids[text]) for text in missing)
+                budget = token_budget(backbone, settings.tokens_per_batch, longest=longest)
+                forward = ForwardPasses(backbone, list(incomplete), layers, budget)
+                computed = forward.over([(text, ids[text]) for text in missing])
+                _write(computed, incomplete, wanted, settings.texts_per_shard)
+                passes = forward.done
     tokens = sum(len(ids[text]) for text in missing)
     return PassReport(len(ids), len(missing), tokens, passes, time.monotonic() - start)
 
@@ -204,15 +223,51 @@ def row_ids(task: str, split: str, texts: Sequence[str], labels: Sequence[object
     return tuple(ids)
 
 
-def _check_disk(backbone: ReadableBackbone, vectors: Mapping[Reading, int], folder: Path) -> None:
+def _lacking(
+    stores: Stores, texts: Iterable[str], wanted: Mapping[Reading, tuple[Layer, ...]]
+) -> dict[Reading, list[str]]:
+    """The texts that each store lacks at the wanted layers, after those that it has were verified."""
+    names, lacking = list(texts), {}
+    for reading, store in stores.items():
+        store.refresh()
+        store.verify(names, wanted[reading])
+        lacking[reading] = store.missing(names, wanted[reading])
+    return lacking
+
+
+@contextmanager
+def _backbone_lock(backbone: ReadableBackbone, stores: Stores, timeout: float | None) -> Iterator[None]:
+    """Within the context, no other run computes activations of this backbone, under whatever settings.
+
+    Raises:
+        PermissionError: The stores cannot be written.
+        TimeoutError: The holder of the lock wrote nothing for `timeout` seconds.
+    """
+    lock_file = next(iter(stores.values())).lock_file
+    check_writable(lock_file.parent, f"and some activations of '{backbone.name}' are missing or damaged there")
+    folders = [store.folder for store in stores.values()]
+
+    def newest_file() -> list[int]:
+        return [folder.stat().st_mtime_ns for folder in folders if folder.exists()]
+
+    what = f"the activations of '{backbone.name}'"
+    with process_lock(lock_file, what=what, timeout=timeout, progress=newest_file) as held:
+        if held:
+            for store in stores.values():
+                store.remove_litter()
+        yield
+
+
+def _check_disk(backbone: ReadableBackbone, vectors: Mapping[Reading, int], stores: Stores) -> None:
     """Raise unless so many vectors of each reading fit on the disk."""
+    root = next(iter(stores.values())).folder.parent
     itemsize = {r: torch.float32.itemsize if r.pooling == "mean" else backbone.dtype.itemsize for r in vectors}
     needed = sum(count * backbone.hidden_size * itemsize[reading] for reading, count in vectors.items())
-    free = shutil.disk_usage(folder).free
-    _log.info("Activations to compute: %.2f GB on disk, %.0f GB free at '%s'.", needed / 1e9, free / 1e9, folder.parent)
+    free = shutil.disk_usage(root).free
+    _log.info("Activations to compute: %.2f GB on disk, %.0f GB free at '%s'.", needed / 1e9, free / 1e9, root)
     if needed > 0.95 * free:
         raise OSError(
-            f"The activations need {needed / 1e9:.2f} GB and '{folder.parent}' has {free / 1e9:.2f} GB free. Set "
+            f"The activations need {needed / 1e9:.2f} GB and '{root}' has {free / 1e9:.2f} GB free. Set "
             "`paths.cache_dir` to a larger disk, or fewer `backbone.layers`, poolings or `suite.max_rows`."
         )
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 import transformers
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from probes.files import replaced_file, write_text
+from probes.activations.shards import DamagedShardError, ShardHeader, check_values, read_header, write_shard
+from probes.files import remove_litter, replaced_file, write_text
+from probes.kept_files import Verify, set_aside
 from probes.values import Layer, Reading
 
-_FORMAT = 1
+_FORMAT = 2
 """Version of the layout of shards; it is part of the key."""
 
 
@@ -25,16 +28,23 @@ class ActivationStore:
     """Shards of shape `(texts, layers, features)` in a folder named by its content; shards are added, never changed.
 
     A shard is written as a whole or not at all, so a killed run resumes where it stopped, and runs that share the
-    folder see each other's shards.
+    folder see each other's shards. Each shard states what it holds (backbone, reading, texts, layers) and has a digest
+    over that statement and over its values. A shard that is damaged or belongs elsewhere is set aside as `*.corrupt`
+    with a warning, and counts as missing.
+
+    Opening a store and reading from it writes nothing, so a cache may be read-only.
 
     Args:
         root: Folder of all stores.
         fingerprint: Digest of the backbone's weights and configuration.
         decoder_input: What the decoder of an encoder–decoder model reads: its `start` token, or the `text`.
         reading: Stack, site and pooling.
+        verify: `full` checks the values of a shard before they are first used, `quick` only its header and size.
     """
 
-    def __init__(self, root: Path, *, fingerprint: str, decoder_input: str, reading: Reading) -> None:
+    def __init__(
+        self, root: Path, *, fingerprint: str, decoder_input: str, reading: Reading, verify: Verify = "full"
+    ) -> None:
         identity = {
             "format": _FORMAT,
             "fingerprint": fingerprint,
@@ -43,27 +53,36 @@ class ActivationStore:
             "transformers": transformers.__version__,
             "torch": torch.__version__,
         }
-        text = json.dumps(identity, sort_keys=True, indent=1)
-        self.fingerprint, self.reading = fingerprint, reading
-        self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:24]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "identity.json").exists():
-            write_text(self.folder / "identity.json", text)
-        self._layers_by_shard: dict[str, tuple[Layer, ...]] = {}
+        self.fingerprint, self.reading, self._full = fingerprint, reading, verify == "full"
+        self._identity = json.dumps(identity, sort_keys=True, indent=1)
+        self.folder = root / hashlib.sha256(self._identity.encode()).hexdigest()[:24]
+        self.lock_file = root / f"{fingerprint[:32]}.lock"
+        self._headers: dict[str, ShardHeader] = {}
         self._places: dict[str, list[tuple[str, int]]] = defaultdict(list)  # text id → (shard, row in it)
+        self._verified: dict[str, tuple[int, ...]] = {}  # shard → its state on disk when it was verified
+        self._check_identity()
         self.refresh()
 
     def refresh(self) -> None:
         """Index the shards that were added since the last call, by this process or another."""
         for path in sorted(self.folder.glob("[!.]*.safetensors")):  # a dot begins a file that is being written
-            if path.name not in self._layers_by_shard:
-                with safe_open(path, framework="pt") as shard:
-                    metadata = shard.metadata()
-                self._index(path.name, json.loads(metadata["text_ids"]), json.loads(metadata["layers"]))
+            if path.name not in self._headers and (header := self._checked_header(path)) is not None:
+                self._index(path.name, header)
 
     def missing(self, text_ids: Sequence[str], layers: Sequence[Layer]) -> list[str]:
         """The texts for which the store lacks some of the layers, without repetitions, in the given order."""
         return [text for text in dict.fromkeys(text_ids) if self._find(text, layers) is None]
+
+    def verify(self, text_ids: Iterable[str], layers: Sequence[Layer]) -> None:
+        """Check every shard from which these texts would be read; damaged ones are set aside, so their texts miss."""
+        texts = list(dict.fromkeys(text_ids))
+        while texts:
+            shards: dict[str, list[str]] = defaultdict(list)
+            for text in texts:
+                if (place := self._find(text, layers)) is not None:
+                    shards[place[0]].append(text)
+            # Another shard may have the texts of one that was set aside.
+            texts = [text for shard, of_shard in shards.items() if not self._is_whole(shard) for text in of_shard]
 
     def add(self, text_ids: Sequence[str], layers: Sequence[Layer], values: Tensor) -> None:
         """Write one shard.
@@ -73,13 +92,16 @@ class ActivationStore:
             layers: Names of the second axis.
             values: Shape `(texts, layers, features)`, in the dtype to store.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "identity.json").exists():
+            write_text(self.folder / "identity.json", self._identity)
         content = json.dumps([list(text_ids), list(layers)])
         name = f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.safetensors"
-        metadata = {"text_ids": json.dumps(list(text_ids)), "layers": json.dumps(list(layers))}
         with replaced_file(self.folder / name) as temporary:
-            save_file({"activations": values.contiguous()}, temporary, metadata=metadata)
-        if name not in self._layers_by_shard:
-            self._index(name, text_ids, layers)
+            header = write_shard(temporary, values, identity=self._identity, text_ids=text_ids, layers=layers)
+        if name not in self._headers:
+            self._index(name, header)
+        self._verified[name] = _state(self.folder / name)
 
     def read(self, text_ids: Sequence[str], layers: Sequence[Layer]) -> Tensor:
         """Activations of texts, which may repeat.
@@ -88,8 +110,10 @@ class ActivationStore:
             float32, shape `(layers, texts, features)`.
 
         Raises:
-            KeyError: A text or layer is not in the store, or `text_ids` is empty.
+            KeyError: A text or layer is not in the store, or not any more because its shard is damaged; or `text_ids`
+                is empty.
         """
+        self.verify(text_ids, layers)
         by_shard: dict[str, list[tuple[int, int]]] = defaultdict(list)  # shard → (row of the result, row in the shard)
         for row, text in enumerate(text_ids):
             place = self._find(text, layers)
@@ -100,7 +124,7 @@ class ActivationStore:
         values: Tensor | None = None
         for shard, pairs in by_shard.items():
             rows, sources = map(torch.tensor, zip(*pairs, strict=True))
-            columns = torch.tensor([self._layers_by_shard[shard].index(layer) for layer in layers])
+            columns = torch.tensor([self._headers[shard].layers.index(layer) for layer in layers])
             with safe_open(self.folder / shard, framework="pt") as file:
                 selected = file.get_tensor("activations")[sources][:, columns].float()  # (texts, layers, features)
             if values is None:  # the first shard tells the number of features
@@ -110,13 +134,63 @@ class ActivationStore:
             raise KeyError("No text was given; `text_ids` must have at least one.")
         return values
 
-    def _index(self, shard: str, text_ids: Sequence[str], layers: Sequence[Layer]) -> None:
-        self._layers_by_shard[shard] = tuple(layers)
-        for row, text in enumerate(text_ids):
+    def remove_litter(self) -> None:
+        """Delete half-written files of killed processes; only for who holds `lock_file`."""
+        remove_litter(self.folder)
+
+    def _is_whole(self, shard: str) -> bool:
+        """Whether a shard is the one that was written; if not, it is set aside and no longer indexed."""
+        path = self.folder / shard
+        with suppress(FileNotFoundError):
+            state = _state(path)
+            if self._verified.get(shard) == state:
+                return True
+            header, indexed = self._checked_header(path, values=self._full), self._headers[shard]
+            if header is not None and (header.text_ids, header.layers) == (indexed.text_ids, indexed.layers):
+                self._verified[shard] = state
+                return True
+        self._forget(shard)
+        return False
+
+    def _checked_header(self, path: Path, *, values: bool = False) -> ShardHeader | None:
+        """A shard's header; `None` if the shard is gone, or if it was set aside because it is damaged."""
+        try:
+            header = read_header(path, identity=self._identity)
+            if values:
+                check_values(path, header)
+        except DamagedShardError as error:
+            set_aside(path, str(error), remedy="Its texts are computed again.")
+        except FileNotFoundError:
+            pass
+        else:
+            return header
+        return None
+
+    def _check_identity(self) -> None:
+        """Compare the description of the store with what it should be, and note that the store is in use."""
+        path = self.folder / "identity.json"
+        if path.exists() and path.read_bytes() != self._identity.encode():
+            set_aside(path, "is damaged", remedy="It is written again with the next shard.")
+        with suppress(OSError):  # its time tells `probes cache prune` when the store was last used
+            os.utime(path)
+
+    def _index(self, shard: str, header: ShardHeader) -> None:
+        self._headers[shard] = header
+        for row, text in enumerate(header.text_ids):
             self._places[text].append((shard, row))
+
+    def _forget(self, shard: str) -> None:
+        for text in self._headers.pop(shard).text_ids:
+            self._places[text] = [place for place in self._places[text] if place[0] != shard]
 
     def _find(self, text: str, layers: Sequence[Layer]) -> tuple[str, int] | None:
         """The first shard that has all these layers of a text, and the text's row in it; `None` if there is none."""
         wanted = set(layers)
         places = self._places.get(text, ())
-        return next((place for place in places if wanted.issubset(self._layers_by_shard[place[0]])), None)
+        return next((place for place in places if wanted.issubset(self._headers[place[0]].layers)), None)
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is replaced or written to: inode, size in bytes, time of the last change in ns."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -7,8 +7,6 @@ hidden states, and `verification` checks the hooks against the model before anyt
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,12 +18,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from typing_extensions import override
 
-from probes.backbones.hooks import ForwardPass
+from probes.backbones.fingerprint import fingerprint
+from probes.backbones.hooks import ForwardPass, TokenPooler
 from probes.backbones.loading import Source, load_causal_lm, load_pretrained
 from probes.backbones.structure import LayerSpec, Stack, choose_stacks, combine_readings, find_stacks, resolve_layers
 from probes.backbones.token_batches import TokenizedTexts, Tokenizer, longest_input
-from probes.backbones.verification import check_hooks, is_causal
-from probes.threads import map_on_cores
+from probes.backbones.verification import check_hooks, is_causal, reported_hidden_states
 from probes.values import Layer, Reading
 
 
@@ -266,6 +264,30 @@ class FrozenBackbone(nn.Module):
             for reading, reading_layers in wanted.items()
         }
 
+    @torch.no_grad()
+    def reported(
+        self, input_ids: Tensor, attention_mask: Tensor, *, readings: Sequence[Reading]
+    ) -> dict[Reading, dict[Layer, Tensor]]:
+        """What `forward` should read, pooled from the hidden states that the model itself reports, without hooks.
+
+        Args:
+            input_ids: As in `forward`.
+            attention_mask: As in `forward`; the model is always given it.
+            readings: What to read; those of sublayers are left out, since models report the residual stream only.
+
+        Returns:
+            For each reading and reported layer a tensor of shape `(batch, features)`; no layer L where a final norm
+            follows it.
+        """
+        input_ids, attention_mask = input_ids.to(self.device), attention_mask.to(self.device)
+        pooled: dict[Reading, dict[Layer, Tensor]] = {}
+        for reading in (reading for reading in readings if reading.site == "residual"):
+            output = self._pass.run([reading.stack], input_ids, attention_mask, output_hidden_states=True)
+            pooler = TokenPooler(self._pass.stack_mask(reading.stack, attention_mask))
+            states = reported_hidden_states(self._stacks[reading.stack], output)
+            pooled[reading] = {layer: pooler.pool(reading.pooling, hidden) for layer, hidden in states.items()}
+        return pooled
+
     @property
     def _first_stack(self) -> Stack:
         return self._stacks[self.stacks[0]]
@@ -303,37 +325,3 @@ def frozen_view(model: PreTrainedModel, tokenizer: Any, **options: Any) -> Itera
             parameter.requires_grad_(True)
         for module in training:
             module.training = True
-
-
-_NOT_CONTENT = ("_name_or_path", "transformers_version", "_commit_hash", "quantization_config", "dtype")
-"""Keys of a configuration that say where weights come from, or what the digest of the tensors covers already."""
-
-
-def fingerprint(model: PreTrainedModel) -> str:
-    """A digest, 32 hexadecimal digits, of every parameter and buffer (name, dtype, shape, bytes) and the configuration.
-
-    Equal weights have equal digests whether they come from the Hub, a folder or a GGUF file; another revision, adapter,
-    dtype, quantization or attention kernel changes the digest.
-
-    Raises:
-        ValueError: Weights are offloaded, so their bytes cannot be read.
-    """
-    config = {key: value for key, value in model.config.to_dict().items() if key not in _NOT_CONTENT}
-    config["attention_kernel"] = model.config._attn_implementation
-    weights = dict(sorted((*model.named_parameters(), *model.named_buffers()), key=lambda item: item[0]))
-    for name, tensor in weights.items():
-        if tensor.is_meta:
-            raise ValueError(
-                f"Weight '{name}' is offloaded, so its bytes cannot be read. Set `backbone.device_map` so that every "
-                "weight is on a device."
-            )
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    contents = map_on_cores(_tensor_digest, weights.values(), torch.device("cpu"))
-    for (name, tensor), content in zip(weights.items(), contents, strict=True):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {content}".encode())
-    return digest.hexdigest()[:32]
-
-
-def _tensor_digest(tensor: Tensor) -> str:
-    values = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(values.view(torch.uint8).numpy().data).hexdigest()  # NumPy has no bfloat16: hash bytes

@@ -57,7 +57,7 @@ class ForwardPass:
         with ExitStack() as hooks, suppress(ForwardStopped):
             for name in names:
                 places = {(r.site, layer) for r, layers in wanted.items() if r.stack == name for layer in layers}
-                sink = _pool_into(pooled, name, self._stack_mask(name, attention_mask))
+                sink = _pool_into(pooled, name, self.stack_mask(name, attention_mask))
                 # A decoder needs the whole encoder, so only the last stack is stopped early.
                 hooks.enter_context(capture(self.stacks[name], sorted(places, key=str), sink, stop=name == names[-1]))
             self.run(names, input_ids, attention_mask, masked=not (self.causal and _right_padded(attention_mask)))
@@ -87,12 +87,12 @@ class ForwardPass:
             inputs["decoder_input_ids"] = (
                 start if self.decoder_input == "start" else torch.cat([start, input_ids], dim=1)
             )
-            inputs["decoder_attention_mask"] = self._stack_mask("decoder", attention_mask)
+            inputs["decoder_attention_mask"] = self.stack_mask("decoder", attention_mask)
         if "use_cache" in inspect.signature(module.forward).parameters:
             inputs["use_cache"] = False
         return module(**inputs, **kwargs)
 
-    def _stack_mask(self, stack: str, attention_mask: Tensor) -> Tensor:
+    def stack_mask(self, stack: str, attention_mask: Tensor) -> Tensor:
         """The attention mask over a stack's positions: the text's, or in an encoder–decoder's decoder its input's."""
         if stack == "encoder" or not self.model.config.is_encoder_decoder:
             return attention_mask

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from probes.files import digest_of_file, new_folder
+from probes.kept_files import folder_fault, seal_folder, set_aside
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def load_causal_lm(
 
 
 def convert_gguf(file: Path, cache_dir: Path) -> Path:
-    """Convert a GGUF file to a folder of safetensors, configuration and tokenizer, unless that folder exists.
+    """Convert a GGUF file to a folder of safetensors, configuration and tokenizer, unless it is kept already.
 
     Args:
         file: The GGUF file.
@@ -139,11 +140,14 @@ def convert_gguf(file: Path, cache_dir: Path) -> Path:
                 f"'{file}' is not a GGUF file. Set `backbone.path` to one, or to a folder with config.json."
             )
     content = digest_of_file(file, digits=16)
-    folder = cache_dir / "converted" / f"{file.stem}-{content}-transformers-{transformers.__version__}"
+    folder = cache_dir / "converted" / f"{file.stem}-{content}-transformers-{transformers.__version__}-sealed"
+    if folder.exists() and (fault := folder_fault(folder, key=content)) is not None:
+        set_aside(folder, fault, remedy=f"'{file.name}' is converted again.")
     if not folder.exists():
         _log.info("Converting '%s' once; later runs load the result.", file.name)
         with new_folder(folder) as temporary:
             _write_converted(file, temporary)
+            seal_folder(temporary, key=content)
     return folder
 
 

@@ -79,6 +79,12 @@ class ReadableBackbone(Protocol):
         """Token ids of texts, truncated on the left."""
         ...
 
+    def reported(
+        self, input_ids: Tensor, attention_mask: Tensor, *, readings: Sequence[Reading]
+    ) -> dict[Reading, dict[Layer, Tensor]]:
+        """What a pass should read, pooled from the hidden states that the model itself reports, without hooks."""
+        ...
+
     def __call__(
         self,
         input_ids: Tensor,

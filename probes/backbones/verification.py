@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -32,15 +32,23 @@ def check_hooks(stack: Stack, run: Callable[..., Any], *, pad_id: int, name: str
     wanted = [("residual", layer) for layer in layers]
     with capture(stack, wanted, lambda _, layer, hidden: hooked.update({layer: hidden}), stop=False):
         output = run(ids, torch.ones_like(ids), output_hidden_states=True)
-    reported = getattr(output, f"{stack.name}_hidden_states", None) or output.hidden_states
-    # transformers reports layers 0…L−1 and then, in place of layer L, the output of the final norm.
-    by_layer = dict(zip((*layers[: len(reported) - 1], "final"), reported, strict=True))
+    by_layer = reported_hidden_states(stack, output)
+    _refuse_nan(stack, by_layer, name)
     wrong = [k for k, hidden in by_layer.items() if k not in hooked or not torch.equal(hidden, hooked[k])]
     if wrong:
         raise ValueError(
             f"The hooks on the {stack.name} of '{name}' ({type(stack.module).__name__}) disagree with the model's own "
             f"hidden states at layers {wrong}: its blocks or its final norm are not where the package looks for them."
         )
+
+
+def reported_hidden_states(stack: Stack, output: Any) -> dict[Layer, Tensor]:
+    """The hidden states that a model reports for a stack, by layer, each of shape `(batch, tokens, features)`.
+
+    transformers reports layers 0…L−1 and then, in place of layer L, the output of the final norm.
+    """
+    reported = getattr(output, f"{stack.name}_hidden_states", None) or output.hidden_states
+    return dict(zip((*range(len(reported) - 1), "final"), reported, strict=True))
 
 
 @torch.no_grad()
@@ -64,6 +72,18 @@ def is_causal(stack: Stack, run: Callable[..., Any], *, pad_id: int) -> bool:
         for hidden_states in others
         for reference, hidden in zip(first, hidden_states, strict=True)
     )
+
+
+def _refuse_nan(stack: Stack, by_layer: Mapping[Layer, Tensor], name: str) -> None:
+    """Raise if a hidden state is NaN, which would look as if hooks and model disagreed: NaN does not equal NaN."""
+    layers = [layer for layer, hidden in by_layer.items() if hidden.isnan().any()]
+    if layers:
+        weights = [key for key, weight in stack.module.named_parameters() if not weight.isfinite().all()]
+        cause = f"its weights {weights[:5]} are NaN or infinite" if weights else "its weights are finite"
+        raise ValueError(
+            f"The {stack.name} of '{name}' computes NaN for three tokens at layers {layers}; {cause}. Load other "
+            "weights, or set `backbone.dtype` to bfloat16 or float32 if they overflow in float16."
+        )
 
 
 def _four_tokens(stack: Stack, pad_id: int) -> Tensor:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from probes.activations import ActivationStore, ExtractionSettings, PassReport, fill_stores, open_stores, row_ids
+from probes.activations import (
+    ActivationStore,
+    Certificate,
+    ExtractionSettings,
+    PassReport,
+    certified,
+    fill_stores,
+    open_stores,
+    row_ids,
+)
 from probes.backbones import ReadableBackbone, TokenizedTexts
 from probes.tasks import Suite, Task
 from probes.training import LabelledActivations, TaskData
@@ -30,6 +39,7 @@ class SuiteActivations:
         layers: Names of the layers of each reading.
         report: What the pass computed.
         num_cut: Rows whose beginning was cut off, by task.
+        certificate: How well the backbone's passes agreed on a few of the texts; `None` if this was never checked.
     """
 
     backbone: str
@@ -37,6 +47,7 @@ class SuiteActivations:
     layers: Mapping[Reading, tuple[Layer, ...]]
     report: PassReport
     num_cut: Mapping[str, int]
+    certificate: Certificate | None
     _stores: Mapping[Reading, ActivationStore]
     _text_ids: Mapping[tuple[str, str], Sequence[str]]
 
@@ -66,7 +77,8 @@ def read_suite(
         splits: Which splits are read.
 
     Raises:
-        ValueError: A text has no tokens, an unknown pooling or site, NaN activations.
+        ValueError: A text has no tokens, an unknown pooling or site, NaN activations, or passes of the backbone
+            disagree on a few of the texts.
         OSError: The disk is full.
     """
     stores = open_stores(backbone, settings, cache_dir / "activations")
@@ -84,13 +96,16 @@ def read_suite(
         for task in suite.tasks
     }
     _report_cuts(num_cut, tokenized, settings.max_length or backbone.tokenizer.max_length)
-    report = fill_stores(backbone, _together(tokenized.values()), stores, settings)
+    texts = _together(tokenized.values())
+    certificate = certified(backbone, texts, stores)
+    report = fill_stores(backbone, texts, stores, settings)
     return SuiteActivations(
         backbone=backbone.name,
         fingerprint=next(iter(stores.values())).fingerprint,
         layers={reading: backbone.layers(reading.stack, site=reading.site) for reading in stores},
         report=report,
         num_cut=num_cut,
+        certificate=certificate,
         _stores=stores,
         _text_ids={key: texts.text_ids for key, texts in tokenized.items()},
     )
@@ -146,6 +161,7 @@ def facts_of(suite: Suite, activations: SuiteActivations) -> dict[str, Any]:
         "texts_computed": report.texts_computed,
         "tokens_computed": report.tokens_computed,
         "forward_passes": report.forward_passes,
+        "certificate": None if activations.certificate is None else asdict(activations.certificate),
     }
 
 

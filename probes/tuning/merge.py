@@ -15,6 +15,7 @@ from torch import Tensor
 
 from probes.backbones import FrozenBackbone
 from probes.files import digest_of_file, digest_of_json, new_folder, write_json
+from probes.kept_files import folder_fault, seal_folder, set_aside
 
 
 def merge_adapters(base: FrozenBackbone, folders: Sequence[Path | str], *, coefficient: float, out: Path) -> Path:
@@ -49,6 +50,8 @@ def merge_adapters(base: FrozenBackbone, folders: Sequence[Path | str], *, coeff
     contents = [adapter.digests for adapter in adapters]
     key = digest_of_json({"base": fingerprint, "adapters": contents, "coefficient": coefficient})
     target = Path(out) / f"merged-{key}"
+    if target.exists() and (fault := folder_fault(target, key=target.name)) is not None:
+        set_aside(target, fault, remedy="The adapters are merged again.")
     if not target.exists():
         record = {"base_fingerprint": fingerprint, "coefficient": coefficient, "merged": [str(f) for f in folders]}
         _save_merged(adapters, coefficient, target, record)
@@ -114,6 +117,7 @@ def _save_merged(
         weights = {name: _concatenate(name, adapters, coefficient) for name in adapters[0].weights}
         save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         write_json(folder / "merge.json", record)
+        seal_folder(folder, key=target.name)
 
 
 def _concatenate(name: str, adapters: Sequence[_LoraAdapter], coefficient: float) -> Tensor:

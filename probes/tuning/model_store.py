@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,21 @@ import peft
 import torch
 import transformers
 
-from probes.files import digest_of_json, new_folder, write_json
+from probes.files import digest_of_json, new_folder
+from probes.kept_files import (
+    MANIFEST,
+    Verify,
+    folder_fault,
+    read_sealed_json,
+    seal_folder,
+    set_aside,
+    write_sealed_json,
+)
 from probes.tuning.answer_scores import AnswerSample, AnswerScores
 from probes.tuning.examples import Encoded, Example
 from probes.tuning.tuning_settings import TuningSettings
 
-_FORMAT = 1
+_FORMAT = 2
 """Part of every key; raise it when the same data and settings give other weights or scores."""
 
 
@@ -33,15 +42,17 @@ class ModelFolder:
 
     Attributes:
         path: The finished model; the folder exists only if it is complete.
+        key: Everything that decided the weights; the folder's files are bound to it.
     """
 
     path: Path
+    key: str
 
     @classmethod
     def of(cls, cache_dir: Path, name: str, key: str) -> ModelFolder:
         """The folder `adapters/<name>-<key>` of a model, by the data it is tuned on and its key."""
         slug = re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("._")[:80] or "model"
-        return cls(cache_dir / "adapters" / f"{slug}-{key}")
+        return cls(cache_dir / "adapters" / f"{slug}-{key}", key)
 
     @property
     def lock(self) -> Path:
@@ -53,17 +64,31 @@ class ModelFolder:
         """The last saved state of an unfinished tuning, if there is one."""
         return self.path.with_name(f"{self.path.name}.ckpt")
 
-    def record(self) -> dict[str, Any] | None:
-        """The content of a finished model's `tuning.json`; `None` if the model is not finished."""
-        file = self.path / "tuning.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    def progress(self) -> float | None:
+        """When the unfinished model was last saved; `None` if it was not."""
+        return self.checkpoint.stat().st_mtime if self.checkpoint.exists() else None
+
+    def record(self, verify: Verify = "full") -> dict[str, Any] | None:
+        """The content of a finished model's `tuning.json`; `None` if there is no finished model.
+
+        A folder that is damaged or belongs to another key is set aside with a warning.
+        """
+        if not self.path.exists():
+            return None
+        fault = folder_fault(self.path, key=self.key, verify=verify)
+        if fault is not None:
+            set_aside(self.path, fault, remedy="The model is tuned again.")
+            return None
+        with suppress(OSError):  # its time tells `probes cache prune` when the model was last used
+            os.utime(self.path / MANIFEST)
+        return json.loads((self.path / "tuning.json").read_text(encoding="utf-8"))
 
     @contextmanager
     def finish(self) -> Iterator[Path]:
         """Save the model to the yielded folder; it becomes `path`, and the checkpoint goes, when the block ends."""
-        shutil.rmtree(self.path, ignore_errors=True)  # a folder without a record is not a finished model
         with new_folder(self.path) as folder:
             yield folder
+            seal_folder(folder, key=self.key, apart_from="scores-*.json")
         self.checkpoint.unlink(missing_ok=True)
 
 
@@ -108,15 +133,16 @@ def examples_digest(examples: Sequence[Example]) -> str:
     return digest.hexdigest()
 
 
-def read_scores(path: Path) -> AnswerScores | None:
-    """The scores in a file; `None` if there is no such file."""
-    if not path.exists():
+def read_scores(path: Path, *, key: str) -> AnswerScores | None:
+    """The scores in a file; `None` if there is no such file, or if it is damaged or belongs to another key."""
+    values = read_sealed_json(path, key=key, remedy="The scores are computed again.")
+    if values is None:
         return None
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    values |= {key: math.nan for key, value in values.items() if value is None}
+    values |= {name: math.nan for name, value in values.items() if value is None}
     return AnswerScores(**values)
 
 
-def write_scores(path: Path, scores: AnswerScores) -> None:
-    """Write scores to a JSON file."""
-    write_json(path, asdict(scores))
+def write_scores(path: Path, scores: AnswerScores, *, key: str) -> None:
+    """Write scores to a JSON file, bound to a key that names the model and the scored rows."""
+    values = {name: None if value != value else value for name, value in asdict(scores).items()}  # JSON has no NaN
+    write_sealed_json(path, values, key=key)

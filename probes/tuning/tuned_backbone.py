@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from probes.backbones import FrozenBackbone, LayerSpec, TokenizedTexts, pad_right
-from probes.files import write_text
+from probes.kept_files import folder_fault, manifest_digest, read_sealed_json, write_sealed_json
 from probes.tuning.adapters import quiet_tuning
 from probes.tuning.answer_scores import AnswerScores
 from probes.values import Layer, Reading
@@ -67,7 +68,7 @@ class TunedBackbone:
         self.base, self.tuned = base, tuned
         self.name = base.name if tuned.folder is None else f"{base.name}+{tuned.name}"
         self.tokenizer, self.pad_id, self.decoder_input = base.tokenizer, base.pad_id, base.decoder_input
-        file = f"{tuned.key}-transformers-{transformers.__version__}"  # a fingerprint covers the configuration too
+        file = f"{tuned.key}-transformers-{transformers.__version__}.json"  # a fingerprint covers the configuration too
         self._fingerprint_file = cache_dir / "adapters" / "fingerprints" / file
 
     @property
@@ -102,9 +103,14 @@ class TunedBackbone:
         """Identity by content of the tuned weights; loads them only if their fingerprint is not on disk."""
         if self.tuned.folder is None:
             return self.base.fingerprint()
-        if not self._fingerprint_file.exists():
-            write_text(self._fingerprint_file, self.loaded.fingerprint())
-        return self._fingerprint_file.read_text(encoding="utf-8")
+        key = f"{self.tuned.key} {manifest_digest(self.tuned.folder)}"
+        kept = read_sealed_json(self._fingerprint_file, key=key, remedy="It is computed again.")
+        if kept is not None:
+            return kept["fingerprint"]
+        fingerprint = self.loaded.fingerprint()
+        with suppress(PermissionError):  # in a cache that cannot be written, it is computed by every run
+            write_sealed_json(self._fingerprint_file, {"fingerprint": fingerprint}, key=key)
+        return fingerprint
 
     def layers(self, stack: str, *, site: str = "residual", spec: LayerSpec | None = None) -> tuple[Layer, ...]:
         """The base's layers."""
@@ -119,6 +125,12 @@ class TunedBackbone:
     def tokenize(self, texts: Sequence[str], *, max_length: int | None = None) -> TokenizedTexts:
         """The base's tokens."""
         return self.base.tokenize(texts, max_length=max_length)
+
+    def reported(
+        self, input_ids: Tensor, attention_mask: Tensor, *, readings: Sequence[Reading]
+    ) -> dict[Reading, dict[Layer, Tensor]]:
+        """Pooled hidden states that the tuned model itself reports; see `FrozenBackbone.reported`."""
+        return self.loaded.reported(input_ids, attention_mask, readings=readings)
 
     def __call__(
         self,
@@ -138,10 +150,13 @@ def load_tuned_backbone(base: FrozenBackbone, tuned: TunedModel) -> FrozenBackbo
     It works for every backbone that can be tuned, also for one that `FrozenBackbone.load` cannot load by name.
 
     Raises:
-        ValueError: The adapter does not fit the base.
+        ValueError: The adapter does not fit the base, or a file of the model was damaged since it was tuned or found.
     """
     if tuned.folder is None:
         return base
+    fault = folder_fault(tuned.folder, key=tuned.key)
+    if fault is not None:
+        raise ValueError(f"The tuned model '{tuned.folder}' {fault}. Run again: then it is set aside and tuned anew.")
     with quiet_tuning():
         return _load_folder(base, tuned.folder, tuned.kind)
 

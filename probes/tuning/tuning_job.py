@@ -10,21 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from lightning import Callback, Trainer
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from probes.backbones import FrozenBackbone
-from probes.files import write_json
+from probes.files import remove_litter, write_json
+from probes.kept_files import check_writable, read_resume_point
+from probes.locks import process_lock
 from probes.seeds import derive_seed
-from probes.trainers import TrainerFactory
+from probes.trainers import TrainerFactory, root_of_trainers
 from probes.tuning.adapters import effect_digest, make_trainable, quiet_tuning, save_adapter
 from probes.tuning.answer_model import AnswerModel
 from probes.tuning.answer_scores import AnswerSample, AnswerScores, evaluate
 from probes.tuning.examples import Encoded, TuningDataModule, TuningExamples, encode_splits, end_token
 from probes.tuning.instruction_tuner import AnswerValidation, InstructionTuner, StepCheckpoint
 from probes.tuning.model_store import ModelFolder, read_scores, scores_key, weights_key, write_scores
+from probes.tuning.resume_points import ResumePoints
 from probes.tuning.tuned_backbone import TunedModel
 from probes.tuning.tuning_settings import TuningSettings
 
@@ -56,6 +58,8 @@ def tune(
 
     Raises:
         ValueError: The backbone, the data or the settings do not allow tuning, or the tuning changed no weight.
+        PermissionError: The model is not finished, and its folder cannot be written.
+        TimeoutError: Another run tunes the same model and saves no checkpoint for `settings.lock_timeout` seconds.
     """
     _check_dtype(backbone)
     data = encode_splits(task, backbone, examples, settings)
@@ -75,12 +79,8 @@ def tune(
     )
     if settings.trains_nothing:
         return run.unchanged()
-    run.folder.path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(run.folder.lock), quiet_tuning():
-        reused = run.folder.record() is not None
-        if not reused:
-            run.train()
-        return run.result(reused=reused)
+    with quiet_tuning():
+        return run.found() or run.tuned_or_scored()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +113,33 @@ class _TuningRun:
             reused=False,
         )
 
+    def found(self) -> TunedModel | None:
+        """The finished model if it lies on disk, whole and with all scores; neither locks nor writes."""
+        record = self.folder.record(self.settings.verify)
+        base = read_scores(self._base_file, key=self._base_key)
+        tuned = read_scores(self._scores_file, key=self._tuned_key)
+        if record is None or base is None or tuned is None:
+            return None
+        return self._result(record, base, tuned, reused=True)
+
+    def tuned_or_scored(self) -> TunedModel:
+        """Tune the model if it is not finished, and compute the scores that are missing, while no other run does."""
+        folder = self.folder
+        check_writable(folder.path.parent, f"and the model tuned on '{self.task}' is not complete there")
+        what = f"the model tuned on '{self.task}'"
+        with process_lock(folder.lock, what=what, timeout=self.settings.lock_timeout, progress=folder.progress) as held:
+            if held:
+                remove_litter(folder.path.parent, folder.path.name)
+            reused = folder.record(self.settings.verify) is not None
+            if not reused:
+                self.train()
+            record = folder.record("quick")
+            assert record is not None
+            tuned = read_scores(self._scores_file, key=self._tuned_key)
+            if tuned is None:
+                tuned = self._score(self._load(record["kind"]), self._scores_file, self._tuned_key)
+            return self._result(record, self._base_scores(), tuned, reused=reused)
+
     def train(self) -> None:
         """Train from the start or the last checkpoint, and save the finished model with its scores and record."""
         model = self.backbone.load_with_head()
@@ -125,18 +152,15 @@ class _TuningRun:
             trainer=self.trainer,
             seed=self.seed,
             checkpoint=self.folder.checkpoint,
+            key=self.key,
             callbacks=self.callbacks,
         )
         with self.folder.finish() as folder:
-            scores = self._score(model, folder / f"scores-{self._scores_key}.json")
+            scores = self._score(model, folder / self._scores_file.name, self._tuned_key)
             self._save(model if wrapper is None else wrapper, folder)
             write_json(folder / "tuning.json", self._record(report, base_scores, scores))
 
-    def result(self, *, reused: bool) -> TunedModel:
-        """The finished model; scores that were not asked for when it was tuned are computed now."""
-        record = self.folder.record()
-        assert record is not None
-        scores = self.folder.path / f"scores-{self._scores_key}.json"
+    def _result(self, record: dict[str, Any], base: AnswerScores, tuned: AnswerScores, *, reused: bool) -> TunedModel:
         return TunedModel(
             name=self.task,
             kind=record["kind"],
@@ -144,8 +168,8 @@ class _TuningRun:
             key=self.key,
             steps=record["steps"],
             validation_losses={int(step): loss for step, loss in record["validation_losses"].items()},
-            base=self._base_scores(),
-            tuned=read_scores(scores) or self._score(self._load(record["kind"]), scores),
+            base=base,
+            tuned=tuned,
             reused=reused,
         )
 
@@ -163,15 +187,31 @@ class _TuningRun:
     def _scores_key(self) -> str:
         return scores_key(self.data, self._sample, precision=self.settings.precision)
 
+    @property
+    def _scores_file(self) -> Path:
+        return self.folder.path / f"scores-{self._scores_key}.json"
+
+    @property
+    def _tuned_key(self) -> str:
+        return f"{self.key} {self._scores_key}"
+
+    @property
+    def _base_file(self) -> Path:
+        return self.folder.path.parent / "base" / f"scores-{self.fingerprint}-{self._scores_key}.json"
+
+    @property
+    def _base_key(self) -> str:
+        return f"{self.fingerprint} {self._scores_key}"
+
     def _base_scores(self, model: PreTrainedModel | None = None) -> AnswerScores:
         """The base's scores, shared by all models of the same data; `model` is the base if it is loaded already."""
-        file = self.folder.path.parent / "base" / f"scores-{self.fingerprint}-{self._scores_key}.json"
-        scores = read_scores(file)
+        scores = read_scores(self._base_file, key=self._base_key)
         if scores is not None:
             return scores
-        return self._score(self.backbone.load_with_head() if model is None else model, file)
+        model = self.backbone.load_with_head() if model is None else model
+        return self._score(model, self._base_file, self._base_key)
 
-    def _score(self, model: PreTrainedModel, file: Path) -> AnswerScores:
+    def _score(self, model: PreTrainedModel, file: Path, key: str) -> AnswerScores:
         scores = evaluate(
             self._answer_model(model),
             self.data["validation"],
@@ -179,7 +219,7 @@ class _TuningRun:
             self._sample,
             micro_batch_tokens=self.settings.micro_batch_tokens,
         )
-        write_scores(file, scores)
+        write_scores(file, scores, key=key)
         return scores
 
     def _answer_model(self, model: PreTrainedModel) -> AnswerModel:
@@ -246,6 +286,7 @@ def fit_model(
     trainer: TrainerFactory,
     seed: int,
     checkpoint: Path,
+    key: str = "",
     callbacks: Sequence[Callback] = (),
 ) -> FitReport:
     """Tune a model in place, on its device.
@@ -257,6 +298,7 @@ def fit_model(
         trainer: Makes the Lightning trainer.
         seed: Decides the order of examples and dropout.
         checkpoint: File to which the state is saved, and from which training resumes if it exists.
+        key: The key of the tuned model; a state that was saved under another one, or is damaged, is set aside.
         callbacks: Callbacks of the training.
 
     Raises:
@@ -271,7 +313,8 @@ def fit_model(
     every = settings.checkpoint_every_n_steps
     saving = [] if every is None else [StepCheckpoint(checkpoint, every_n_steps=every)]
     lightning = _make_trainer(trainer, device, [validation, *saving, *callbacks])
-    if checkpoint.exists():
+    lightning.strategy.checkpoint_io = ResumePoints(key)
+    if read_resume_point(checkpoint, key=key, remedy="Tuning starts from the beginning.") is not None:
         _log.info("Tuning resumes from its last checkpoint.")
         lightning.fit(module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
     else:
@@ -299,6 +342,7 @@ def _make_trainer(trainer: TrainerFactory, device: torch.device, callbacks: Sequ
         "limit_val_batches": 0,
         "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,
+        "default_root_dir": root_of_trainers(),
         "enable_checkpointing": any(isinstance(callback, StepCheckpoint) for callback in callbacks),
         "callbacks": list(callbacks),
     }

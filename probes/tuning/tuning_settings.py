@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from probes.kept_files import Verify, check_cache_settings
+
 METHODS = ("lora", "dora", "ia3", "ln", "full")
 SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
 _PROMPT_METHODS = ("prefix", "prompt", "prefix_tuning", "prompt_tuning", "p_tuning")
-_EVALUATION_ONLY = ("checkpoint_every_n_steps", "generate_rows", "max_new_tokens")
+_WITHOUT_EFFECT_ON_WEIGHTS = ("checkpoint_every_n_steps", "generate_rows", "max_new_tokens", "verify", "lock_timeout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,10 @@ class TuningSettings:
         generate_rows: Test rows answered greedily, before and after tuning; 0 for none.
         max_new_tokens: Tokens of such an answer at most.
         checkpoint_every_n_steps: Optimizer steps that a killed run loses at most; `None` saves no checkpoints.
+        verify: Whether every file of a kept model is compared with its digest before it is used (`full`), or of files
+            above a megabyte only their size (`quick`).
+        lock_timeout: Seconds to wait for another run that tunes the same model and saves no checkpoint; `None` waits
+            for ever.
 
     Raises:
         ValueError: A field is out of its range.
@@ -77,6 +83,8 @@ class TuningSettings:
     generate_rows: int = 64
     max_new_tokens: int = 32
     checkpoint_every_n_steps: int | None = 200
+    verify: Verify = "full"
+    lock_timeout: float | None = 3600.0
 
     def __post_init__(self) -> None:
         names = (self.target_modules,) if isinstance(self.target_modules, str) else tuple(self.target_modules)
@@ -87,6 +95,7 @@ class TuningSettings:
         self._check_blocks()
         self._check_whole_numbers()
         self._check_numbers()
+        check_cache_settings(self.verify, self.lock_timeout)
 
     @property
     def trains_nothing(self) -> bool:
@@ -104,7 +113,7 @@ class TuningSettings:
 
     def identity(self) -> dict[str, object]:
         """The fields that affect the tuned weights."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _EVALUATION_ONLY}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _WITHOUT_EFFECT_ON_WEIGHTS}
 
     def _check_choices(self) -> None:
         if self.method in _PROMPT_METHODS:

@@ -60,7 +60,7 @@ def test_a_shard_that_fails_to_be_written_leaves_no_file(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     store = open_store(tmp_path)
-    monkeypatch.setattr("probes.activations.store.save_file", write_half)
+    monkeypatch.setattr("probes.activations.shards.save_file", write_half)
     with pytest.raises(OSError, match="No space left"):
         store.add(["a"], [1], torch.zeros(1, 1, 2))
     assert [path.name for path in store.folder.iterdir()] == ["identity.json"]
@@ -69,13 +69,16 @@ def test_a_shard_that_fails_to_be_written_leaves_no_file(tmp_path, monkeypatch):
 
 def test_a_file_that_is_being_written_is_not_read(tmp_path):
     store = open_store(tmp_path)
+    store.folder.mkdir()
     (store.folder / ".0123-abc.safetensors").write_bytes(b"half")
     store.refresh()
     assert store.missing(["a"], [1]) == ["a"]
 
 
 def test_the_identity_tells_what_a_store_holds(tmp_path):
-    identity = json.loads((open_store(tmp_path).folder / "identity.json").read_text())
+    store = open_store(tmp_path)
+    store.add(["a"], [1], torch.zeros(1, 1, 2))
+    identity = json.loads((store.folder / "identity.json").read_text())
     assert (identity["fingerprint"], identity["reading"]) == ("f", "decoder.mlp.max")
 
 

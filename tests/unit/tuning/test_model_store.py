@@ -25,12 +25,12 @@ def test_scores_are_read_as_they_were_written_and_nan_is_null_in_the_file(tmp_pa
         n_answered=2,
     )  # fmt: skip
     file = tmp_path / "base" / "scores.json"
-    assert read_scores(file) is None
-    write_scores(file, scores)
-    found = read_scores(file)
+    assert read_scores(file, key="k") is None
+    write_scores(file, scores, key="k")
+    found = read_scores(file, key="k")
     assert math.isnan(found.validation_loss)
     assert replace(found, validation_loss=0) == replace(scores, validation_loss=0)
-    assert json.loads(file.read_text())["validation_loss"] is None
+    assert json.loads(file.read_text())["content"]["validation_loss"] is None
 
 
 def test_validation_rows_decide_the_weights_only_if_they_can_stop_the_tuning():

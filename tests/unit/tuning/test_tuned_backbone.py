@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tuning_samples import toy_splits
 
 from probes.activations import ExtractionSettings, fill_stores, open_stores
 from probes.backbones import ReadableBackbone, pad_right, tiny_backbone
+from probes.kept_files import seal_folder
 from probes.trainers import default_trainer
 from probes.tuning import TunedBackbone, TunedModel, TuningSettings, load_tuned_backbone, tune
 
@@ -112,7 +114,7 @@ def test_the_fingerprint_is_computed_once_and_kept_for_each_model(tuned, tmp_pat
         with pytest.raises(pytest.fail.Exception, match="loaded the weights"):
             TunedBackbone(tiny_backbone(), other, tmp_path).fingerprint()
     (file,) = (tmp_path / "adapters" / "fingerprints").iterdir()
-    assert file.read_text() == fingerprint
+    assert json.loads(file.read_text())["content"] == {"fingerprint": fingerprint}
 
 
 def test_members_that_extraction_does_not_need_are_not_answered_by_the_base(tuned, tmp_path):
@@ -138,6 +140,7 @@ def test_a_tuned_model_that_changes_nothing_is_refused(tuned, tmp_path):
     weights = load_file(tuned.folder / "adapter_model.safetensors")
     weights = {name: torch.zeros_like(w) if "lora_B" in name else w for name, w in weights.items()}
     save_file(weights, empty.folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    seal_folder(empty.folder, key="empty")
     with pytest.raises(ValueError, match=r"tuned on 'toy' changes nothing.*empty.*Delete that folder"):
         read(TunedBackbone(tiny_backbone(), empty, tmp_path))
 

@@ -151,7 +151,7 @@ def test_everything_that_decides_the_weights_is_part_of_the_folders_name(tmp_pat
 def test_the_base_is_scored_once_for_all_models_of_one_task(tmp_path, monkeypatch):
     first = tuned(tmp_path)
     files = []
-    monkeypatch.setattr(tuning_job, "read_scores", lambda file: files.append(file) or read_scores(file))
+    monkeypatch.setattr(tuning_job, "read_scores", lambda file, key: files.append(file) or read_scores(file, key=key))
     second = tuned(tmp_path, seed=1)
     (base_file,) = {file for file in files if file.parent.name == "base"}
     assert base_file.exists()

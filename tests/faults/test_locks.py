@@ -1,0 +1,143 @@
+"""Runs that share a cache compute nothing twice, say for whom they wait, and do not wait for ever."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+from fault_samples import filled
+from filelock import FileLock
+
+from probes import locks
+from probes.activations import ExtractionSettings, open_stores
+from probes.backbones import tiny_backbone
+from probes.locks import holder_of, process_lock
+
+_HOLD = """
+import sys, time
+from pathlib import Path
+from probes.locks import process_lock
+with process_lock(Path(sys.argv[1]), what="it"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def held_by_another_process(lock_file: Path) -> Iterator[int]:
+    """The process id of a program that holds the lock within the context."""
+    command = [sys.executable, "-c", _HOLD, str(lock_file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def lock_of_tiny(root: Path) -> Path:
+    return next(iter(open_stores(tiny_backbone(), ExtractionSettings(), root).values())).lock_file
+
+
+@pytest.mark.parametrize("poolings", [(["last", "mean"], ["mean", "last"]), (["last", "mean"], "mean")])
+def test_two_runs_of_one_backbone_with_other_poolings_compute_no_text_twice(tmp_path, poolings):
+    entered, leave, computed = Event(), Event(), {}
+
+    def wait_to_leave(*_) -> None:
+        entered.set()
+        leave.wait(30)
+
+    def run(number: int, *, block: bool) -> None:
+        backbone = tiny_backbone()
+        if block:
+            backbone.model.register_forward_pre_hook(wait_to_leave)
+        _, report = filled(backbone, tmp_path, pooling=poolings[number])
+        computed[number] = report.texts_computed
+
+    first = Thread(target=run, args=(0,), kwargs={"block": True})
+    first.start()
+    assert entered.wait(30)
+    second = Thread(target=run, args=(1,), kwargs={"block": False})
+    second.start()
+    second.join(0.5)
+    assert second.is_alive()
+    leave.set()
+    first.join(30)
+    second.join(30)
+    assert computed == {0: 24, 1: 0}
+
+
+def test_a_run_that_lacks_nothing_waits_for_nobody(tmp_path):
+    filled(tiny_backbone(), tmp_path)
+    with FileLock(lock_of_tiny(tmp_path)):
+        assert filled(tiny_backbone(), tmp_path, lock_timeout=0.2)[1].texts_computed == 0
+        with pytest.raises(TimeoutError):  # the control: one that lacks a text does wait
+            filled(tiny_backbone(), tmp_path, ["another text"], lock_timeout=0.2)
+
+
+def test_a_run_that_waits_for_a_stopped_process_names_it_and_gives_up(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(locks, "_NAME_HOLDER_AFTER", 0.2)
+    with held_by_another_process(lock_of_tiny(tmp_path)) as holder:
+        os.kill(holder, signal.SIGSTOP)
+        time.sleep(0.1)
+        with pytest.raises(TimeoutError, match=rf"process {holder} on .*stopped.*`paths\.lock_timeout`"):
+            filled(tiny_backbone(), tmp_path, lock_timeout=1)
+    (warning,) = caplog.messages
+    assert f"Waiting for the activations of 'tiny-0', which process {holder} on" in warning
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    lock = lock_of_tiny(tmp_path)
+    with held_by_another_process(lock) as holder:
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        assert filled(tiny_backbone(), tmp_path, lock_timeout=5)[1].texts_computed == 24
+
+
+def test_who_waits_has_patience_as_long_as_the_holder_gets_on(tmp_path):
+    lock, ticks = tmp_path / "lock", count()
+    held = FileLock(lock, thread_local=False)
+    held.acquire()
+    Thread(target=lambda: time.sleep(1.5) or held.release(force=True)).start()
+    with pytest.raises(TimeoutError), process_lock(lock, what="it", timeout=0.3):
+        pass
+    with process_lock(lock, what="it", timeout=0.3, progress=lambda: next(ticks)) as is_held:
+        assert is_held
+
+
+def test_a_note_that_cannot_be_read_names_an_unknown_process(tmp_path):
+    (tmp_path / "lock.holder").write_text("{}")
+    assert holder_of(tmp_path / "lock") == "an unknown process"
+
+
+def test_the_note_goes_with_the_lock(tmp_path):
+    with process_lock(tmp_path / "lock", what="it"):
+        assert f"process {os.getpid()} on " in holder_of(tmp_path / "lock")
+    assert holder_of(tmp_path / "lock") == "an unknown process"
+
+
+def test_on_a_file_system_without_locks_a_run_goes_on_after_a_warning(tmp_path, caplog, monkeypatch):
+    def without_locks(*_, **__):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(FileLock, "acquire", without_locks)
+    with caplog.at_level(logging.WARNING):
+        assert filled(tiny_backbone(), tmp_path)[1].texts_computed == 24
+    assert "file system without locks" in caplog.text
+
+
+@pytest.mark.parametrize("setting", [{"verify": "never"}, {"lock_timeout": -1}, {"lock_timeout": "soon"}])
+def test_cache_settings_that_make_no_sense_are_refused(setting):
+    with pytest.raises(ValueError, match=rf"`paths\.{next(iter(setting))}`"):
+        ExtractionSettings(**setting)
