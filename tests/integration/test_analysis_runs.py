@@ -86,7 +86,7 @@ def assert_everywhere(finished: Finished, quantities: set[str]) -> None:
         for row in rows:
             result = results[row["layer"], row["task"]]
             assert same(matrix[row["layer"], row["task"]], result.value)
-            for column in ("value", "ci_low", "ci_high", "null_mean", "p"):
+            for column in ("value", "ci_low", "ci_high", "null_mean", "p", "p_cell"):
                 assert same(row[column], getattr(result, column)), (quantity, column)
             assert row["note"] == result.note
         picture = finished.out / f"figures/{quantity.replace('/', '_')}.png"
@@ -104,7 +104,7 @@ def test_every_quantity_of_a_probe_run_is_in_all_three_places_with_the_same_numb
 
 
 def test_interval_null_and_p_stand_where_they_make_sense(probed):
-    has_p, has_null = {"label_cka", "reference_cka"}, {"label_cka", "reference_cka", "reference_cka_biased"}
+    tested = {"label_cka", "reference_cka", "reference_cka_biased"} | BETWEEN | SPECIFICITY
     for quantity in OF_TASKS | BETWEEN | SPECIFICITY:
         known = [r for r in probed.results[quantity] if math.isfinite(r.value)]
         assert known
@@ -112,8 +112,8 @@ def test_interval_null_and_p_stand_where_they_make_sense(probed):
             assert r.ci_low is not None
             assert r.ci_high is not None
             assert r.ci_low < r.value < r.ci_high
-            assert (r.p is not None) == (quantity in has_p), quantity
-            assert (r.null_mean is not None) == (quantity in has_null | BETWEEN | SPECIFICITY), quantity
+            assert (r.p is not None) == (r.p_cell is not None) == (quantity in tested), quantity
+            assert (r.null_mean is not None) == (quantity in tested), quantity
             assert (r.study, r.backbone, r.reference, r.suite) == ("probe", "tiny-0", "tiny-1", "starter")
             assert r.n is not None
             assert r.n > 50

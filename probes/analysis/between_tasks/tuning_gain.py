@@ -135,7 +135,7 @@ def rank_agreement(x: np.ndarray, y: np.ndarray) -> RankAgreement:
     others = [np.arange(tasks) != task for task in range(tasks)]
     without = np.array([_spearman(x[:, kept][present[:, kept]], y[:, kept][present[:, kept]]) for kept in others])
     error = np.sqrt((tasks - 1) / tasks * np.square(without - without.mean()).sum())
-    if error == 0:  # such as a correlation of 1 whichever task is left out
+    if error == 0 or abs(value) > 1 - 1e-12:  # a correlation of 1, whichever task is left out
         return RankAgreement(value, value, value, int(present.sum()))
     reach = student_t.ppf(0.975, tasks - 1) * error / (1 - value**2)
     low, high = np.tanh(np.arctanh(value) + np.array([-reach, reach]))

@@ -11,6 +11,7 @@ from study_samples import TUNING, toy_suite
 
 from probes.activations import ExtractionSettings
 from probes.backbones import FrozenBackbone, tiny_backbone
+from probes.kept_files import seal_folder
 from probes.studies.layer_by_layer import models as module
 from probes.studies.layer_by_layer.mixture import MixtureSettings, mark_unseen
 from probes.studies.layer_by_layer.models import ModelTuner, check_models, tune_models
@@ -233,6 +234,7 @@ class TestReading:
         weights = load_file(model.folder / "adapter_model.safetensors")
         weights = {name: torch.zeros_like(w) if "lora_B" in name else w for name, w in weights.items()}
         save_file(weights, emptied.folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        seal_folder(emptied.folder, key="emptied")
         with pytest.raises(ValueError, match=r"tuned on 'a' changes nothing.*emptied.*Delete that folder"):
             self.read(make_tuner(tmp_path), emptied)
 

@@ -193,14 +193,17 @@ class TestLimits:
             assert {(r.value, r.ci_low, r.ci_high) for r in study.cells(metric).values()} == {(0, 0, 0)}
         assert study.cells("cka/control_vs_base")["a", 3].value < 0.9999
 
-    def test_an_adapter_emptied_on_disk_between_tuning_and_reading_is_refused(self, whole, tmp_path):
+    def test_an_adapter_emptied_on_disk_is_set_aside_and_tuned_anew(self, whole, tmp_path, caplog):
         shutil.copytree(cache_of(whole) / "adapters", tmp_path / "cache/adapters")
         shutil.rmtree(tmp_path / "cache/adapters/fingerprints")
         (file,) = tmp_path.glob("cache/adapters/mixture-*/adapter_model.safetensors")
         weights = {name: torch.zeros_like(w) for name, w in load_file(file).items()}
         save_file(weights, file, metadata={"format": "pt"})
-        with pytest.raises(ValueError, match=r"tuned on 'mixture' changes nothing.*Delete that folder"):
-            Study(tmp_path)
+        study = Study(tmp_path)
+        assert study.reused == [True, True, True, True, False]
+        assert study.matrices() == whole.matrices()
+        assert file.parent.name in caplog.text
+        assert [path.name for path in tmp_path.glob("cache/adapters/*.corrupt")] == [f"{file.parent.name}.corrupt"]
 
 
 class TestResuming:
