@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -50,7 +49,7 @@ def process_lock(
     try:
         _acquire(lock, path, what, timeout, progress)
     except (NotImplementedError, OSError) as error:
-        if isinstance(error, TimeoutError) or getattr(error, "errno", None) not in {None, errno.ENOLCK, errno.ENOSYS}:
+        if not _tells_that_there_are_no_locks(error):
             raise
         _log.warning("'%s' is on a file system without locks: two runs at once may do the same work twice.", path)
         yield False
@@ -69,11 +68,11 @@ def holder_of(path: Path) -> str:
     """Who holds a lock file, as far as its note tells."""
     try:
         read = json.loads(_note(path).read_text(encoding="utf-8"))
-        host, pid, since, command = (read[key] for key in ("host", "pid", "since", "command"))
+        host, pid, since, folder = (read[key] for key in ("host", "pid", "since", "folder"))
     except (OSError, ValueError, KeyError, TypeError):
         return "an unknown process"
     stopped = ", which is stopped" if host == platform.node() and _is_stopped(pid) else ""
-    return f"process {pid} on {host}{stopped} (since {since}: {command})"
+    return f"process {pid} on {host}{stopped} (since {since}, started in '{folder}')"
 
 
 def _acquire(lock: FileLock, path: Path, what: str, timeout: float | None, progress: Callable[[], object]) -> None:
@@ -96,13 +95,18 @@ def _acquire(lock: FileLock, path: Path, what: str, timeout: float | None, progr
             return
 
 
+def _tells_that_there_are_no_locks(error: Exception) -> bool:
+    """Whether an error means that the file system has no locks: filelock turns some of these into its own."""
+    return isinstance(error, NotImplementedError) or getattr(error, "errno", None) in {errno.ENOLCK, errno.ENOSYS}
+
+
 def _note(path: Path) -> Path:
     return path.with_name(f"{path.name}.holder")
 
 
 def _this_process() -> dict[str, object]:
     since = datetime.now().astimezone().isoformat(timespec="seconds")
-    return {"pid": os.getpid(), "host": platform.node(), "since": since, "command": " ".join(sys.argv)[:300]}
+    return {"pid": os.getpid(), "host": platform.node(), "since": since, "folder": str(Path.cwd())}
 
 
 def _is_stopped(pid: int) -> bool:

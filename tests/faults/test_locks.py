@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -127,14 +128,40 @@ def test_the_note_goes_with_the_lock(tmp_path):
     assert holder_of(tmp_path / "lock") == "an unknown process"
 
 
-def test_on_a_file_system_without_locks_a_run_goes_on_after_a_warning(tmp_path, caplog, monkeypatch):
-    def without_locks(*_, **__):
-        raise NotImplementedError("FileSystem does not appear to support flock")
+def locking_raises(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(*_, **__):
+        raise error
 
-    monkeypatch.setattr(FileLock, "acquire", without_locks)
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotImplementedError("FileSystem does not appear to support flock"),  # filelock's own, of ENOSYS
+        OSError(errno.ENOLCK, "No locks available"),  # NFS without its lock daemon
+    ],
+    ids=["flock", "nfs"],
+)
+def test_on_a_file_system_without_locks_a_run_goes_on_after_a_warning(tmp_path, caplog, monkeypatch, error):
+    locking_raises(error, monkeypatch)
     with caplog.at_level(logging.WARNING):
         assert filled(tiny_backbone(), tmp_path)[1].texts_computed == 24
     assert "file system without locks" in caplog.text
+
+
+def test_any_other_failure_to_lock_is_raised(tmp_path, monkeypatch):
+    locking_raises(OSError(errno.EIO, "Input/output error"), monkeypatch)
+    with pytest.raises(OSError, match="Input/output error"), process_lock(tmp_path / "lock", what="it"):
+        pass
+
+
+def test_the_note_of_a_lock_does_not_repeat_the_command_line_which_may_hold_secrets(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "logger.key=s3cr3t"])
+    with process_lock(tmp_path / "lock", what="it"):
+        notes = [file.read_text() for file in tmp_path.iterdir() if file.name != "lock"]
+    assert notes
+    assert not any("s3cr3t" in note for note in notes)
 
 
 @pytest.mark.parametrize("setting", [{"verify": "never"}, {"lock_timeout": -1}, {"lock_timeout": "soon"}])
