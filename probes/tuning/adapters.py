@@ -149,7 +149,13 @@ def _name_of_blocks(model: PreTrainedModel) -> str:
     lists = (
         name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == blocks
     )
-    return next(lists).rpartition(".")[2]
+    name = next(lists, None)
+    if name is None:
+        raise ValueError(
+            f"This {type(model).__name__} keeps its {blocks} blocks in no list, so single blocks cannot be named. Set "
+            "`tuning.layers_to_transform=null`."
+        )
+    return name.rpartition(".")[2]
 
 
 def _norm_names(model: PreTrainedModel) -> list[str]:

@@ -42,5 +42,8 @@ class ResumePoints(TorchCheckpointIO):
         """
         payload = read_resume_point(Path(path), key=self.key, remedy="Start the run again.")
         if payload is None:
-            raise ValueError(f"The checkpoint '{path}' was damaged between two readings.")
+            raise ValueError(
+                f"The checkpoint '{path}' was damaged after it had been found whole. It is set aside: start the run "
+                "again, and the model is tuned from the beginning."
+            )
         return torch.load(io.BytesIO(payload), map_location=map_location, weights_only=True)

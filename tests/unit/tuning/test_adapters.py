@@ -77,6 +77,13 @@ def test_a_block_that_the_model_does_not_have_is_refused():
         tuned_model(TuningSettings(layers_to_transform=(1, 99)))
 
 
+def test_blocks_of_a_model_that_has_no_list_of_them_cannot_be_chosen():
+    model = tiny_backbone().load_with_head()
+    model.config.num_hidden_layers += 1  # no list has as many modules
+    with pytest.raises(ValueError, match=r"blocks in no list.*`tuning\.layers_to_transform=null`"):
+        make_trainable(model, TuningSettings(layers_to_transform=(0,)), seed=0)
+
+
 def test_the_effect_digest_covers_factor_b_but_not_a():
     model = tuned_model(TuningSettings()).model
     before, weights = effect_digest(model), trainable(model)
