@@ -73,7 +73,15 @@ def paired_difference(minuend: Estimates, subtrahend: Estimates) -> Estimates:
     no_difference = np.zeros((1, len(minuend.values)))
     values = minuend.values - subtrahend.values
     over = minuend.interval_over
-    return Estimates(values, minuend.n, errors, no_difference, "two-sided", note=minuend.note, interval_over=over)
+    return Estimates(
+        values,
+        minuend.n,
+        errors,
+        null=no_difference,
+        alternative="two-sided",
+        note=minuend.note,
+        interval_over=over,
+    )
 
 
 def replicate_noise(gains: Mapping[str, list[np.ndarray]]) -> tuple[np.ndarray, int]:
