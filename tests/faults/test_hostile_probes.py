@@ -117,8 +117,10 @@ def test_arguments_in_a_header_are_values_and_never_resolved(saved, tmp_path, my
     loaded = load_probes(path, allow=["my_probes"])
     assert loaded.architecture.keywords == {"a": nested, "b": [nested]}
     assert not ran.exists()
-    mlp = forged(saved, tmp_path, architecture="probes.architectures.mlp.MLPProbe", arguments={"activation": "os.abort"})
-    with pytest.raises(ValueError, match="no activation function 'os.abort'"):
+    mlp = forged(
+        saved, tmp_path, architecture="probes.architectures.mlp.MLPProbe", arguments={"activation": "os.abort"}
+    )
+    with pytest.raises(ValueError, match=r"no activation function 'os\.abort'"):
         load_probes(mlp)
 
 
