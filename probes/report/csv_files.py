@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from probes.files import replaced_file
+from probes.files import file_name, replaced_file
 from probes.values import RESULT_COLUMNS, BestLayers, Layer, LayerByLayer, LayerByTask, Result
 
 BEST_LAYER_COLUMNS = ("task", "best_layer", "best_layers", "metric", "validation_score", "n", "level")
@@ -81,7 +81,7 @@ def write_layer_by_task(matrix: LayerByTask, folder: Path, *, primary: bool = Tr
 
 
 def write_layer_by_layer(matrix: LayerByLayer, folder: Path) -> Path:
-    """Write a matrix as `<folder>/<task>.csv`: one row per x layer, whose name comes first, one column per y layer.
+    """Write a matrix as `<folder>/<file_name(task)>.csv`: one row per x layer, whose name comes first, one column per y layer.
 
     Args:
         matrix: Its values are written with all their digits, cells without a value as `nan`.
@@ -91,13 +91,13 @@ def write_layer_by_layer(matrix: LayerByLayer, folder: Path) -> Path:
         The file written.
     """
     rows = ([str(layer), *map(_field, values)] for layer, values in zip(matrix.x_layers, matrix.values, strict=True))
-    return _write_csv(folder / f"{matrix.task}.csv", ("layer", *map(str, matrix.y_layers)), rows)
+    return _write_csv(folder / f"{file_name(matrix.task)}.csv", ("layer", *map(str, matrix.y_layers)), rows)
 
 
 def file_stem(matrix: LayerByTask, *, primary: bool = True) -> str:
     """File name of a matrix without suffix: its quantity without `probe/`, and its reading unless that is primary.
 
-    A `/` in a quantity becomes `_`.
+    A `/` in a quantity becomes `_`; `probes.files.file_name` does the rest.
 
     Example:
         >>> import numpy as np
@@ -107,7 +107,7 @@ def file_stem(matrix: LayerByTask, *, primary: bool = True) -> str:
         >>> file_stem(matrix), file_stem(matrix, primary=False)
         ('accuracy', 'accuracy@decoder.residual.mean')
     """
-    stem = matrix.quantity.removeprefix("probe/").replace("/", "_")
+    stem = file_name(matrix.quantity.removeprefix("probe/").replace("/", "_"))
     return stem if primary else f"{stem}@{matrix.reading}"
 
 

@@ -14,6 +14,7 @@ from probes.activations import ExtractionSettings
 from probes.analysis import LayerAnalysis, result_rows
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
+from probes.files import file_name
 from probes.report import print_best_layers, report_findings, write_results
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import (
@@ -152,7 +153,7 @@ def _callbacks_of(trainer: TrainerFactory) -> list[Any]:
 
 
 def _probe_file(output_dir: Path, task: Task, reading: Reading, *, first: Reading) -> Path:
-    stem = task.name if reading == first else f"{task.name}@{reading}"
+    stem = file_name(task.name) if reading == first else f"{file_name(task.name)}@{reading}"
     return output_dir / "probes" / f"{stem}.safetensors"
 
 
