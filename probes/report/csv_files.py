@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probes.files import replaced_file
+from probes.files import file_name, replaced_file
 from probes.values import RESULT_COLUMNS, BestLayers, Layer, LayerByLayer, LayerByTask, Result
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def write_layer_by_task(matrix: LayerByTask, folder: Path, *, primary: bool = Tr
 
 
 def write_layer_by_layer(matrix: LayerByLayer, folder: Path) -> Path:
-    """Write a matrix as `<folder>/<task>.csv`: one row per x layer, whose name comes first, one column per y layer.
+    """Write a matrix as `<folder>/<file_name(task)>.csv`: a row for each x layer, its name first, a column per y layer.
 
     Args:
         matrix: Its values are written with all their digits, cells without a value as `nan`.
@@ -139,7 +139,7 @@ def write_layer_by_layer(matrix: LayerByLayer, folder: Path) -> Path:
         The file written.
     """
     rows = ([str(layer), *map(_field, values)] for layer, values in zip(matrix.x_layers, matrix.values, strict=True))
-    return _write_csv(folder / f"{matrix.task}.csv", ("layer", *map(str, matrix.y_layers)), rows)
+    return _write_csv(folder / f"{file_name(matrix.task)}.csv", ("layer", *map(str, matrix.y_layers)), rows)
 
 
 def write_task_maps(maps: Sequence[TaskMap], path: Path) -> Path:
@@ -179,7 +179,7 @@ def read_task_maps(path: Path) -> list[TaskMap]:
 def file_stem(matrix: LayerByTask, *, primary: bool = True) -> str:
     """File name of a matrix without suffix: its quantity without `probe/`, and its reading unless that is primary.
 
-    A `/` in a quantity becomes `_`.
+    A `/` in a quantity becomes `_`; `probes.files.file_name` does the rest.
 
     Example:
         >>> import numpy as np
@@ -189,7 +189,7 @@ def file_stem(matrix: LayerByTask, *, primary: bool = True) -> str:
         >>> file_stem(matrix), file_stem(matrix, primary=False)
         ('accuracy', 'accuracy@decoder.residual.mean')
     """
-    stem = matrix.quantity.removeprefix("probe/").replace("/", "_")
+    stem = file_name(matrix.quantity.removeprefix("probe/").replace("/", "_"))
     return stem if primary else f"{stem}@{matrix.reading}"
 
 

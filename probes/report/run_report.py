@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from probes.analysis import Findings, SegmentedQuantity, group_means, interval_of, layer_by_task, result_rows
+from probes.files import file_name
 from probes.report.csv_files import (
     file_stem,
     write_best_layers,
@@ -191,10 +192,16 @@ def report_bands(
             quantity=f"{first.name} ({first.unit})",
             bands=quantity.segments.all_bands,
         )
-        path = save_png(figure, output_dir / "figures" / f"bands_{name.replace('/', '_')}.png")
+        path = save_png(figure, output_dir / "figures" / f"bands_{_stem(name)}.png")
         logger.log_picture(f"bands/{name}", path)
         pictures.append(path)
     return pictures
+
+
+def _stem(name: str) -> str:
+    """The name of a quantity, and of its reading after `@` if it has one, as a file name."""
+    quantity, *reading = name.rsplit("@", 1)
+    return "@".join([file_name(quantity.replace("/", "_")), *reading])
 
 
 def report_layer_by_layer(
@@ -217,7 +224,7 @@ def report_layer_by_layer(
         groups.setdefault(name, []).append(matrix)
     pictures = []
     for name, group in groups.items():
-        stem = name.replace("/", "_")
+        stem = _stem(name)
         for matrix in group:
             write_layer_by_layer(matrix, output_dir / "layer_by_layer" / stem)
         picture = save_png(layer_by_layer_heatmaps(group), output_dir / "figures" / f"layer_by_layer_{stem}.png")

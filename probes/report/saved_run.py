@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from probes.analysis import matrices_of
+from probes.files import file_name
 from probes.metrics import MAIN_METRIC, Predictions
 from probes.report.csv_files import read_best_layers, read_layer_by_layer, read_results, read_task_maps
 from probes.report.predictions_file import read_predictions
@@ -147,7 +148,7 @@ class SavedRun:
         """
         from probes.training import load_probes
 
-        return load_probes(self.path / "probes" / f"{task}.safetensors")
+        return load_probes(self.path / "probes" / f"{file_name(task)}.safetensors")
 
     @cached_property
     def layer_by_layer(self) -> tuple[LayerByLayer, ...]:
@@ -156,17 +157,20 @@ class SavedRun:
         primary = Reading(first.stack, first.site, first.pooling)
         rows_of_task = self.provenance.get("tasks", {})
         found = []
+        name_of_file = {file_name(task): task for task in rows_of_task}
         for path in sorted((self.path / "layer_by_layer").glob("*/*.csv")):
+            task = name_of_file.get(path.stem, path.stem)
             quantity, _, reading = path.parent.name.partition("@")
             found.append(
                 read_layer_by_layer(
                     path,
+                    task=task,
                     quantity=quantity,
                     unit="CKA" if quantity.startswith("cka") else "",
                     x_name=first.backbone,
                     y_name=first.reference or first.backbone,
                     reading=Reading(*reading.split(".")) if reading else primary,
-                    n=rows_of_task.get(path.stem, {}).get("test", 0),
+                    n=rows_of_task.get(task, {}).get("test", 0),
                 )
             )
         return tuple(found)

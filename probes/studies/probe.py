@@ -13,6 +13,7 @@ from probes.activations import ExtractionSettings
 from probes.analysis import LayerAnalysis, result_rows
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
+from probes.files import file_name
 from probes.report import print_best_layers, report_findings, write_predictions, write_report, write_results
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import (
@@ -156,7 +157,8 @@ def _callbacks_of(trainer: TrainerFactory) -> list[Any]:
 
 def _file_stem(task: Task, reading: Reading, *, first: Reading) -> str:
     """Name of a task's files without suffix: readings but the first are part of it."""
-    return task.name if reading == first else f"{task.name}@{reading}"
+    name = file_name(task.name)
+    return name if reading == first else f"{name}@{reading}"
 
 
 def _identity(activations: SuiteActivations) -> dict[str, str]:
