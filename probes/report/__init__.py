@@ -1,4 +1,4 @@
-"""Files, figures, tables and W&B: the only package that draws or logs. Other packages compute the numbers.
+"""Files, figures, tables and loggers: the only package that draws or logs. Other packages compute the numbers.
 
 Names are loaded when they are first used, so that a run without W&B does not import it, and naming a logger does not
 import matplotlib.
@@ -16,18 +16,22 @@ if TYPE_CHECKING:
     from probes.report.figures.heatmap import heatmap
     from probes.report.figures.profiles import profiles
     from probes.report.figures.task_maps import TaskMap, task_maps
+    from probes.report.mlflow_logger import MlflowRunLogger
     from probes.report.pictures import save_png
     from probes.report.run_logger import FilesOnly, RunLogger
     from probes.report.run_report import RunReport, curve_of, report_findings, report_layer_by_layer, report_run
     from probes.report.tables import best_layer_table, layer_table, learning_table, print_best_layers, print_screen
+    from probes.report.tensorboard_logger import TensorBoardRunLogger
     from probes.report.wandb_logger import WandbRunLogger
 
 __all__ = [
     "Curve",
     "FilesOnly",
+    "MlflowRunLogger",
     "RunLogger",
     "RunReport",
     "TaskMap",
+    "TensorBoardRunLogger",
     "WandbRunLogger",
     "band_profiles",
     "best_layer_table",
@@ -58,10 +62,12 @@ __getattr__ = lazy_names(
         "figures.heatmap": ("heatmap",),
         "figures.profiles": ("profiles",),
         "figures.task_maps": ("TaskMap", "task_maps"),
+        "mlflow_logger": ("MlflowRunLogger",),
         "pictures": ("save_png",),
         "run_report": ("RunReport", "curve_of", "report_findings", "report_layer_by_layer", "report_run"),
         "tables": ("best_layer_table", "layer_table", "learning_table", "print_best_layers", "print_screen"),
         "run_logger": ("FilesOnly", "RunLogger"),
+        "tensorboard_logger": ("TensorBoardRunLogger",),
         "wandb_logger": ("WandbRunLogger",),
     },
 )
