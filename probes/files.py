@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
 _PLAIN_NAME = re.compile(r"[a-z0-9_][a-z0-9_.\-]{0,79}")
 _LETTERS_KEPT = 60
 _DIGEST_END = re.compile(r"-[0-9a-f]{12}$")
@@ -31,7 +30,7 @@ def file_name(name: str) -> str:
 
     Example:
         >>> file_name("rte"), file_name("../../Escaped")
-        ('rte', 'Escaped-6e5f5ac0b8a6')
+        ('rte', 'Escaped-c36420a3f140')
     """
     plain = _PLAIN_NAME.fullmatch(name) and not name.endswith(".")
     if plain and not _DIGEST_END.search(name) and not _RESERVED.fullmatch(name):

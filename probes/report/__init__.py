@@ -11,14 +11,24 @@ from typing import TYPE_CHECKING
 from probes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from probes.report.csv_files import file_stem, read_results, write_best_layers, write_layer_by_task, write_results
+    from probes.report.csv_files import (
+        file_stem,
+        read_results,
+        write_best_layers,
+        write_layer_by_task,
+        write_results,
+        write_task_maps,
+    )
     from probes.report.figures.band_profiles import Curve, band_profiles
     from probes.report.figures.heatmap import heatmap
     from probes.report.figures.profiles import profiles
     from probes.report.figures.task_maps import TaskMap, task_maps
+    from probes.report.page.build import write_report
     from probes.report.pictures import save_png
+    from probes.report.predictions_file import read_predictions, write_predictions
     from probes.report.run_logger import FilesOnly, RunLogger
     from probes.report.run_report import RunReport, curve_of, report_findings, report_layer_by_layer, report_run
+    from probes.report.saved_run import SavedRun, read_run
     from probes.report.tables import best_layer_table, layer_table, learning_table, print_best_layers, print_screen
     from probes.report.wandb_logger import WandbRunLogger
 
@@ -27,6 +37,7 @@ __all__ = [
     "FilesOnly",
     "RunLogger",
     "RunReport",
+    "SavedRun",
     "TaskMap",
     "WandbRunLogger",
     "band_profiles",
@@ -39,7 +50,9 @@ __all__ = [
     "print_best_layers",
     "print_screen",
     "profiles",
+    "read_predictions",
     "read_results",
+    "read_run",
     "report_findings",
     "report_layer_by_layer",
     "report_run",
@@ -47,19 +60,34 @@ __all__ = [
     "task_maps",
     "write_best_layers",
     "write_layer_by_task",
+    "write_predictions",
+    "write_report",
     "write_results",
+    "write_task_maps",
 ]
 
 __getattr__ = lazy_names(
     __name__,
     {
         "figures.band_profiles": ("Curve", "band_profiles"),
-        "csv_files": ("file_stem", "read_results", "write_best_layers", "write_layer_by_task", "write_results"),
+        "csv_files": (
+            "file_stem",
+            "read_predictions",
+            "read_results",
+            "read_run",
+            "write_best_layers",
+            "write_layer_by_task",
+            "write_results",
+            "write_task_maps",
+        ),
         "figures.heatmap": ("heatmap",),
         "figures.profiles": ("profiles",),
         "figures.task_maps": ("TaskMap", "task_maps"),
+        "page.build": ("write_report",),
         "pictures": ("save_png",),
+        "predictions_file": ("read_predictions", "write_predictions"),
         "run_report": ("RunReport", "curve_of", "report_findings", "report_layer_by_layer", "report_run"),
+        "saved_run": ("SavedRun", "read_run"),
         "tables": ("best_layer_table", "layer_table", "learning_table", "print_best_layers", "print_screen"),
         "run_logger": ("FilesOnly", "RunLogger"),
         "wandb_logger": ("WandbRunLogger",),

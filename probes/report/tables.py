@@ -135,6 +135,7 @@ def print_best_layers(
     results: Sequence[Result],
     *,
     best_layers: Mapping[str, BestLayers],
+    page: Path | None = None,
     figure: Path | None = None,
     output_dir: Path | None = None,
     classes: Mapping[str, int] | None = None,
@@ -145,12 +146,13 @@ def print_best_layers(
     Args:
         results: As for `best_layer_table`.
         best_layers: As for `best_layer_table`.
+        page: The report to point at.
         figure: A figure to point at.
         output_dir: The folder to point at.
         classes: As for `best_layer_table`.
         console: Where to print; by default the standard output.
     """
-    paths = {"picture": figure, "everything": output_dir}
+    paths = {"report": page, "picture": figure, "everything": output_dir}
     table = best_layer_table(results, best_layers=best_layers, classes=classes)
     print_screen(table, *(f"{name}: {path}" for name, path in paths.items() if path is not None), console=console)
 
