@@ -139,7 +139,8 @@ class Tokenizer:
         for i, tokens in enumerate(encoded["input_ids"]):
             if None in tokens:
                 raise ValueError(f"{_named(start + i, texts[i])} {_NO_TOKEN}")
-        for i, offsets in enumerate(encoded["offset_mapping"] if self._may_omit and limit is None else ()):
+        offsets_of_texts: list[Any] = encoded["offset_mapping"] if self._may_omit and limit is None else []
+        for i, offsets in enumerate(offsets_of_texts):
             covered = {place for first, end in offsets for place in range(first, end)}
             if omitted := [c for place, c in enumerate(texts[i]) if c.isalnum() and place not in covered]:
                 raise ValueError(f"{_named(start + i, texts[i])}: {omitted[0]!r} {_NO_TOKEN}")
