@@ -34,6 +34,14 @@ _INFORMATION_FLAGS = {"--help", "-h", "--hydra-help", "--version", "--info", "-i
 """With one of these, Hydra prints something and runs no job."""
 
 
+_COMMANDS = {
+    "cache": "probes.cache_command.main",
+    "compare": "probes.compare_command.compare",
+    "report": "probes.compare_command.report",
+}
+"""First word of a command line that runs no study → the function that takes the other words."""
+
+
 class OverrideError(ValueError):
     """An override does not parse, names a key or an option that does not exist, or adds a key that nothing reads."""
 
@@ -41,8 +49,8 @@ class OverrideError(ValueError):
 def main() -> None:
     """Entry point of `python train.py` and of the console command `probes`."""
     arguments = sys.argv[1:]
-    if arguments[:1] == ["cache"]:
-        get_object("probes.cache_command.main")(arguments[1:])
+    if arguments and arguments[0] in _COMMANDS:
+        get_object(_COMMANDS[arguments[0]])(arguments[1:])
         return
     if not _INFORMATION_FLAGS.intersection(arguments):
         try:

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from probes.report.run_logger import FilesOnly, RunLogger
     from probes.report.run_report import RunReport, curve_of, report_findings, report_layer_by_layer, report_run
     from probes.report.saved_run import SavedRun, read_run
-    from probes.report.tables import best_layer_table, layer_table, learning_table, print_best_layers, print_screen
+    from probes.report.tables import (
+        best_layer_table,
+        difference_table,
+        layer_table,
+        learning_table,
+        print_best_layers,
+        print_screen,
+    )
     from probes.report.wandb_logger import WandbRunLogger
 
 __all__ = [
@@ -43,6 +50,7 @@ __all__ = [
     "band_profiles",
     "best_layer_table",
     "curve_of",
+    "difference_table",
     "file_stem",
     "heatmap",
     "layer_table",
@@ -88,7 +96,14 @@ __getattr__ = lazy_names(
         "predictions_file": ("read_predictions", "write_predictions"),
         "run_report": ("RunReport", "curve_of", "report_findings", "report_layer_by_layer", "report_run"),
         "saved_run": ("SavedRun", "read_run"),
-        "tables": ("best_layer_table", "layer_table", "learning_table", "print_best_layers", "print_screen"),
+        "tables": (
+            "best_layer_table",
+            "difference_table",
+            "layer_table",
+            "learning_table",
+            "print_best_layers",
+            "print_screen",
+        ),
         "run_logger": ("FilesOnly", "RunLogger"),
         "wandb_logger": ("WandbRunLogger",),
     },

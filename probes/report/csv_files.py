@@ -129,7 +129,7 @@ def write_layer_by_task(matrix: LayerByTask, folder: Path, *, primary: bool = Tr
 
 
 def write_layer_by_layer(matrix: LayerByLayer, folder: Path) -> Path:
-    """Write a matrix as a CSV file named after its task: one row per x layer, whose name comes first, one column per y.
+    """Write a matrix as `<folder>/<file_name(task)>.csv`: a row for each x layer, its name first, a column per y layer.
 
     Args:
         matrix: Its values are written with all their digits, cells without a value as `nan`.

@@ -109,6 +109,20 @@ class SavedRun:
         matrix = self.matrix(self.main_quantity if quantity is None else quantity, reading)
         return profiles(matrix.of_tasks([task]), best_layers=self._marks(matrix))
 
+    @cached_property
+    def choices(self) -> Mapping[str, str]:
+        """Config group → the option that was chosen, such as `probe` → `linear`; empty without Hydra."""
+        hydra = _read_mapping(self.path / ".hydra" / "hydra.yaml").get("hydra", {})
+        chosen = hydra.get("runtime", {}).get("choices", {})
+        return {group: option for group, option in chosen.items() if not group.startswith("hydra/")}
+
+    @cached_property
+    def overrides(self) -> Mapping[str, str]:
+        """Config key → the value that the command line gave it."""
+        path = self.path / ".hydra" / "overrides.yaml"
+        typed = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else []
+        return {key.lstrip("+~"): value for key, _, value in (text.partition("=") for text in typed or [])}
+
     @property
     def main_quantity(self) -> str:
         """The quantity to look at first: the main metric of the probes, else the first that has a matrix.
@@ -146,20 +160,20 @@ class SavedRun:
         first = next((row for row in self.rows if row.layer is not None), Result())
         primary = Reading(first.stack, first.site, first.pooling)
         rows_of_task = self.provenance.get("tasks", {})
-        task_of_file = {file_name(task): task for task in rows_of_task}
         found = []
+        name_of_file = {file_name(task): task for task in rows_of_task}
         for path in sorted((self.path / "layer_by_layer").glob("*/*.csv")):
+            task = name_of_file.get(path.stem, path.stem)
             quantity, _, reading = path.parent.name.partition("@")
-            task = task_of_file.get(path.stem, path.stem)
             found.append(
                 read_layer_by_layer(
                     path,
+                    task=task,
                     quantity=quantity,
                     unit="CKA" if quantity.startswith("cka") else "",
                     x_name=first.backbone,
                     y_name=first.reference or first.backbone,
                     reading=Reading(*reading.split(".")) if reading else primary,
-                    task=task,
                     n=rows_of_task.get(task, {}).get("test", 0),
                 )
             )

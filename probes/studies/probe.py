@@ -157,7 +157,8 @@ def _callbacks_of(trainer: TrainerFactory) -> list[Any]:
 
 def _file_stem(task: Task, reading: Reading, *, first: Reading) -> str:
     """Name of a task's files without suffix: readings but the first are part of it."""
-    return file_name(task.name) if reading == first else f"{file_name(task.name)}@{reading}"
+    name = file_name(task.name)
+    return name if reading == first else f"{name}@{reading}"
 
 
 def _identity(activations: SuiteActivations) -> dict[str, str]:

@@ -282,9 +282,9 @@ def test_a_matrix_has_layers_ascending_and_nan_where_a_task_lacks_one():
     assert matrix.notes == {(2, "b"): b.estimates.note}
 
 
-def test_a_matrix_refuses_two_quantities_and_two_profiles_of_one_task():
+def test_a_matrix_refuses_two_quantities_and_two_rows_of_one_cell():
     for profiles in ([profile("a"), profile("b", quantity="other")], [profile("a"), profile("a", 1)], []):
-        with pytest.raises(ValueError, match="expects one quantity of one reading and a profile for each task"):
+        with pytest.raises(ValueError, match="expects one quantity of one reading and one row for each cell"):
             layer_by_task(result_rows(profiles))
 
 
@@ -334,7 +334,7 @@ def test_a_name_without_role_means_the_quantity_in_every_role(pattern: str, deri
 def test_every_matrix_holds_its_own_columns_in_order():
     found = filled(LayerTable()).findings()
     assert names_of(found.matrices) == ["base/label_cka", "experimental/label_cka", "tuning_gain"]
-    for matrix in map(layer_by_task, found.matrices):
+    for matrix in (layer_by_task(result_rows(group)) for group in found.matrices):
         assert matrix.tasks == ("sst2", "trec", "topic")
         for place, seed in enumerate(range(3)):
             np.testing.assert_array_equal(matrix.values[:, place], small_profile("", seed).estimates.values)
