@@ -11,16 +11,33 @@ from typing import TYPE_CHECKING
 from probes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from probes.report.csv_files import file_stem, read_results, write_best_layers, write_layer_by_task, write_results
+    from probes.report.csv_files import (
+        file_stem,
+        read_results,
+        write_best_layers,
+        write_layer_by_task,
+        write_results,
+        write_task_maps,
+    )
     from probes.report.figures.band_profiles import Curve, band_profiles
     from probes.report.figures.heatmap import heatmap
     from probes.report.figures.profiles import profiles
     from probes.report.figures.task_maps import TaskMap, task_maps
     from probes.report.mlflow_logger import MlflowRunLogger
+    from probes.report.page.build import write_report
     from probes.report.pictures import save_png
+    from probes.report.predictions_file import read_predictions, write_predictions
     from probes.report.run_logger import FilesOnly, RunLogger
     from probes.report.run_report import RunReport, curve_of, report_findings, report_layer_by_layer, report_run
-    from probes.report.tables import best_layer_table, layer_table, learning_table, print_best_layers, print_screen
+    from probes.report.saved_run import SavedRun, read_run
+    from probes.report.tables import (
+        best_layer_table,
+        difference_table,
+        layer_table,
+        learning_table,
+        print_best_layers,
+        print_screen,
+    )
     from probes.report.tensorboard_logger import TensorBoardRunLogger
     from probes.report.wandb_logger import WandbRunLogger
 
@@ -30,12 +47,14 @@ __all__ = [
     "MlflowRunLogger",
     "RunLogger",
     "RunReport",
+    "SavedRun",
     "TaskMap",
     "TensorBoardRunLogger",
     "WandbRunLogger",
     "band_profiles",
     "best_layer_table",
     "curve_of",
+    "difference_table",
     "file_stem",
     "heatmap",
     "layer_table",
@@ -43,7 +62,9 @@ __all__ = [
     "print_best_layers",
     "print_screen",
     "profiles",
+    "read_predictions",
     "read_results",
+    "read_run",
     "report_findings",
     "report_layer_by_layer",
     "report_run",
@@ -51,21 +72,43 @@ __all__ = [
     "task_maps",
     "write_best_layers",
     "write_layer_by_task",
+    "write_predictions",
+    "write_report",
     "write_results",
+    "write_task_maps",
 ]
 
 __getattr__ = lazy_names(
     __name__,
     {
         "figures.band_profiles": ("Curve", "band_profiles"),
-        "csv_files": ("file_stem", "read_results", "write_best_layers", "write_layer_by_task", "write_results"),
+        "csv_files": (
+            "file_stem",
+            "read_predictions",
+            "read_results",
+            "read_run",
+            "write_best_layers",
+            "write_layer_by_task",
+            "write_results",
+            "write_task_maps",
+        ),
         "figures.heatmap": ("heatmap",),
         "figures.profiles": ("profiles",),
         "figures.task_maps": ("TaskMap", "task_maps"),
         "mlflow_logger": ("MlflowRunLogger",),
+        "page.build": ("write_report",),
         "pictures": ("save_png",),
+        "predictions_file": ("read_predictions", "write_predictions"),
         "run_report": ("RunReport", "curve_of", "report_findings", "report_layer_by_layer", "report_run"),
-        "tables": ("best_layer_table", "layer_table", "learning_table", "print_best_layers", "print_screen"),
+        "saved_run": ("SavedRun", "read_run"),
+        "tables": (
+            "best_layer_table",
+            "difference_table",
+            "layer_table",
+            "learning_table",
+            "print_best_layers",
+            "print_screen",
+        ),
         "run_logger": ("FilesOnly", "RunLogger"),
         "tensorboard_logger": ("TensorBoardRunLogger",),
         "wandb_logger": ("WandbRunLogger",),

@@ -14,6 +14,7 @@ import wandb.apis.public  # noqa: F401  # every run imports it when it starts, w
 from wandb.errors import Error as WandbError
 
 from probes.files import write_text
+from probes.masking import mask_secrets
 from probes.report.run_logger import PAIR_COLUMNS, TABLE_COLUMNS, logged_name, pair_rows, table_rows
 from probes.report.wandb_mode import MODES, Mode, choose_mode
 from probes.values import LayerByLayer, LayerByTask
@@ -92,7 +93,7 @@ class WandbRunLogger:
         self._output_dir = output_dir
         mode, reason = choose_mode(self._mode)
         if mode != "disabled":
-            self._start(mode, reason, dict(config))
+            self._start(mode, reason, mask_secrets(config))
         exit_code = 1
         try:
             yield self
@@ -155,13 +156,15 @@ class WandbRunLogger:
         _report_place(self._run, reason)
 
     def _open(self, mode: Mode, config: dict[str, Any]) -> wandb.Run:
-        settings: dict[str, Any] = {"silent": True, "console": "off", "save_code": False, "x_disable_stats": True}
+        # Metadata would send the command line with its secrets, and the names of user, machine and folders.
+        settings: dict[str, Any] = {"silent": True, "console": "off", "save_code": False}
+        settings |= {"x_disable_stats": True, "x_disable_meta": True}
         if self._mode == "auto":
             settings["init_timeout"] = _SECONDS_TO_START
         if mode == "online" and self.run_id is not None:
             settings["resume"] = "allow"  # offline, `id` alone suffices: `wandb sync` appends to the run of that id
         return wandb.init(
-            **self._arguments,
+            **mask_secrets(self._arguments),
             config=config,
             id=self.run_id,
             dir=str(self._output_dir),
