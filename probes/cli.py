@@ -19,11 +19,13 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from probes.endings import ended_in_words, versions
+
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_DIR = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
 """`probes/conf` in an installed package, `conf` beside it in a checkout."""
 
-_INFORMATION_FLAGS = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
+_INFORMATION_FLAGS = {"--help", "-h", "--hydra-help", "--info", "-i", "--shell-completion", "-sc"}
 """With one of these, Hydra prints something and runs no job."""
 
 
@@ -37,12 +39,13 @@ def main() -> None:
     if arguments[:1] == ["cache"]:
         get_object("probes.cache_command.main")(arguments[1:])
         return
-    if not _INFORMATION_FLAGS.intersection(arguments):
-        try:
+    if "--version" in arguments:
+        sys.stdout.write(versions())
+        return
+    with ended_in_words():
+        if not _INFORMATION_FLAGS.intersection(arguments):
             check_overrides([argument for argument in arguments if "=" in argument and not argument.startswith("--")])
-        except OverrideError as error:
-            sys.exit(f"{error}")
-    _run()
+        _run()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import io
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -20,6 +21,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from probes.report import FilesOnly
+from probes.run_folder import config_digest, run_in_folder
 from probes.studies import RunContext
 
 _LOADED_BY_STUDY = {"backbone", "reference_backbone", "suite"}
@@ -37,14 +39,29 @@ def run(cfg: DictConfig) -> float:
         The number a sweep maximises; each study says what it is.
 
     Raises:
-        ValueError: A node of the config has a key that nothing reads.
+        ValueError: A node of the config has a key that nothing reads, or the folder holds what another run has left.
+        Interrupted: A signal asked the run to end.
     """
-    check_arguments(cfg)
     with _output_dir(cfg) as output_dir:
-        return _run_study(cfg, output_dir)
+        if _rank() != 0:
+            return _run_study(cfg, output_dir)
+        return run_in_folder(output_dir, partial(_run_study, cfg, output_dir), **_circumstances(cfg))
+
+
+def _circumstances(cfg: DictConfig) -> dict[str, Any]:
+    """What `run_in_folder` needs to know of a run besides its study."""
+    config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    known = {"digest": config_digest(config), "resume": cfg.get("resume", False)}
+    if not HydraConfig.initialized():
+        return known
+    hydra = HydraConfig.get()
+    sweep = hydra.mode == RunMode.MULTIRUN
+    key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
+    return known | {"command": sys.argv, "overrides": list(hydra.overrides.task), "repeats": sweep, "key": key}
 
 
 def _run_study(cfg: DictConfig, output_dir: Path) -> float:
+    check_arguments(cfg)
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     output_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, output_dir / "config.yaml", resolve=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from probes.report.figures.heatmap import heatmap
     from probes.report.figures.profiles import profiles
     from probes.report.figures.task_maps import TaskMap, task_maps
+    from probes.report.job_table import report_jobs
     from probes.report.pictures import save_png
     from probes.report.run_logger import FilesOnly, RunLogger
     from probes.report.run_report import RunReport, curve_of, report_findings, report_layer_by_layer, report_run
@@ -41,6 +42,7 @@ __all__ = [
     "profiles",
     "read_results",
     "report_findings",
+    "report_jobs",
     "report_layer_by_layer",
     "report_run",
     "save_png",
@@ -58,6 +60,7 @@ __getattr__ = lazy_names(
         "figures.heatmap": ("heatmap",),
         "figures.profiles": ("profiles",),
         "figures.task_maps": ("TaskMap", "task_maps"),
+        "job_table": ("report_jobs",),
         "pictures": ("save_png",),
         "run_report": ("RunReport", "curve_of", "report_findings", "report_layer_by_layer", "report_run"),
         "tables": ("best_layer_table", "layer_table", "learning_table", "print_best_layers", "print_screen"),
