@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from probes.errors import explanation
+from probes.errors import explanation, unwrapped
 from probes.hydra_jobs import Command, is_first_process, override
 from probes.job_records import read_records
 from probes.signals import Interrupted, ended_by_signals
@@ -31,7 +31,7 @@ def ended_in_words() -> Iterator[None]:
     """
     all_errors = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, in place of printing them in its own way
-    failed = False
+    failed, unforeseen = False, None
     try:
         with ended_by_signals():
             try:
@@ -47,10 +47,12 @@ def ended_in_words() -> Iterator[None]:
         sys.exit(interrupt.exit_code)
     except Exception as error:
         message = None if Command.debug or all_errors else explanation(error)
-        if message is None:
-            raise
-        _flush()
-        sys.exit(message)
+        if message is not None:
+            _flush()
+            sys.exit(message)
+        unforeseen = unwrapped(error)
+    if unforeseen is not None:
+        raise unforeseen  # here, so that Python does not show what Hydra has wrapped around it
     if failed:
         sys.exit(1)
 

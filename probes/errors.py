@@ -20,14 +20,20 @@ def explanation(error: BaseException) -> str | None:
     An error explains itself if it is a `ValueError`, `TypeError`, `OSError` or `ImportError` that a line of this
     package raised, or one of a config. What Hydra wraps around an error is left out.
     """
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
+    error = unwrapped(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
         return "\n".join(str(part) for part in (error, cause) if part is not None)
     if isinstance(error, _FORESEEN) and _raised_here(error):
         return str(error)
     return None
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The error inside those that Hydra wraps around it when it builds something."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _raised_here(error: BaseException) -> bool:

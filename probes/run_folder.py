@@ -33,7 +33,7 @@ _WRITTEN_FOLDERS = ("layer_by_task", "layer_by_layer", "figures", "probes")
 _WRITTEN = (
     *_RESULTS, *_WRITTEN_FOLDERS, STATE_FILE, "config.yaml", "best_layers.csv", "wandb_run_id.txt", "wandb",
 )  # fmt: skip
-_LITTER = re.compile(r"\..+-[a-z0-9_]{8}\.(csv|json|png|safetensors|txt|yaml)")
+_LITTER = re.compile(r"\.(.+)-[a-z0-9_]{8}\.(csv|json|png|safetensors|txt|yaml)")
 """Names of half-written files: those of `probes.files.replaced_file`."""
 _WITHOUT_EFFECT = {"resume", "debug"}
 """Keys of the config that change nothing about a run's results."""
@@ -210,11 +210,11 @@ def _move_aside(folder: Path) -> None:
 
 def _remove_litter(folder: Path) -> None:
     """Delete files that killed runs have left half written; the folder is locked, so that nobody is writing them."""
-    places = [folder, *(place for name in _WRITTEN_FOLDERS for place in [folder / name, *(folder / name).glob("*/")])]
-    for place in places:
-        for path in place.glob(".*") if place.is_dir() else ():
-            if _LITTER.fullmatch(path.name) and path.is_file():
-                path.unlink(missing_ok=True)
+    stems = {Path(name).stem for name in _WRITTEN}
+    own = [path for path in folder.glob(".*") if (name := _LITTER.fullmatch(path.name)) and name[1] in stems]
+    below = [path for name in _WRITTEN_FOLDERS for path in (folder / name).rglob(".*") if _LITTER.fullmatch(path.name)]
+    for path in (*own, *below):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
