@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import gc
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -20,6 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from probes.endings import ended_in_words, versions
+from probes.files import write_text
+from probes.masking import SecretFilter, find_secrets, mask_secrets
+from probes.targets import is_known
 
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_DIR = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
@@ -29,6 +35,14 @@ _INFORMATION_FLAGS = {"--help", "-h", "--hydra-help", "--info", "-i", "--shell-c
 """With one of these, Hydra prints something and runs no job."""
 
 
+_COMMANDS = {
+    "cache": "probes.cache_command.main",
+    "compare": "probes.compare_command.compare",
+    "report": "probes.compare_command.report",
+}
+"""First word of a command line that runs no study → the function that takes the other words."""
+
+
 class OverrideError(ValueError):
     """An override does not parse, names a key or an option that does not exist, or adds a key that nothing reads."""
 
@@ -36,8 +50,8 @@ class OverrideError(ValueError):
 def main() -> None:
     """Entry point of `python train.py` and of the console command `probes`."""
     arguments = sys.argv[1:]
-    if arguments[:1] == ["cache"]:
-        get_object("probes.cache_command.main")(arguments[1:])
+    if arguments and arguments[0] in _COMMANDS:
+        get_object(_COMMANDS[arguments[0]])(arguments[1:])
         return
     if "--version" in arguments:
         sys.stdout.write(versions())
@@ -50,7 +64,29 @@ def main() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def _run(cfg: DictConfig) -> float:
+    mask_hydra_files(cfg)
     return _import_run(cfg.logger._target_)(cfg)
+
+
+def mask_hydra_files(cfg: DictConfig) -> None:
+    """Mask secrets in the files that Hydra has written before it starts a job, and in all that the job will log."""
+    hydra_cfg = HydraConfig.get()
+    configs = {"job": cfg, "hydra": hydra_cfg}
+    plain = {name: OmegaConf.to_container(node, resolve=False) for name, node in configs.items()}
+    secrets = find_secrets(plain)
+    with suppress(OmegaConfBaseException):  # a missing value, which the run itself reports
+        secrets |= find_secrets(OmegaConf.to_container(cfg, resolve=True))
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(SecretFilter(secrets))
+    files = [Path(hydra_cfg.sweep.dir) / "multirun.yaml"]
+    if hydra_cfg.output_subdir is not None:
+        folder = Path(hydra_cfg.runtime.output_dir, hydra_cfg.output_subdir)
+        files += [folder / name for name in ("config.yaml", "hydra.yaml", "overrides.yaml")]
+    for file in (file for file in files if file.is_file()):
+        written = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        masked = mask_secrets(written, secrets)
+        if masked != written:
+            write_text(file, OmegaConf.to_yaml(OmegaConf.create(masked)))
 
 
 @cache
@@ -64,7 +100,8 @@ def _import_run(logger: str) -> Callable[[DictConfig], float]:
     """
     gc.disable()
     try:
-        get_object(logger)
+        if is_known(logger):
+            get_object(logger)
         from probes.run import run
     finally:
         gc.freeze()

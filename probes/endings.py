@@ -14,6 +14,7 @@ from pathlib import Path
 from probes.errors import explanation, unwrapped
 from probes.hydra_jobs import Command, is_first_process, override
 from probes.job_records import read_records
+from probes.masking import mask_text
 from probes.signals import Interrupted, ended_by_signals
 
 _PACKAGES = ("torch", "transformers", "lightning")
@@ -43,13 +44,13 @@ def ended_in_words() -> Iterator[None]:
     except Interrupted as interrupt:
         _flush()
         if is_first_process():
-            sys.stderr.write(f"{interrupt}. {_how_to_go_on()}\n")
+            sys.stderr.write(mask_text(f"{interrupt}. {_how_to_go_on()}\n"))
         sys.exit(interrupt.exit_code)
     except Exception as error:
         message = None if Command.debug or all_errors else explanation(error)
         if message is not None:
             _flush()
-            sys.exit(message)
+            sys.exit(mask_text(message))
         unforeseen = unwrapped(error)
     if unforeseen is not None:
         raise unforeseen  # here, so that Python does not show what Hydra has wrapped around it

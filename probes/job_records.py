@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from probes.files import write_json
+from probes.masking import mask_secrets
 from probes.run_folder import read_state
 
 _FOLDER = ".jobs"
@@ -35,7 +36,7 @@ class JobRecord:
 
 def write_record(sweep: Path, record: JobRecord) -> None:
     """Keep a record in a sweep's folder, in place of an earlier one of the same job."""
-    write_json(sweep / _FOLDER / f"{record.job}.json", asdict(record))
+    write_json(sweep / _FOLDER / f"{record.job}.json", mask_secrets(asdict(record)))
 
 
 def forget_records(sweep: Path) -> None:

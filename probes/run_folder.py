@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 from probes.files import digest_of_json, write_json
 from probes.locks import holder_of, process_lock
+from probes.masking import mask_secrets
 from probes.signals import at_hard_exit, ended_by_signals
 
 _log = logging.getLogger(__name__)
@@ -243,7 +244,7 @@ def _end(folder: Path, state: RunState, name: State, **facts: Any) -> None:
 
 
 def _write(folder: Path, state: RunState) -> None:
-    write_json(folder / STATE_FILE, asdict(state))
+    write_json(folder / STATE_FILE, mask_secrets(asdict(state)))
 
 
 def _now() -> str:

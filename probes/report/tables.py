@@ -101,6 +101,42 @@ def layer_table(results: Iterable[Result], metric: str) -> Table:
     return table
 
 
+def difference_table(results: Iterable[Result], *, label: str, reference: str) -> Table:
+    """Arrange the differences between two runs, one row per task: at the best layers, and where they are largest.
+
+    Args:
+        results: Of `probes compare`.
+        label: Name of the run whose scores are compared.
+        reference: Name of the run that is subtracted.
+    """
+    own = [row for row in results if row.backbone == label and row.metric.startswith("difference")]
+    table = empty_table(f"Score of {label} minus score of {reference}, same test rows")
+    table.add_column("task", overflow="fold")
+    at_best = [row for row in own if row.metric.startswith("difference_at_best_layers/")]
+    for name in (_with_interval("at best layers", at_best), "p", "largest at", "", "p < 0.05", "n"):
+        table.add_column(name, justify="right", no_wrap="[" in name)
+    best_of = {row.task: row for row in reversed(at_best)}
+    over_layers: dict[str, list[Result]] = {}
+    for row in own:
+        if row.layer is not None and not math.isnan(row.value):
+            over_layers.setdefault(row.task, []).append(row)
+    for task, rows in over_layers.items():
+        largest = max(rows, key=lambda row: abs(row.value))
+        passed = sum(row.p is not None and row.p < SIGNIFICANCE_LEVEL for row in rows)
+        best = best_of.get(task)
+        p = "" if best is None or best.p is None else f"{best.p:.2g}"
+        table.add_row(
+            escape(task),
+            _number_with_interval(best, sign="+"),
+            p,
+            f"layer {largest.layer}",
+            _number_with_interval(largest, sign="+"),
+            f"{passed} of {len(rows)}",
+            _count(largest),
+        )
+    return table
+
+
 def learning_table(results: Iterable[Result]) -> Table:
     """Arrange the test scores of a model's answers before and after tuning, one row per tuned model.
 
@@ -135,6 +171,7 @@ def print_best_layers(
     results: Sequence[Result],
     *,
     best_layers: Mapping[str, BestLayers],
+    page: Path | None = None,
     figure: Path | None = None,
     output_dir: Path | None = None,
     classes: Mapping[str, int] | None = None,
@@ -145,12 +182,13 @@ def print_best_layers(
     Args:
         results: As for `best_layer_table`.
         best_layers: As for `best_layer_table`.
+        page: The report to point at.
         figure: A figure to point at.
         output_dir: The folder to point at.
         classes: As for `best_layer_table`.
         console: Where to print; by default the standard output.
     """
-    paths = {"picture": figure, "everything": output_dir}
+    paths = {"report": page, "picture": figure, "everything": output_dir}
     table = best_layer_table(results, best_layers=best_layers, classes=classes)
     print_screen(table, *(f"{name}: {path}" for name, path in paths.items() if path is not None), console=console)
 
@@ -235,10 +273,10 @@ def _number(result: Result | None, *, sign: str = "") -> str:
     return "" if result is None or math.isnan(result.value) else format(result.value, f"{sign}.3f")
 
 
-def _number_with_interval(result: Result | None) -> str:
+def _number_with_interval(result: Result | None, *, sign: str = "") -> str:
     if result is None or result.ci_low is None or result.ci_high is None:
-        return _number(result)
-    return escape(f"{_number(result)} [{result.ci_low:.2f}, {result.ci_high:.2f}]")
+        return _number(result, sign=sign)
+    return escape(f"{_number(result, sign=sign)} [{result.ci_low:.2f}, {result.ci_high:.2f}]")
 
 
 def _count(result: Result | None) -> str:

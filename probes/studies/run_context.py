@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.files import write_json
+from probes.masking import mask_secrets
 from probes.report import RunLogger
 
 _PACKAGES = ("probes", "torch", "transformers", "lightning", "torchmetrics", "hydra-core", "wandb", "datasets", "peft")
@@ -73,7 +74,7 @@ class Provenance:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._facts: dict[str, Any] = {
-            "command": sys.argv,
+            "command": mask_secrets(sys.argv),
             "python": platform.python_version(),
             "machine": platform.platform(),
             "versions": _versions(),

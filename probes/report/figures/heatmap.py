@@ -32,7 +32,12 @@ CELL_TEXTS_UP_TO = 60  # cells; in a larger matrix numbers would be too small to
 _REASONS_SHOWN = 3  # in the legend, of those why cells have no value
 
 
-def heatmap(matrix: LayerByTask, *, best_layers: Mapping[str, BestLayers] | None = None) -> Figure:
+def heatmap(
+    matrix: LayerByTask,
+    *,
+    best_layers: Mapping[str, BestLayers] | None = None,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
     """Draw a matrix with one row per layer, layer 0 at the bottom, and one column per task.
 
     Scores use a sequential colour map, signed quantities (`is_signed`) a diverging one with white at 0; both suit
@@ -44,6 +49,7 @@ def heatmap(matrix: LayerByTask, *, best_layers: Mapping[str, BestLayers] | None
         matrix: What to draw.
         best_layers: Each task's layers chosen on validation; the best layer's cell is framed, and brackets beside the
             column enclose the ranges of layers that validation rows cannot tell from it.
+        limits: Ends of the colour scale; by default those of the matrix' own values.
 
     Raises:
         ValueError: The matrix has no cells.
@@ -53,7 +59,8 @@ def heatmap(matrix: LayerByTask, *, best_layers: Mapping[str, BestLayers] | None
     with_numbers = matrix.values.size <= CELL_TEXTS_UP_TO
     figure = Figure(figsize=_figure_size(matrix, with_numbers=with_numbers), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    image = draw_cells(axes, matrix, value_range(matrix.values, signed=is_signed(matrix.quantity)))
+    own = value_range(matrix.values, signed=is_signed(matrix.quantity))
+    image = draw_cells(axes, matrix, own if limits is None else limits)
     _separate_cells(axes, matrix.values.shape)
     _label_axes(axes, matrix)
     add_colour_bar(figure, image, [axes], matrix)
