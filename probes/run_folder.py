@@ -32,8 +32,8 @@ _RESULTS = ("results.csv", "provenance.json")
 """One of these tells of a run even where there is no state file."""
 _WRITTEN_FOLDERS = ("layer_by_task", "layer_by_layer", "figures", "maps", "predictions", "probes", ".hydra")
 _WRITTEN = (
-    *_RESULTS, *_WRITTEN_FOLDERS, STATE_FILE, "config.yaml", "best_layers.csv", "wandb_run_id.txt", "wandb", "tensorboard",
-    "report.html",
+    *_RESULTS, *_WRITTEN_FOLDERS, STATE_FILE, "config.yaml", "best_layers.csv", "report.html", "wandb_run_id.txt",
+    "wandb", "tensorboard",
 )  # fmt: skip
 _LITTER = re.compile(r"\.(.+)-[a-z0-9_]{8}\.(csv|json|png|safetensors|txt|yaml)")
 """Names of half-written files: those of `probes.files.replaced_file`."""
