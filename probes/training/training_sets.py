@@ -21,6 +21,7 @@ from torch import Tensor
 
 from probes.analysis.intervals import halves_of
 from probes.seeds import derive_seed
+from probes.threads import map_on_cores
 from probes.training.bank.probe_module import row_batched_logits
 from probes.training.data_module import Rows
 from probes.training.linear_solver.solve import solve_linear
@@ -29,8 +30,8 @@ from probes.training.train_bank import BankSpec, train_bank
 
 _ROWS_SOLVED_DIRECTLY = 2000
 """Training rows up to which the solver is called without bank and trainer, whose device matters only with more."""
-_LAYERS_SOLVED_TOGETHER = 8
-"""Layers whose refits are in memory together."""
+_LAYERS_SOLVED_TOGETHER = 2
+"""Layers that one core solves together: few, so that their problems fit in its cache and no core is idle at the end."""
 
 
 def refitted_logits(
@@ -71,32 +72,36 @@ def _solved_logits(refits: Rows, test_values: Tensor, selection: Selection, spec
     """Logits `(layers, replicas, rows, classes)` of linear probes, from the solver alone.
 
     Bank and trainer would serve nothing here: the refits are neither kept nor trained further, and to build and move
-    thousands of modules takes as long as to solve them.
+    thousands of modules takes a quarter of the time of solving them. Layers are solved a few at a time, the smallest
+    penalties, which take longest, first, so that every core has work until the end.
     """
     trained, settings = selection.trained, spec.settings
     targets = refits.targets
     if spec.kind == "regression":
         targets = (targets - trained.target_mean) / trained.target_deviation
-    logits: dict[int, Tensor] = {}
-    for layers in _layers_of_one_penalty(selection):
-        for some in layers.split(_LAYERS_SOLVED_TOGETHER):
-            standardiser = trained.standardiser[some]
-            solution = solve_linear(
-                spec.kind,
-                standardiser(refits.values[some]),
-                targets,
-                torch.tensor([settings.penalties[int(selection.chosen[some[0]])]], dtype=torch.float64),
-                classes=spec.num_classes,
-                row_weights=refits.weights,
-                tolerance=settings.tolerance,
-                max_iterations=settings.max_iterations,
-            )
-            weights, biases = solution.weights[:, 0], solution.biases[:, 0]  # (layers, replicas, classes, features)
-            rows = standardiser(test_values[some])
-            outputs = (weights.flatten(1, 2) @ rows.mT).unflatten(1, weights.shape[1:3]) + biases[..., None]
-            logits |= zip(some.tolist(), outputs.mT, strict=True)
-    by_layer = torch.stack([logits[layer] for layer in range(len(spec.layers))])
-    return by_layer * trained.target_deviation + trained.target_mean
+
+    def solve(layers: Tensor) -> Tensor:
+        standardiser = trained.standardiser[layers]
+        solution = solve_linear(
+            spec.kind,
+            standardiser(refits.values[layers]),
+            targets,
+            torch.tensor([settings.penalties[int(selection.chosen[layers[0]])]], dtype=torch.float64),
+            classes=spec.num_classes,
+            row_weights=refits.weights,
+            tolerance=settings.tolerance,
+            max_iterations=settings.max_iterations,
+        )
+        weights, biases = solution.weights[:, 0], solution.biases[:, 0]  # (layers, replicas, classes, features)
+        rows = standardiser(test_values[layers])
+        return (weights.flatten(1, 2) @ rows.mT).unflatten(1, weights.shape[1:3]).mT + biases[:, :, None]
+
+    of_one_penalty = sorted(
+        _layers_of_one_penalty(selection), key=lambda layers: selection.penalties(settings)[layers[0]]
+    )
+    some_layers = [some for layers in of_one_penalty for some in layers.split(_LAYERS_SOLVED_TOGETHER)]
+    logits = torch.cat(map_on_cores(solve, some_layers, test_values.device))
+    return logits[torch.cat(some_layers).argsort()] * trained.target_deviation + trained.target_mean
 
 
 def _trained_logits(refits: Rows, stopping: Rows, test_values: Tensor, selection: Selection, spec: BankSpec) -> Tensor:
