@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         difference_table,
         layer_table,
         learning_table,
+        path_lines,
         print_best_layers,
         print_screen,
     )
@@ -60,6 +61,7 @@ __all__ = [
     "heatmap",
     "layer_table",
     "learning_table",
+    "path_lines",
     "print_best_layers",
     "print_screen",
     "profiles",
@@ -109,6 +111,7 @@ __getattr__ = lazy_names(
             "difference_table",
             "layer_table",
             "learning_table",
+            "path_lines",
             "print_best_layers",
             "print_screen",
         ),
