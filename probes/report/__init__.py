@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     )
     from probes.report.tensorboard_logger import TensorBoardRunLogger
     from probes.report.wandb_logger import WandbRunLogger
+    from probes.report.wandb_report import group_report, save_group_report
 
 __all__ = [
     "Curve",
@@ -56,6 +57,7 @@ __all__ = [
     "curve_of",
     "difference_table",
     "file_stem",
+    "group_report",
     "heatmap",
     "layer_table",
     "learning_table",
@@ -68,6 +70,7 @@ __all__ = [
     "report_findings",
     "report_layer_by_layer",
     "report_run",
+    "save_group_report",
     "save_png",
     "task_maps",
     "write_best_layers",
@@ -112,5 +115,6 @@ __getattr__ = lazy_names(
         "run_logger": ("FilesOnly", "RunLogger"),
         "tensorboard_logger": ("TensorBoardRunLogger",),
         "wandb_logger": ("WandbRunLogger",),
+        "wandb_report": ("group_report", "save_group_report"),
     },
 )
