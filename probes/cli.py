@@ -22,6 +22,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from probes.endings import ended_in_words, versions
 from probes.files import write_text
 from probes.masking import SecretFilter, find_secrets, mask_secrets
 from probes.plugins import options, plugin_folders, register_plugins
@@ -33,7 +34,7 @@ CONFIG_DIR = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "co
 
 register_plugins()
 
-_INFORMATION_FLAGS = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
+_INFORMATION_FLAGS = {"--help", "-h", "--hydra-help", "--info", "-i", "--shell-completion", "-sc"}
 """With one of these, Hydra prints something and runs no job."""
 
 
@@ -56,12 +57,13 @@ def main() -> None:
     if arguments and arguments[0] in _COMMANDS:
         get_object(_COMMANDS[arguments[0]])(arguments[1:])
         return
-    if not _INFORMATION_FLAGS.intersection(arguments):
-        try:
+    if "--version" in arguments:
+        sys.stdout.write(versions())
+        return
+    with ended_in_words():
+        if not _INFORMATION_FLAGS.intersection(arguments):
             check_overrides([argument for argument in arguments if "=" in argument and not argument.startswith("--")])
-        except OverrideError as error:
-            sys.exit(f"{error}")
-    _run()
+        _run()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from probes.report.figures.heatmap import heatmap
     from probes.report.figures.profiles import profiles
     from probes.report.figures.task_maps import TaskMap, task_maps
+    from probes.report.job_table import report_jobs
     from probes.report.mlflow_logger import MlflowRunLogger
     from probes.report.page.build import write_report
     from probes.report.pictures import save_png
@@ -68,6 +69,7 @@ __all__ = [
     "read_results",
     "read_run",
     "report_findings",
+    "report_jobs",
     "report_layer_by_layer",
     "report_run",
     "save_group_report",
@@ -98,6 +100,7 @@ __getattr__ = lazy_names(
         "figures.heatmap": ("heatmap",),
         "figures.profiles": ("profiles",),
         "figures.task_maps": ("TaskMap", "task_maps"),
+        "job_table": ("report_jobs",),
         "page.build": ("write_report",),
         "mlflow_logger": ("MlflowRunLogger",),
         "pictures": ("save_png",),

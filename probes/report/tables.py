@@ -54,7 +54,7 @@ def best_layer_table(
         ValueError: Two results belong to the same cell, such as those of two seeds.
     """
     cells = _test_cells(results, reading)
-    table = _empty_table("Test scores at the best layer (chosen on validation)")
+    table = empty_table("Test scores at the best layer (chosen on validation)")
     table.add_column("task", overflow="fold")
     if classes is not None:
         table.add_column("classes", justify="right")
@@ -83,7 +83,7 @@ def layer_table(results: Iterable[Result], metric: str) -> Table:
         results: Any results; those of the metric that have a layer and a value are shown.
         metric: Name of the quantity.
     """
-    table = _empty_table(metric)
+    table = empty_table(metric)
     table.add_column("task", overflow="fold")
     significant = f"layers with p < {SIGNIFICANCE_LEVEL}"
     by_task = _by_task(results, metric)
@@ -110,7 +110,7 @@ def difference_table(results: Iterable[Result], *, label: str, reference: str) -
         reference: Name of the run that is subtracted.
     """
     own = [row for row in results if row.backbone == label and row.metric.startswith("difference")]
-    table = _empty_table(f"Score of {label} minus score of {reference}, same test rows")
+    table = empty_table(f"Score of {label} minus score of {reference}, same test rows")
     table.add_column("task", overflow="fold")
     at_best = [row for row in own if row.metric.startswith("difference_at_best_layers/")]
     for name in (_with_interval("at best layers", at_best), "p", "largest at", "", "p < 0.05", "n"):
@@ -153,7 +153,7 @@ def learning_table(results: Iterable[Result]) -> Table:
             base[result.task, result.metric] = result
         else:
             tuned.setdefault((result.task, result.role, result.seed), {})[result.metric] = result
-    table = _empty_table("Test scores of answers: base model → tuned model")
+    table = empty_table("Test scores of answers: base model → tuned model")
     table.add_column("model")
     for title in _ANSWER_METRICS.values():
         table.add_column(title, justify="right", no_wrap=True)
@@ -205,7 +205,8 @@ def print_screen(*parts: RenderableType, console: Console | None = None) -> None
             console.print(part)
 
 
-def _empty_table(title: str) -> Table:
+def empty_table(title: str) -> Table:
+    """A table in the style of all tables of this package, without columns."""
     return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
