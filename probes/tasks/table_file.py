@@ -103,8 +103,8 @@ def _read(file: Path, ending: str) -> DataFrame:
     if isinstance(frame.index, pd.RangeIndex):
         return frame
     raise ValueError(  # pandas takes surplus fields at the start of each row for the names of rows
-        f"{file} has rows with more fields than its header, which has {', '.join(frame.columns)}. Name every column, or "
-        "quote texts that contain the separator."
+        f"{file} has rows with more fields than its header, which has {', '.join(frame.columns)}. Name every column, "
+        "or quote texts that contain the separator."
     )
 
 
