@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         difference_table,
         layer_table,
         learning_table,
+        path_lines,
         print_best_layers,
         print_screen,
     )
@@ -62,6 +63,7 @@ __all__ = [
     "heatmap",
     "layer_table",
     "learning_table",
+    "path_lines",
     "print_best_layers",
     "print_screen",
     "profiles",
@@ -112,6 +114,7 @@ __getattr__ = lazy_names(
             "difference_table",
             "layer_table",
             "learning_table",
+            "path_lines",
             "print_best_layers",
             "print_screen",
         ),
