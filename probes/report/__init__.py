@@ -1,4 +1,4 @@
-"""Files, figures, tables and W&B: the only package that draws or logs. Other packages compute the numbers.
+"""Files, figures, tables and loggers: the only package that draws or logs. Other packages compute the numbers.
 
 Names are loaded when they are first used, so that a run without W&B does not import it, and naming a logger does not
 import matplotlib.
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from probes.report.figures.heatmap import heatmap
     from probes.report.figures.profiles import profiles
     from probes.report.figures.task_maps import TaskMap, task_maps
+    from probes.report.mlflow_logger import MlflowRunLogger
     from probes.report.page.build import write_report
     from probes.report.pictures import save_png
     from probes.report.predictions_file import read_predictions, write_predictions
@@ -37,15 +38,18 @@ if TYPE_CHECKING:
         print_best_layers,
         print_screen,
     )
+    from probes.report.tensorboard_logger import TensorBoardRunLogger
     from probes.report.wandb_logger import WandbRunLogger
 
 __all__ = [
     "Curve",
     "FilesOnly",
+    "MlflowRunLogger",
     "RunLogger",
     "RunReport",
     "SavedRun",
     "TaskMap",
+    "TensorBoardRunLogger",
     "WandbRunLogger",
     "band_profiles",
     "best_layer_table",
@@ -92,6 +96,7 @@ __getattr__ = lazy_names(
         "figures.profiles": ("profiles",),
         "figures.task_maps": ("TaskMap", "task_maps"),
         "page.build": ("write_report",),
+        "mlflow_logger": ("MlflowRunLogger",),
         "pictures": ("save_png",),
         "predictions_file": ("read_predictions", "write_predictions"),
         "run_report": ("RunReport", "curve_of", "report_findings", "report_layer_by_layer", "report_run"),
@@ -105,6 +110,7 @@ __getattr__ = lazy_names(
             "print_screen",
         ),
         "run_logger": ("FilesOnly", "RunLogger"),
+        "tensorboard_logger": ("TensorBoardRunLogger",),
         "wandb_logger": ("WandbRunLogger",),
     },
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +13,13 @@ import wandb
 import wandb.apis.public  # noqa: F401  # every run imports it when it starts, which is slow once torch is loaded
 from wandb.errors import Error as WandbError
 
-from probes.files import file_name, write_text
+from probes.files import write_text
 from probes.masking import mask_secrets
+from probes.report.run_logger import PAIR_COLUMNS, TABLE_COLUMNS, logged_name, pair_rows, plain_path, table_rows
 from probes.report.wandb_mode import MODES, Mode, choose_mode
 from probes.values import LayerByLayer, LayerByTask
 
 RUN_ID_FILE = "wandb_run_id.txt"
-TABLE_COLUMNS = ("layer", "task", "value", "ci_low", "ci_high", "null_mean", "p", "p_cell", "note")
 
 _SECONDS_TO_START = 15.0  # with mode=auto; the default of W&B is 90
 
@@ -108,8 +107,8 @@ class WandbRunLogger:
         """Log one quantity as a table with one row per cell, and its heatmap; numbers keep all digits, NaN is null."""
         if self._run is None:
             return
-        name = _key(matrix.quantity if primary else f"{matrix.quantity}@{matrix.reading}")
-        rows: Any = _table_rows(matrix)  # W&B's stubs expect their own type of rows
+        name = logged_name(matrix, primary=primary)
+        rows: Any = table_rows(matrix)  # W&B's stubs expect their own type of rows
         table = wandb.Table(columns=list(TABLE_COLUMNS), data=rows)
         self._run.log({f"layer_by_task/{name}": table, f"heatmap/{name}": wandb.Image(str(heatmap))})
 
@@ -117,20 +116,15 @@ class WandbRunLogger:
         """Log one table, `layer_by_layer/<name>`, one row per task and pair of layers, and one picture of all tasks."""
         if self._run is None:
             return
-        name = _key(name)
-        rows: Any = [
-            [matrix.task, str(x_layer), str(y_layer), _without_nan(matrix.values[i, j])]
-            for matrix in matrices
-            for i, x_layer in enumerate(matrix.x_layers)
-            for j, y_layer in enumerate(matrix.y_layers)
-        ]
-        table = wandb.Table(columns=["task", "x_layer", "y_layer", "value"], data=rows)
+        name = plain_path(name)
+        rows: Any = pair_rows(matrices)
+        table = wandb.Table(columns=list(PAIR_COLUMNS), data=rows)
         self._run.log({f"layer_by_layer/{name}": table, f"heatmap/layer_by_layer/{name}": wandb.Image(str(picture))})
 
     def log_picture(self, name: str, picture: Path) -> None:
         """Log a picture that belongs to no matrix."""
         if self._run is not None:
-            self._run.log({_key(name): wandb.Image(str(picture))})
+            self._run.log({plain_path(name): wandb.Image(str(picture))})
 
     def summarize(self, scalars: Mapping[str, float | int | str]) -> None:
         """Set summary values; NaN is left out."""
@@ -191,25 +185,5 @@ def _report_place(run: wandb.Run, reason: str) -> None:
         _log.info("W&B run: %s", run.url)
 
 
-def _table_rows(matrix: LayerByTask) -> list[list[Any]]:
-    """Rows with the columns `TABLE_COLUMNS`: layer by layer, and task by task within a layer."""
-    arrays = (matrix.values, matrix.ci_low, matrix.ci_high, matrix.null_mean, matrix.p, matrix.p_cell)
-    return [
-        [str(layer), task, *(_without_nan(array[row, column]) for array in arrays), matrix.notes.get((layer, task), "")]
-        for row, layer in enumerate(matrix.layers)
-        for column, task in enumerate(matrix.tasks)
-    ]
-
-
-def _key(name: str) -> str:
-    """A name under which W&B logs: it becomes the path of a file, so a part that is no plain name becomes one."""
-    parts = [part if re.fullmatch(r"[\w@][\w.@\- ]{0,99}", part) else file_name(part) for part in name.split("/")]
-    return "/".join(parts)
-
-
 def _is_nan(value: object) -> bool:
     return isinstance(value, float) and math.isnan(value)
-
-
-def _without_nan(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

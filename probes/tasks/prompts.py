@@ -96,6 +96,39 @@ def template_renderer(task: str, template: str, fields: Sequence[str], key: str 
     return render
 
 
+def column_template(
+    task: str, *, text: str, instruction: str | None, prompt: str, template: str | None
+) -> tuple[str, str]:
+    """The template of the prompts of a task whose rows are columns, and the configuration key it comes from.
+
+    Args:
+        task: Name of the task, for messages.
+        text: The raw prompt: a column, or a template with `{column}` placeholders.
+        instruction: The instruction prompt: a template, or `None` if the task has none.
+        prompt: `raw` or `instruction`.
+        template: Used in place of `prompt` if given.
+
+    Raises:
+        ValueError: There is no such prompt, or the task has no instruction.
+
+    Example:
+        >>> column_template("demo", text="body", instruction=None, prompt="raw", template=None)
+        ('{body}', 'suite.text')
+    """
+    if template is not None:
+        return template, "suite.template"
+    if prompt not in PROMPTS:
+        raise ValueError(f"No prompt '{prompt}'. Set `suite.prompt` to {' or '.join(PROMPTS)}, or `suite.template`.")
+    if prompt == "raw":
+        return (text if "{" in text else f"{{{text}}}"), "suite.text"
+    if instruction is None:
+        raise ValueError(
+            f"Task '{task}' has no instruction. Set `suite.instruction` to a template with {{column}} placeholders, or "
+            "`suite.prompt=raw`."
+        )
+    return instruction, "suite.instruction"
+
+
 def prompt_fields(rows: Sequence[Row]) -> tuple[str, ...]:
     """The fields that every row has, in the order of the first row, without those that hold the answer."""
     if not rows:

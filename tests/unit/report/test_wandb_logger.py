@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import json
 import logging
 import os
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import wandb
-import yaml
 from report_samples import MEAN, a_matrix, best_at, results_of
 from similarity_samples import a_layer_by_layer
 from wandb_log import offline_run_dirs, read_offline_run
@@ -228,16 +226,6 @@ def test_the_csv_logger_imports_neither_wandb_nor_pyplot(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     assert json.loads(subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=environment)) == []
     assert (tmp_path / "out/results.csv").exists()
-
-
-@pytest.mark.parametrize(("file", "target"), [("wandb", WandbRunLogger), ("csv", FilesOnly)])
-def test_the_config_has_every_argument_with_its_default(file, target):
-    config = yaml.safe_load((ROOT / f"conf/logger/{file}.yaml").read_text())
-    assert config.pop("_target_") == f"probes.report.{target.__name__}"
-    assert config.pop("_convert_") == "all"
-    defaults = {name: p.default for name, p in inspect.signature(target).parameters.items()}
-    shown = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}
-    assert shown == defaults | ({"job_type": "${study.name}"} if file == "wandb" else {})
 
 
 def test_where_the_run_is_is_logged_once(tmp_path, caplog):
