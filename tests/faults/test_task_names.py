@@ -18,6 +18,7 @@ from probes.backbones import tiny_backbone
 from probes.cli import CONFIG_DIR
 from probes.files import file_name
 from probes.report import FilesOnly, read_run
+from probes.report.mlflow_logger import _allowed
 from probes.run import run
 from probes.studies import CompareStudy, RunContext
 from probes.tasks import Suite, Task
@@ -54,6 +55,15 @@ def test_different_names_have_different_files_also_where_case_does_not_count():
     assert len({file_name(name).lower() for name in NAMES}) == len(NAMES)
     assert file_name(file_name("Case")) != file_name("Case")
     assert file_name(file_name("Case").lower()) != file_name("Case").lower()
+
+
+def test_mlflow_accepts_every_name_and_keeps_them_apart():
+    from mlflow.utils.validation import _validate_metric_name
+
+    keys = {_allowed(f"macro_f1/{name}") for name in NAMES}
+    for key in keys:
+        _validate_metric_name(key)
+    assert len(keys) == len(NAMES)
 
 
 @given(st.text(max_size=100), st.text(max_size=100))
