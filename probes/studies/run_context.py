@@ -56,7 +56,7 @@ class RunContext:
         )
 
     def logged(self) -> AbstractContextManager[object]:
-        """Open the logger's run with a masked config; leaving the block ends it, as failed where an exception left it."""
+        """Open the logger's run, its config masked; leaving the block ends it, as failed where an exception left it."""
         return self.logger.run(mask_secrets(self.config), self.output_dir)
 
     def stage(self, name: str) -> AbstractContextManager[None]:
