@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from probes.report.figures.heatmap import heatmap
     from probes.report.figures.profiles import profiles
     from probes.report.figures.task_maps import TaskMap, task_maps
+    from probes.report.job_table import report_jobs
     from probes.report.mlflow_logger import MlflowRunLogger
     from probes.report.page.build import write_report
     from probes.report.pictures import save_png
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         difference_table,
         layer_table,
         learning_table,
+        path_lines,
         print_best_layers,
         print_screen,
     )
@@ -59,6 +61,7 @@ __all__ = [
     "heatmap",
     "layer_table",
     "learning_table",
+    "path_lines",
     "print_best_layers",
     "print_screen",
     "profiles",
@@ -66,6 +69,7 @@ __all__ = [
     "read_results",
     "read_run",
     "report_findings",
+    "report_jobs",
     "report_layer_by_layer",
     "report_run",
     "save_png",
@@ -95,6 +99,7 @@ __getattr__ = lazy_names(
         "figures.heatmap": ("heatmap",),
         "figures.profiles": ("profiles",),
         "figures.task_maps": ("TaskMap", "task_maps"),
+        "job_table": ("report_jobs",),
         "page.build": ("write_report",),
         "mlflow_logger": ("MlflowRunLogger",),
         "pictures": ("save_png",),
@@ -106,6 +111,7 @@ __getattr__ = lazy_names(
             "difference_table",
             "layer_table",
             "learning_table",
+            "path_lines",
             "print_best_layers",
             "print_screen",
         ),

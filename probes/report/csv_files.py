@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probes.files import file_name, replaced_file
+from probes.run_folder import STATE_FILE, read_state
 from probes.values import RESULT_COLUMNS, BestLayers, Layer, LayerByLayer, LayerByTask, Result
 
 if TYPE_CHECKING:
     from probes.report.figures.task_maps import TaskMap
+
+_log = logging.getLogger(__name__)
 
 BEST_LAYER_COLUMNS = ("task", "best_layer", "best_layers", "metric", "validation_score", "n", "level")
 """Of `best_layers.csv`; `best_layers` is a text such as `12–17, 19`."""
@@ -34,7 +38,7 @@ def write_results(results: Iterable[Result], path: Path) -> Path:
         `path`.
     """
     rows = ([_field(getattr(result, column)) for column in RESULT_COLUMNS] for result in results)
-    return _write_csv(path, RESULT_COLUMNS, rows)
+    return write_table(path, RESULT_COLUMNS, rows)
 
 
 def write_best_layers(best_layers: Iterable[BestLayers], path: Path) -> Path:
@@ -51,7 +55,7 @@ def write_best_layers(best_layers: Iterable[BestLayers], path: Path) -> Path:
         [_field(value) for value in (best.task, best.layer, best.text, best.metric, best.score, best.n, best.level)]
         for best in best_layers
     )
-    return _write_csv(path, BEST_LAYER_COLUMNS, rows)
+    return write_table(path, BEST_LAYER_COLUMNS, rows)
 
 
 def read_best_layers(path: Path) -> list[BestLayers]:
@@ -99,10 +103,15 @@ def read_layer_by_layer(path: Path, **facts: Any) -> LayerByLayer:
 def read_results(path: Path) -> list[Result]:
     """Read what `write_results` wrote; every number is the same to the bit, every `None` is `None`.
 
+    The results of a run that has not finished are read with a warning: some may be missing.
+
     Raises:
         ValueError: The columns are not `RESULT_COLUMNS`, or a field that must be a number is not one; the message
             names the line.
     """
+    state = read_state(path.parent)
+    if state is not None and state.state not in {"finished", "running"}:
+        _log.warning("'%s' may be incomplete: its run is %s (%s).", path, state.state, STATE_FILE)
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         header = tuple(next(reader, ()))
@@ -125,7 +134,7 @@ def write_layer_by_task(matrix: LayerByTask, folder: Path, *, primary: bool = Tr
         The file written.
     """
     rows = ([str(layer), *map(_field, values)] for layer, values in zip(matrix.layers, matrix.values, strict=True))
-    return _write_csv(folder / f"{file_stem(matrix, primary=primary)}.csv", ("layer", *matrix.tasks), rows)
+    return write_table(folder / f"{file_stem(matrix, primary=primary)}.csv", ("layer", *matrix.tasks), rows)
 
 
 def write_layer_by_layer(matrix: LayerByLayer, folder: Path) -> Path:
@@ -139,7 +148,7 @@ def write_layer_by_layer(matrix: LayerByLayer, folder: Path) -> Path:
         The file written.
     """
     rows = ([str(layer), *map(_field, values)] for layer, values in zip(matrix.x_layers, matrix.values, strict=True))
-    return _write_csv(folder / f"{file_name(matrix.task)}.csv", ("layer", *map(str, matrix.y_layers)), rows)
+    return write_table(folder / f"{file_name(matrix.task)}.csv", ("layer", *map(str, matrix.y_layers)), rows)
 
 
 def write_task_maps(maps: Sequence[TaskMap], path: Path) -> Path:
@@ -153,7 +162,7 @@ def write_task_maps(maps: Sequence[TaskMap], path: Path) -> Path:
         for own in maps
         for task, (x, y) in zip(own.tasks, own.points.tolist(), strict=True)
     )
-    return _write_csv(path, ("layer", "silhouette", "task", "x", "y"), rows)
+    return write_table(path, ("layer", "silhouette", "task", "x", "y"), rows)
 
 
 def read_task_maps(path: Path) -> list[TaskMap]:
@@ -193,7 +202,8 @@ def file_stem(matrix: LayerByTask, *, primary: bool = True) -> str:
     return stem if primary else f"{stem}@{matrix.reading}"
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:
+    """Write a CSV file as a whole, and return its path."""
     with replaced_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)

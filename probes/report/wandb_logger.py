@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from probes.values import LayerByLayer, LayerByTask
 
 RUN_ID_FILE = "wandb_run_id.txt"
 
+_FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache"}
+"""Environment variables of W&B → folder within that of its runs."""
 _SECONDS_TO_START = 15.0  # with mode=auto; the default of W&B is 90
 
 _log = logging.getLogger(__name__)
@@ -92,16 +95,17 @@ class WandbRunLogger:
         """Open the run; leaving the block finishes it, with exit code 1 if an exception is raised."""
         self._output_dir = output_dir
         mode, reason = choose_mode(self._mode)
-        if mode != "disabled":
-            self._start(mode, reason, mask_secrets(config))
-        exit_code = 1
-        try:
-            yield self
-            exit_code = 0
-        finally:
-            if self._run is not None:
-                self._run.finish(exit_code=exit_code)
-                self._run = None
+        with _folders_of_its_own(output_dir / "wandb"):
+            if mode != "disabled":
+                self._start(mode, reason, mask_secrets(config))
+            exit_code = 1
+            try:
+                yield self
+                exit_code = 0
+            finally:
+                if self._run is not None:
+                    self._run.finish(exit_code=exit_code)
+                    self._run = None
 
     def log_matrix(self, matrix: LayerByTask, heatmap: Path, *, primary: bool) -> None:
         """Log one quantity as a table with one row per cell, and its heatmap; numbers keep all digits, NaN is null."""
@@ -173,6 +177,21 @@ class WandbRunLogger:
             reinit="create_new",  # a run that somebody else has open in this process stays untouched
             settings=wandb.Settings(**settings),
         )
+
+
+@contextmanager
+def _folders_of_its_own(folder: Path) -> Iterator[None]:
+    """Within the context, W&B copies artifacts to a folder of the run, not of the user, whose home may be read-only.
+
+    Folders that the user has chosen by W&B's environment variables are kept.
+    """
+    new = {name: str(folder.absolute() / part) for name, part in _FOLDERS.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
 
 
 def _report_place(run: wandb.Run, reason: str) -> None:

@@ -140,6 +140,21 @@ class TestOfflineRun:
         assert set(files) == {"results.csv", "probes/sst2.safetensors"}
 
 
+def test_a_run_with_artifacts_needs_no_home_that_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/proc/none")
+    for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME", "WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "results.csv"
+    file.write_text("1")
+    with pytest.raises((PermissionError, FileNotFoundError)):
+        wandb.Artifact("control", type="probes").add_file(str(file))
+    with WandbRunLogger(mode="offline", upload_artifacts=True).run({}, tmp_path) as logger:
+        logger.log_artifacts([file])
+    assert "WANDB_DATA_DIR" not in os.environ
+    (run_dir,) = offline_run_dirs(tmp_path)
+    assert any(name.startswith("probes-") for name in read_offline_run(run_dir)["artifacts"])
+
+
 def test_layer_by_layer_matrices_are_one_table_of_all_tasks_and_one_picture(tmp_path):
     values = np.array([[0.25, np.nan, 1 / 3], [0.5, 0.75, -0.125]])
     layers: dict[str, Any] = {"x_layers": (0, "final"), "y_layers": (0, 1, "final")}
