@@ -82,7 +82,7 @@ def mask_hydra_files(cfg: DictConfig) -> None:
         secrets |= find_secrets(OmegaConf.to_container(cfg, resolve=True))
     for handler in logging.getLogger().handlers:
         handler.addFilter(SecretFilter(secrets))
-    files = [Path(hydra_cfg.sweep.dir) / "multirun.yaml"]
+    files = [Path(hydra_cfg.runtime.cwd, hydra_cfg.sweep.dir) / "multirun.yaml"]
     if hydra_cfg.output_subdir is not None:
         folder = Path(hydra_cfg.runtime.output_dir, hydra_cfg.output_subdir)
         files += [folder / name for name in ("config.yaml", "hydra.yaml", "overrides.yaml")]

@@ -62,7 +62,8 @@ def mask_secrets(config: Any, secrets: Iterable[str] = ()) -> Any:
 
 def find_secrets(config: Any) -> set[str]:
     """The secrets in a config and in the environment that are long enough to be recognised elsewhere."""
-    inherited = {secret for secret in _secrets(dict(os.environ)) if len(secret) >= _LETTERS_IN_ENVIRONMENT}
+    variables = {name: value for name, value in os.environ.items() if not value.startswith("/")}  # as HF_TOKEN_PATH
+    inherited = {secret for secret in _secrets(variables) if len(secret) >= _LETTERS_IN_ENVIRONMENT}
     return inherited | {secret for secret in _secrets(config) if len(secret) >= _LETTERS_TO_RECUR}
 
 
