@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from probes.files import write_json
@@ -159,8 +159,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/soak.json"), help="where the counts are written")
     arguments = parser.parse_args()
     counts = soak(arguments.cycles, arguments.minutes, random.Random(arguments.seed))
-    write_json(arguments.out, asdict(counts))
-    print(json.dumps(asdict(counts), indent=1))
+    write_json(arguments.out, vars(counts))
+    print(arguments.out.read_text())
     faults = (counts.wrong_exits, counts.helpers_left, counts.failed, counts.lost, counts.duplicated, counts.different)
     sys.exit(1 if any(faults) or counts.litter else 0)
 
@@ -224,6 +224,8 @@ def kill(study: Study, number: signal.Signals, after: float, while_starting: boo
     counts.kills[f"{number.name} during {stage}"] += 1
     if number != signal.SIGKILL and not while_starting:
         _, _, command = errors.partition("Go on with: ")
+        if "The run had finished" in errors:
+            command = shlex.join(study.command)
         if process.returncode != 128 + number or errors.count("\n") != 1 or not command:
             counts.wrong_exits += 1
             print(f"{study.name}, {number.name} during {stage}: exit code {process.returncode}\n{errors}")
