@@ -25,11 +25,14 @@ from omegaconf.errors import OmegaConfBaseException
 from probes.endings import ended_in_words, versions
 from probes.files import write_text
 from probes.masking import SecretFilter, find_secrets, mask_secrets
+from probes.plugins import options, plugin_folders, register_plugins
 from probes.targets import is_known
 
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_DIR = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
 """`probes/conf` in an installed package, `conf` beside it in a checkout."""
+
+register_plugins()
 
 _INFORMATION_FLAGS = {"--help", "-h", "--hydra-help", "--info", "-i", "--shell-completion", "-sc"}
 """With one of these, Hydra prints something and runs no job."""
@@ -124,6 +127,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
     except HydraException as error:
         raise OverrideError(f"An override cannot be read: {error}") from error
     plain = [(override, text) for override in parsed if (text := _first_value(override)) is not None]
+    plain.sort(key=lambda pair: pair[0].key_or_group != "hydra.searchpath")  # it decides which options there are
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         if not any(_adds(override) for override, _ in plain) and _compose_together([text for _, text in plain]):
             return
@@ -176,15 +180,21 @@ def _is_read(cfg: DictConfig, key: str) -> bool:
 def _explain(override: Override, before: Sequence[str], error: Exception) -> str:
     """Why the config does not compose with an override: no such option, no such key, or the first line of the error."""
     key, value = override.key_or_group, str(override.value())
-    group = CONFIG_DIR / key
-    if group.is_dir():
-        options = sorted(path.stem for path in group.glob("*.yaml") if not path.stem.startswith("_"))
-        return f"`{key}` has no option '{value}'.{_did_you_mean(value, options)} It has {', '.join(options)}."
-    groups = [path.name for path in CONFIG_DIR.iterdir() if path.is_dir()]
+    folders = _config_folders(before)
+    if available := options(key, folders):
+        return f"`{key}` has no option '{value}'.{_did_you_mean(value, available)} It has {', '.join(available)}."
+    groups = [path.name for folder in folders for path in folder.iterdir() if path.is_dir()]
     names = [*_keys(compose("train", overrides=list(before))), *groups]
     if key not in names:
         return f"There is no config key `{key}`.{_did_you_mean(key, names)} See `python train.py --cfg job`."
     return f"The config does not compose with `{override.input_line}`: {str(error).splitlines()[0]}"
+
+
+def _config_folders(overrides: Sequence[str]) -> list[Path]:
+    """Where options come from: the project, its plug-ins, and folders in `hydra.searchpath`."""
+    searched = compose("train", overrides=list(overrides), return_hydra_config=True).hydra.searchpath
+    named = (Path(place.removeprefix("file://")) for place in searched if "pkg://" not in place)
+    return [CONFIG_DIR, *plugin_folders().values(), *(folder for folder in named if folder.is_dir())]
 
 
 def _did_you_mean(name: str, available: Sequence[str]) -> str:

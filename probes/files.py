@@ -30,7 +30,7 @@ def file_name(name: str) -> str:
 
     Example:
         >>> file_name("rte"), file_name("../../Escaped")
-        ('rte', 'Escaped-6e5f5ac0b8a6')
+        ('rte', 'Escaped-c36420a3f140')
     """
     plain = _PLAIN_NAME.fullmatch(name) and not name.endswith(".")
     if plain and not _DIGEST_END.search(name) and not _RESERVED.fullmatch(name):

@@ -120,12 +120,14 @@ class LayerTable:
         profiles = [profile for group in groups for profile in group]
         segmented = []
         for group in [group for group in matrices if len(group) > 1 and not group[0].role.startswith(LIVE)]:
+            by_name = sorted(group, key=lambda profile: profile.task)  # rounding and resamples depend on the order
             if _matches(group[0], self.specificity_of):
-                specific = with_p_values(specificity_profiles(group))
+                found = {profile.task: profile for profile in with_p_values(specificity_profiles(by_name))}
+                specific = [found[profile.task] for profile in group]
                 profiles += specific
                 matrices.append(specific)
             if _matches(group[0], self.segments_of):
-                segments = _segments_of(group)
+                segments = _segments_of(by_name)
                 profiles += segment_profiles(group, segments)
                 segmented.append(SegmentedQuantity(tuple(group), segments))
         return Findings(tuple(profiles), tuple(map(tuple, matrices)), tuple(segmented))
@@ -204,6 +206,7 @@ def _segments_of(profiles: Sequence[LayerProfile]) -> Segments:
 
 
 def _mean(name: str, profiles: Sequence[LayerProfile]) -> LayerProfile:
+    profiles = sorted(profiles, key=lambda profile: profile.task)
     values = np.stack([profile.estimates.values for profile in profiles])  # (tasks, layers)
     mean, count = values.mean(0), len(profiles)
     errors: np.ndarray | None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from probes.files import write_text
 from probes.locks import process_lock
+from probes.masking import mask_secrets, mask_text
 from probes.report.run_logger import (
     PAIR_COLUMNS,
     TABLE_COLUMNS,
@@ -94,7 +95,7 @@ class MlflowRunLogger:
         self._folder = Path(folder).expanduser().absolute()
         self._experiment = experiment
         self._name = name
-        self._tags = {**(tags or {}), "job_type": job_type} | ({} if group is None else {"group": group})
+        self._tags = {**mask_secrets(tags or {}), "job_type": job_type} | ({} if group is None else {"group": group})
         self._notes = notes
         self._curves = curves
         self._upload_artifacts = upload_artifacts
@@ -171,8 +172,8 @@ class MlflowRunLogger:
                 return MlflowClient(f"sqlite:///{self._folder / 'mlflow.db'}")
         if self._is_server and not server_responds(self._uri, _SECONDS_TO_RESPOND):
             raise ConnectionError(
-                f"The MLflow server {self._uri} does not respond. Start it, set `logger.tracking_uri` (or the "
-                "environment variable MLFLOW_TRACKING_URI) to another one, or unset both to log to `logger.folder`."
+                f"The MLflow server {mask_text(self._uri)} does not respond. Start it, set `logger.tracking_uri` (or "
+                "the environment variable MLFLOW_TRACKING_URI) to another one, or unset both to log to `logger.folder`."
             )
         return MlflowClient(self._uri)
 
@@ -188,7 +189,7 @@ class MlflowRunLogger:
             self.run_id = str(run.info.run_id)
             self._log_params(client, self.run_id, config)
         where = self._uri or f"sqlite:///{self._folder / 'mlflow.db'}"
-        _log.info("MLflow run %s of experiment '%s' at %s.", self.run_id, self._experiment, where)
+        _log.info("MLflow run %s of experiment '%s' at %s.", self.run_id, self._experiment, mask_text(where))
         return self.run_id
 
     def _experiment_id(self, client: MlflowClient) -> str:
@@ -210,7 +211,10 @@ class MlflowRunLogger:
         """The config as parameters, which MLflow does not let a continued run change."""
         from mlflow.entities import Param
 
-        params = [Param(_allowed(key), str(value)[:_LONGEST_PARAM]) for key, value in flat_config(config).items()]
+        params = [
+            Param(_allowed(key), str(value)[:_LONGEST_PARAM])
+            for key, value in flat_config(mask_secrets(config)).items()
+        ]
         for start in range(0, len(params), _BATCH["params"]):
             client.log_batch(run_id, params=params[start : start + _BATCH["params"]])
 

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -33,12 +34,18 @@ def save_png(figure: Figure, path: Path) -> Path:
 
     `Figure.savefig` would render the figure twice, the first time only to lay it out; the layout engine alone suffices.
     """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # names may hold any character
+        _print(figure, path)
+    return path
+
+
+def _print(figure: Figure, path: Path) -> None:
     if (layout := figure.get_layout_engine()) is not None:
         layout.execute(figure)
         figure.set_layout_engine("none")
     with replaced_file(path) as temporary:
         FigureCanvasAgg(figure).print_png(temporary, pil_kwargs=_PNG_OPTIONS)
-    return path
 
 
 def save_pictures(drawings: Mapping[Path, Drawing], *, workers: int | None = None) -> None:

@@ -42,7 +42,7 @@ def read_predictions(path: Path) -> Predictions:
         ValueError: The file is damaged or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             header: dict[str, Any] = json.loads(str(file["header"]))
             arrays = {name: file[name] for name in _ARRAYS}
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -6,7 +6,7 @@ The folder alone is enough: neither cache nor model are needed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -140,15 +140,19 @@ class SavedRun:
         """File name → predictions for the test rows, one for each task and reading."""
         return {path.stem: read_predictions(path) for path in sorted((self.path / "predictions").glob("*.npz"))}
 
-    def probes(self, task: str) -> LayerProbes:
+    def probes(self, task: str, *, allow: Sequence[str] = ()) -> LayerProbes:
         """The probes of a task, one for each layer.
+
+        Args:
+            task: Name of the task.
+            allow: Modules whose architectures may be imported, as in `load_probes`.
 
         Raises:
             FileNotFoundError: The run has none.
         """
         from probes.training import load_probes
 
-        return load_probes(self.path / "probes" / f"{file_name(task)}.safetensors")
+        return load_probes(self.path / "probes" / f"{file_name(task)}.safetensors", allow=allow)
 
     @cached_property
     def layer_by_layer(self) -> tuple[LayerByLayer, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.image import imread
 
+from probes.masking import mask_secrets
 from probes.report.run_logger import (
     PAIR_COLUMNS,
     TABLE_COLUMNS,
@@ -57,7 +58,7 @@ class TensorBoardRunLogger:
         """Open the event file; leaving the block writes config and summary, and closes it."""
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._config, self._summary = flat_config(config), {}
+        self._config, self._summary = flat_config(mask_secrets(config)), {}
         self._writer = SummaryWriter(str(self._folder or output_dir / "tensorboard"))
         status = "failed"
         try:

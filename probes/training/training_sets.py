@@ -21,10 +21,17 @@ from torch import Tensor
 
 from probes.analysis.intervals import halves_of
 from probes.seeds import derive_seed
+from probes.threads import map_on_cores
 from probes.training.bank.probe_module import row_batched_logits
 from probes.training.data_module import Rows
+from probes.training.linear_solver.solve import solve_linear
 from probes.training.selection import Selection, refit_rows
 from probes.training.train_bank import BankSpec, train_bank
+
+_ROWS_SOLVED_DIRECTLY = 2000
+"""Training rows up to which the solver is called without bank and trainer, whose device matters only with more."""
+_LAYERS_SOLVED_TOGETHER = 2
+"""Layers that one core solves together: few, so that their problems fit in its cache and no core is idle at the end."""
 
 
 def refitted_logits(
@@ -52,10 +59,56 @@ def refitted_logits(
     refits = Rows(train.values, *_of_every_set(train, sets))
     # replicas (1 + controls, sets), the set varying fastest
     refits = replace(refits, weights=refits.weights * in_half.repeat(len(train.targets), 1))
-    stopping = Rows(validation.values, *_of_every_set(validation, sets))
+    if spec.exact and len(train) <= _ROWS_SOLVED_DIRECTLY:
+        by_layer = _solved_logits(refits, test_values, selection, spec)
+    else:
+        by_layer = _trained_logits(
+            refits, Rows(validation.values, *_of_every_set(validation, sets)), test_values, selection, spec
+        )
+    return by_layer.unflatten(1, (len(train.targets), sets))
+
+
+def _solved_logits(refits: Rows, test_values: Tensor, selection: Selection, spec: BankSpec) -> Tensor:
+    """Logits `(layers, replicas, rows, classes)` of linear probes, from the solver alone.
+
+    Bank and trainer would serve nothing here: the refits are neither kept nor trained further, and to build and move
+    thousands of modules takes a quarter of the time of solving them. Layers are solved a few at a time, the smallest
+    penalties, which take longest, first, so that every core has work until the end.
+    """
+    trained, settings = selection.trained, spec.settings
+    targets = refits.targets
+    if spec.kind == "regression":
+        targets = (targets - trained.target_mean) / trained.target_deviation
+
+    def solve(layers: Tensor) -> Tensor:
+        standardiser = trained.standardiser[layers]
+        solution = solve_linear(
+            spec.kind,
+            standardiser(refits.values[layers]),
+            targets,
+            torch.tensor([settings.penalties[int(selection.chosen[layers[0]])]], dtype=torch.float64),
+            classes=spec.num_classes,
+            row_weights=refits.weights,
+            tolerance=settings.tolerance,
+            max_iterations=settings.max_iterations,
+        )
+        weights, biases = solution.weights[:, 0], solution.biases[:, 0]  # (layers, replicas, classes, features)
+        rows = standardiser(test_values[layers])
+        return (weights.flatten(1, 2) @ rows.mT).unflatten(1, weights.shape[1:3]).mT + biases[:, :, None]
+
+    of_one_penalty = sorted(
+        _layers_of_one_penalty(selection), key=lambda layers: selection.penalties(settings)[layers[0]]
+    )
+    some_layers = [some for layers in of_one_penalty for some in layers.split(_LAYERS_SOLVED_TOGETHER)]
+    logits = torch.cat(map_on_cores(solve, some_layers, test_values.device))
+    return logits[torch.cat(some_layers).argsort()] * trained.target_deviation + trained.target_mean
+
+
+def _trained_logits(refits: Rows, stopping: Rows, test_values: Tensor, selection: Selection, spec: BankSpec) -> Tensor:
+    """Logits `(layers, replicas, rows, classes)` of any probes, from a bank for the layers of each penalty."""
     logits: dict[int, Tensor] = {}
-    for chosen in selection.chosen.unique().tolist():  # layers of one penalty form a bank
-        layers = (selection.chosen == chosen).nonzero()[:, 0]
+    for layers in _layers_of_one_penalty(selection):
+        chosen = int(selection.chosen[layers[0]])
         bank_spec = replace(
             spec,
             layers=tuple(spec.layers[i] for i in layers.tolist()),
@@ -65,8 +118,12 @@ def refitted_logits(
         outputs = row_batched_logits(trained.bank, trained.standardiser, test_values[layers])
         outputs = outputs * trained.target_deviation + trained.target_mean
         logits |= zip(layers.tolist(), outputs, strict=True)
-    by_layer = torch.stack([logits[layer] for layer in range(len(spec.layers))])
-    return by_layer.unflatten(1, (len(train.targets), sets))
+    return torch.stack([logits[layer] for layer in range(len(spec.layers))])
+
+
+def _layers_of_one_penalty(selection: Selection) -> list[Tensor]:
+    """Layers for which the same penalty was chosen, int64 `(layers,)` for each penalty."""
+    return [(selection.chosen == chosen).nonzero()[:, 0] for chosen in selection.chosen.unique()]
 
 
 def half_weights(rows: int, sets: int, *, seed: int) -> Tensor:

@@ -105,8 +105,14 @@ def _layer_by_layer_sentences(run: SavedRun) -> Iterator[str]:
 
 def _difference_sentences(run: SavedRun) -> Iterator[str]:
     for matrix in run.matrices:
-        yield _significant(matrix)
-        yield from _extremes_of(matrix, matrix.quantity)
+        if "difference/" in matrix.quantity:
+            yield _significant(matrix)
+            yield from _extremes_of(matrix, matrix.quantity)
+    at_best = [row for row in run.rows if row.metric.startswith("difference_at_best_layers/") and row.p is not None]
+    if at_best:
+        moved = [f"{row.task} ({_number(row)})" for row in at_best if row.p is not None and row.p < SIGNIFICANCE_LEVEL]
+        where = _names(moved) if moved else "no task"
+        yield f"At the best layer of each run, p < {SIGNIFICANCE_LEVEL}, corrected for all tasks, for {where}."
 
 
 def _extremes(run: SavedRun) -> Iterator[str]:

@@ -28,7 +28,7 @@ if any(importlib.util.find_spec(name) is None for name in ("mlflow", "sqlalchemy
 MISSING = [name for name in ("flask", "flask_cors", "graphene", "huey") if importlib.util.find_spec(name) is None]
 SECONDS_TO_START = 90
 NAMES = ("probe/accuracy", f"probe/accuracy@{MEAN}")
-CONFIG = {"seed": 0, "suite": {"name": "starter", "tasks": ["sst2"]}, "long": "x" * 7000} | {
+CONFIG = {"seed": 0, "suite": {"name": "starter", "tasks": ["sst2"]}, "long": "x" * 7000, "token": "abcdefgh"} | {
     f"key{i}": i for i in range(120)
 }
 pytestmark = [
@@ -125,7 +125,8 @@ def test_local_and_remote_runs_hold_the_same_once_per_quantity(
 
         params = run.data.params
         assert (params["seed"], params["suite.name"], params["suite.tasks"]) == ("0", "starter", "['sst2']")
-        assert (len(params), len(params["long"])) == (124, 6000)
+        assert (len(params), len(params["long"])) == (125, 6000)
+        assert params["token"] == "***"
         tags = run.data.tags
         assert (tags["best_layer/sst2"], tags["best_layers/topic"]) == ("final", "0")
         assert (run.data.metrics["mean/accuracy"], run.data.metrics["best_layer/topic"]) == (0.5, 0.0)

@@ -23,7 +23,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.util import tensor_util
 
-CONFIG = {"seed": 0, "suite": {"name": "starter", "tasks": ["sst2", "trec"]}, "notes": None}
+CONFIG = {
+    "seed": 0,
+    "suite": {"name": "starter", "tasks": ["sst2", "trec"]},
+    "notes": None,
+    "hub": {"token": "abcdefgh"},
+}
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -101,6 +106,7 @@ def test_each_heatmap_is_one_picture_with_the_pixels_of_its_file(reported: Simpl
 def test_config_and_summary_are_hyperparameters_and_metrics(reported: SimpleNamespace) -> None:
     found = hparams_of(reported.events)
     assert (found["seed"], found["suite.name"], found["suite.tasks"]) == (0.0, "starter", "['sst2', 'trec']")
+    assert found["hub.token"] == "***"
     assert (found["status"], found["best_layer/sst2"], found["best_layers/sst2"]) == ("finished", "final", "final")
     scalars = set(reported.events.Tags()["scalars"])
     assert {"mean/accuracy", "best_layer/topic"} <= scalars
