@@ -47,12 +47,12 @@ WORKLOADS = {
     ),
     "sweep": ("-m", *_PROBE, "analysis=none", "seed=0,1"),
 }  # fmt: skip
-NEXT_STAGE = {
-    "tasks": "backbone", "backbone": "first computations", "activations": "probes", "tune": "read", "read": "compare",
-    "compare": "probes",
-}  # fmt: skip
-"""Stage of `provenance.json` that is the last to have ended → what has come after it."""
-NOT_RESULTS = {"jobs.csv": ("started", "ended", "folder")}
+NEXT_STAGE = (
+    {"tasks": "backbone", "backbone": "activations", "activations": "probes"},
+    {"tasks": "backbone", "backbone": "tune", "tune": "read", "read": "compare", "compare": "probes"},
+)
+"""The stage of `provenance.json` that has ended last → what comes next; of probe studies, and of layer-by-layer ones."""
+NOT_RESULTS = {"jobs.csv": ("started", "ended")}
 """Columns that are different in every run."""
 
 
@@ -124,11 +124,15 @@ class Study:
         folders = [folder for folder in (self.out, *self.out.glob("[0-9]*")) if read_state(folder) is not None]
         if not folders:
             return "start"
+        newest = max(folders, key=lambda folder: (folder / "run_state.json").stat().st_mtime)
+        ended: list[str] = []
         with suppress(OSError, ValueError):
-            seconds = json.loads((folders[-1] / "provenance.json").read_text())["seconds"]
-            last = list(seconds)[-1] if seconds else ""
-            return NEXT_STAGE.get(last, "probes or report" if last == "probes" else last or "start")
-        return "start"
+            ended = list(json.loads((newest / "provenance.json").read_text())["seconds"])
+        if not ended:
+            return "start"
+        if ended[-1] == "probes":
+            return "report" if (newest / "figures").exists() else "probes"
+        return NEXT_STAGE[self.name == "layer_by_layer"].get(ended[-1], "end")
 
     def tables(self) -> dict[str, list[dict[str, str]]]:
         """All CSV files below the folder, by path, without what is different in every run."""

@@ -129,8 +129,8 @@ def run_in_folder(
     """Run a study in its folder, and keep the folder's `run_state.json` true.
 
     A run of the same config goes on if it has not finished, and is taken as it is if it has. Whatever else lies there
-    is refused unless `resume` is set: then it is moved to a folder
-    `earlier`, `earlier-1` and so on, so that results of two configs are never mixed.
+    is refused unless `resume` is set: then it is moved to a folder `earlier`, `earlier-1` and so on, so that results of
+    two configs are never mixed.
 
     Args:
         folder: The folder; made if it does not exist.
