@@ -51,7 +51,7 @@ NEXT_STAGE = (
     {"tasks": "backbone", "backbone": "activations", "activations": "probes"},
     {"tasks": "backbone", "backbone": "tune", "tune": "read", "read": "compare", "compare": "probes"},
 )
-"""The stage of `provenance.json` that has ended last → what comes next; of probe studies, and of layer-by-layer ones."""
+"""The stage of `provenance.json` that ended last → what comes next; of probe studies, and of layer-by-layer ones."""
 NOT_RESULTS = {"jobs.csv": ("started", "ended")}
 """Columns that are different in every run."""
 

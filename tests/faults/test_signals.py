@@ -157,8 +157,6 @@ def test_a_process_that_hangs_ends_at_its_time_limit_after_its_last_actions(tmp_
         import time
         from pathlib import Path
         from probes import signals
-from probes.activations.store import ActivationStore
-from probes.backbones import tiny_backbone
         signals.SECONDS_TO_END = 0.5
         with signals.ended_by_signals(), signals.at_hard_exit(lambda reason: Path("last").write_text(reason.name)):
             try:
@@ -171,7 +169,7 @@ from probes.backbones import tiny_backbone
     process.stdout.readline()
     process.terminate()
     _, errors = process.communicate(timeout=20)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + signal.SIGTERM, errors
     assert (tmp_path / "last").read_text() == "SIGTERM"
     assert errors == "Interrupted by SIGTERM: the run did not end within 0.5 s and was stopped.\n"
 
