@@ -15,6 +15,7 @@ from probes.errors import explanation, unwrapped
 from probes.hydra_jobs import Command, is_first_process, override
 from probes.job_records import read_records
 from probes.masking import mask_text
+from probes.run_folder import read_state
 from probes.signals import Interrupted, ended_by_signals
 
 _PACKAGES = ("torch", "transformers", "lightning")
@@ -79,6 +80,9 @@ def _end_of_sweep() -> bool:
 def _how_to_go_on() -> str:
     if not Command.key:
         return "Nothing had begun."
+    state = read_state(Path(Command.folder))
+    if state is not None and state.state == "finished":
+        return f"The run had finished: everything is in '{Command.folder}'."
     words = [*_command(), *(word for word in sys.argv[1:] if not word.startswith(f"{Command.key}="))]
     command = shlex.join([*words, override(Command.key, Command.folder)])
     return f"What is finished is kept, in '{Command.folder}' and in the cache. Go on with: {command}"

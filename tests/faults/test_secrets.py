@@ -241,3 +241,11 @@ def test_command_line_and_place_of_the_program_do_not_go_to_the_tracker(sweep):
     (log,) = (sweep / "out").rglob("run-*.wandb")
     for needle in ("hydra.sweep.dir", "train.py", str(ROOT), sys.executable):
         assert needle.encode() not in log.read_bytes()
+
+
+def test_the_working_folder_is_no_password(monkeypatch):
+    monkeypatch.setenv("PWD", "/home/somebody/project")
+    monkeypatch.setenv("OLDPWD", "/home/somebody/elsewhere")
+    monkeypatch.setenv("DB_PWD", "correct-horse-battery")
+    paths = {"a": "/home/somebody/project/out", "b": "/home/somebody/elsewhere", "c": "correct-horse-battery"}
+    assert mask_secrets(paths) == paths | {"c": MASK}
