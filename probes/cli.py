@@ -42,6 +42,7 @@ _COMMANDS = {
     "cache": "probes.cache_command.main",
     "compare": "probes.compare_command.compare",
     "report": "probes.compare_command.report",
+    "wandb-report": "probes.wandb_report_command.main",
 }
 """First word of a command line that runs no study → the function that takes the other words."""
 

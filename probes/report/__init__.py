@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
     from probes.report.tensorboard_logger import TensorBoardRunLogger
     from probes.report.wandb_logger import WandbRunLogger
+    from probes.report.wandb_report import group_report, save_group_report
 
 __all__ = [
     "Curve",
@@ -58,6 +59,7 @@ __all__ = [
     "curve_of",
     "difference_table",
     "file_stem",
+    "group_report",
     "heatmap",
     "layer_table",
     "learning_table",
@@ -72,6 +74,7 @@ __all__ = [
     "report_jobs",
     "report_layer_by_layer",
     "report_run",
+    "save_group_report",
     "save_png",
     "task_maps",
     "write_best_layers",
@@ -118,5 +121,6 @@ __getattr__ = lazy_names(
         "run_logger": ("FilesOnly", "RunLogger"),
         "tensorboard_logger": ("TensorBoardRunLogger",),
         "wandb_logger": ("WandbRunLogger",),
+        "wandb_report": ("group_report", "save_group_report"),
     },
 )

@@ -90,7 +90,7 @@ class MlflowRunLogger:
         """
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
         remote = uri is not None and uri.startswith(("http://", "https://"))
-        require_packages("mlflow", ["mlflow"] if remote else ["mlflow", "sqlalchemy", "alembic"])
+        require_packages("logger=mlflow", "mlflow", ["mlflow"] if remote else ["mlflow", "sqlalchemy", "alembic"])
         self.run_id = run_id
         self._uri, self._is_server = uri, remote
         self._folder = Path(folder).expanduser().absolute()

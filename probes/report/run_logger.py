@@ -144,11 +144,12 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def require_packages(option: str, modules: Iterable[str]) -> None:
-    """Refuse a logger whose packages are missing, before the run begins.
+def require_packages(what: str, extra: str, modules: Iterable[str]) -> None:
+    """Refuse what needs packages that are missing, before any work begins.
 
     Args:
-        option: Of the group `logger`, which is also the name of the extra that installs the packages.
+        what: Needs them, as a user writes it, such as `logger=mlflow`.
+        extra: Name of the extra that installs them.
         modules: That it imports.
 
     Raises:
@@ -157,8 +158,7 @@ def require_packages(option: str, modules: Iterable[str]) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(
-            f"`logger={option}` needs {', '.join(missing)}. Install it with `pip install 'probes[{option}]'`, or set "
-            "`logger=csv` or `logger=wandb`.",
+            f"`{what}` needs {', '.join(missing)}. Install it with `pip install 'probes[{extra}]'`.",
             name=missing[0],
         )
 

@@ -91,17 +91,7 @@ def parse_row(file: Path, number: int, line: str) -> Row:
         ValueError: The line is not a JSON object with an answer in `targets` or `label`, names a field twice, or holds
             what is no text; the message names the file and the line by its number.
     """
-    where = f"{file}, line {number}"
-    try:
-        row = json.loads(line, object_pairs_hook=_without_repeated_keys, parse_constant=_refuse_constant)
-        _refuse_half_pairs(line, row)
-    except json.JSONDecodeError as error:
-        found = f"not JSON ({error.msg} at column {error.colno})" if line.strip() else "not JSON but empty"
-        raise ValueError(f"{where}: {found}. Write one JSON object of fields per line.") from error
-    except RecursionError as error:
-        raise ValueError(f"{where}: nested too deeply. Write one JSON object of fields per line.") from error
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    where, row = f"{file}, line {number}", parse_json(file, number, line)
     if not isinstance(row, dict):
         found = f"the line is of type {type(row).__name__}"
     elif row.get("targets") is None and row.get("label") is None:
@@ -115,6 +105,27 @@ def parse_row(file: Path, number: int, line: str) -> Row:
     raise ValueError(
         f"{where}: no field `targets` or `label`; {found}. Write one JSON object of fields per line, with an answer."
     )
+
+
+def parse_json(file: Path, number: int, line: str) -> Any:
+    """One line of a JSON lines file.
+
+    Raises:
+        ValueError: The line is not JSON, names a field twice, or holds what is no text; the message names the file and
+            the line by its number.
+    """
+    where = f"{file}, line {number}"
+    try:
+        row = json.loads(line, object_pairs_hook=_without_repeated_keys, parse_constant=_refuse_constant)
+        _refuse_half_pairs(line, row)
+    except json.JSONDecodeError as error:
+        found = f"not JSON ({error.msg} at column {error.colno})" if line.strip() else "not JSON but empty"
+        raise ValueError(f"{where}: {found}. Write one JSON object of fields per line.") from error
+    except RecursionError as error:
+        raise ValueError(f"{where}: nested too deeply. Write one JSON object of fields per line.") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return row
 
 
 def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
