@@ -166,7 +166,7 @@ def test_every_logger_is_given_a_masked_config(tmp_path):
 
 def test_the_config_that_a_run_keeps_is_masked(tmp_path):
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train", overrides=["experiment=quick", "suite=local", "suite.path=nowhere"])
+        cfg = compose("train", overrides=["experiment=quick", "suite=local", f"suite.path='nowhere?token={SECRET}'"])
     OmegaConf.update(cfg, "paths.hub_token", SECRET, force_add=True)
     OmegaConf.update(cfg, "paths.output_dir", str(tmp_path), force_add=True)
     with pytest.raises(InstantiationException, match="nowhere"):

@@ -82,12 +82,12 @@ def test_nothing_is_said_of_the_configs_of_the_package(tmp_path, caplog, overrid
     assert caplog.messages == []
 
 
-def test_what_a_strict_run_refuses_is_not_imported_and_leaves_nothing(tmp_path, imported):
+def test_what_a_strict_run_refuses_is_not_imported_and_leaves_only_the_record_of_that(tmp_path, imported):
     cfg = composed(tmp_path, "probe.architecture._target_=my_probes.Probe", "strict_targets=true")
     with pytest.raises(ValueError, match=r"probe\.architecture\._target_=my_probes\.Probe"):
         run(cfg)
     assert not imported.exists()
-    assert not (tmp_path / "out").exists()
+    assert {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")} == {"run_state.json"}
     assert not (tmp_path / "cache").exists()
 
 
