@@ -42,6 +42,7 @@ _COMMANDS = {
     "cache": "probes.cache_command.main",
     "compare": "probes.compare_command.compare",
     "report": "probes.compare_command.report",
+    "wandb-report": "probes.wandb_report_command.main",
 }
 """First word of a command line that runs no study → the function that takes the other words."""
 
@@ -81,7 +82,7 @@ def mask_hydra_files(cfg: DictConfig) -> None:
         secrets |= find_secrets(OmegaConf.to_container(cfg, resolve=True))
     for handler in logging.getLogger().handlers:
         handler.addFilter(SecretFilter(secrets))
-    files = [Path(hydra_cfg.sweep.dir) / "multirun.yaml"]
+    files = [Path(hydra_cfg.runtime.cwd, hydra_cfg.sweep.dir) / "multirun.yaml"]
     if hydra_cfg.output_subdir is not None:
         folder = Path(hydra_cfg.runtime.output_dir, hydra_cfg.output_subdir)
         files += [folder / name for name in ("config.yaml", "hydra.yaml", "overrides.yaml")]

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from probes.report import SavedRun, difference_table, print_screen, read_run, write_report
+from probes.report import SavedRun, difference_table, path_lines, print_screen, read_run, write_report
 from probes.studies.compare_runs import compare_runs
 
 
@@ -42,7 +42,7 @@ def compare(arguments: Sequence[str]) -> None:
             sys.exit(str(error))
     folder = found.output_dir
     tables = [difference_table(found.rows, label=label, reference=found.labels[0]) for label in found.labels[1:]]
-    print_screen(*tables, f"report: {folder / 'report.html'}", f"everything: {folder}")
+    print_screen(*tables, *path_lines(report=folder / "report.html", everything=folder))
 
 
 def report(arguments: Sequence[str]) -> None:
@@ -51,7 +51,7 @@ def report(arguments: Sequence[str]) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="folder of a run")
     for folder in parser.parse_args(arguments).runs:
         try:
-            print_screen(f"report: {write_report(folder)}")
+            print_screen(*path_lines(report=write_report(folder)))
         except (ValueError, FileNotFoundError) as error:
             sys.exit(str(error))
 

@@ -36,11 +36,13 @@ if TYPE_CHECKING:
         difference_table,
         layer_table,
         learning_table,
+        path_lines,
         print_best_layers,
         print_screen,
     )
     from probes.report.tensorboard_logger import TensorBoardRunLogger
     from probes.report.wandb_logger import WandbRunLogger
+    from probes.report.wandb_report import group_report, save_group_report
 
 __all__ = [
     "Curve",
@@ -57,9 +59,11 @@ __all__ = [
     "curve_of",
     "difference_table",
     "file_stem",
+    "group_report",
     "heatmap",
     "layer_table",
     "learning_table",
+    "path_lines",
     "print_best_layers",
     "print_screen",
     "profiles",
@@ -70,6 +74,7 @@ __all__ = [
     "report_jobs",
     "report_layer_by_layer",
     "report_run",
+    "save_group_report",
     "save_png",
     "task_maps",
     "write_best_layers",
@@ -109,11 +114,13 @@ __getattr__ = lazy_names(
             "difference_table",
             "layer_table",
             "learning_table",
+            "path_lines",
             "print_best_layers",
             "print_screen",
         ),
         "run_logger": ("FilesOnly", "RunLogger"),
         "tensorboard_logger": ("TensorBoardRunLogger",),
         "wandb_logger": ("WandbRunLogger",),
+        "wandb_report": ("group_report", "save_group_report"),
     },
 )

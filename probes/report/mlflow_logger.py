@@ -23,6 +23,7 @@ from probes.report.run_logger import (
     layer_curves,
     logged_name,
     pair_rows,
+    plain_path,
     require_packages,
     table_rows,
 )
@@ -89,7 +90,7 @@ class MlflowRunLogger:
         """
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or None
         remote = uri is not None and uri.startswith(("http://", "https://"))
-        require_packages("mlflow", ["mlflow"] if remote else ["mlflow", "sqlalchemy", "alembic"])
+        require_packages("logger=mlflow", "mlflow", ["mlflow"] if remote else ["mlflow", "sqlalchemy", "alembic"])
         self.run_id = run_id
         self._uri, self._is_server = uri, remote
         self._folder = Path(folder).expanduser().absolute()
@@ -131,13 +132,14 @@ class MlflowRunLogger:
 
     def log_layer_by_layer(self, name: str, matrices: Sequence[LayerByLayer], picture: Path) -> None:
         """Log one quantity between layers as a table of all tasks and a picture."""
+        name = plain_path(name)
         self._log_table(f"layer_by_layer/{name}", PAIR_COLUMNS, pair_rows(matrices))
         self.log_picture(f"heatmap/layer_by_layer/{name}", picture)
 
     def log_picture(self, name: str, picture: Path) -> None:
         """Log a picture in the folder that `name` says; MLflow names artifacts by their files."""
         client, run_id = self._open_run
-        client.log_artifact(run_id, str(picture), artifact_path=str(PurePosixPath(name).parent))
+        client.log_artifact(run_id, str(picture), artifact_path=str(PurePosixPath(plain_path(name)).parent))
 
     def summarize(self, scalars: Mapping[str, float | int | str]) -> None:
         """Log numbers as metrics and words as tags; NaN is left out."""
@@ -239,4 +241,4 @@ class MlflowRunLogger:
 
 def _allowed(name: str) -> str:
     """A name with the characters that MLflow allows; `.` stands for others, as in `accuracy.decoder.residual.mean`."""
-    return re.sub(r"[^\w\-./: ]", ".", name, flags=re.ASCII)
+    return re.sub(r"[^\w\-./: ]", ".", plain_path(name), flags=re.ASCII)

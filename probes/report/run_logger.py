@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
+from probes.files import file_name
 from probes.values import LayerByLayer, LayerByTask
 
 TABLE_COLUMNS = ("layer", "task", "value", "ci_low", "ci_high", "null_mean", "p", "p_cell", "note")
 PAIR_COLUMNS = ("task", "x_layer", "y_layer", "value")
+
+_PLAIN_PART = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9_@.:\- ]{0,99}")
 
 Cell = str | float | None
 
@@ -70,7 +74,18 @@ class FilesOnly:
 
 def logged_name(matrix: LayerByTask, *, primary: bool) -> str:
     """The name of a quantity in a logger, with `@<reading>` if the reading is not the run's first."""
-    return matrix.quantity if primary else f"{matrix.quantity}@{matrix.reading}"
+    return plain_path(matrix.quantity if primary else f"{matrix.quantity}@{matrix.reading}")
+
+
+def plain_path(name: str) -> str:
+    """A name that a logger makes a path of; a part of it that is no plain name becomes one.
+
+    Example:
+        >>> plain_path("macro_f1/Sentence length"), plain_path("macro_f1/../x")
+        ('macro_f1/Sentence length', 'macro_f1/name-5ec1f7e700f3/x')
+    """
+    parts = name.split("/")
+    return "/".join(part if _PLAIN_PART.fullmatch(part) else file_name(part) for part in parts)
 
 
 def table_rows(matrix: LayerByTask) -> list[list[Cell]]:
@@ -129,11 +144,12 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def require_packages(option: str, modules: Iterable[str]) -> None:
-    """Refuse a logger whose packages are missing, before the run begins.
+def require_packages(what: str, extra: str, modules: Iterable[str]) -> None:
+    """Refuse what needs packages that are missing, before any work begins.
 
     Args:
-        option: Of the group `logger`, which is also the name of the extra that installs the packages.
+        what: Needs them, as a user writes it, such as `logger=mlflow`.
+        extra: Name of the extra that installs them.
         modules: That it imports.
 
     Raises:
@@ -142,8 +158,7 @@ def require_packages(option: str, modules: Iterable[str]) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(
-            f"`logger={option}` needs {', '.join(missing)}. Install it with `pip install 'probes[{option}]'`, or set "
-            "`logger=csv` or `logger=wandb`.",
+            f"`{what}` needs {', '.join(missing)}. Install it with `pip install 'probes[{extra}]'`.",
             name=missing[0],
         )
 

@@ -108,11 +108,11 @@ def report_run(
     files = [write_results(results, output_dir / "results.csv")]
     if best_layers:
         files.append(write_best_layers(best_layers.values(), output_dir / "best_layers.csv"))
-    heatmaps, drawings, limits = [], {}, _shared_limits(ordered, {row.role for row in results})
+    heatmaps, drawings, limits = [], {}, shared_limits(ordered, {row.role for row in results})
     for matrix in ordered:
         first = matrix.reading == primary
         files.append(write_layer_by_task(matrix, output_dir / "layer_by_task", primary=first))
-        own = _drawings(output_dir / "figures", matrix, best_layers if first else None, limits[_key(matrix)])
+        own = _drawings(output_dir / "figures", matrix, best_layers if first else None, limits[limits_key(matrix)])
         heatmaps.append(next(reversed(own)))
         drawings |= own
     save_pictures(drawings)
@@ -126,7 +126,7 @@ def report_run(
     return heatmaps
 
 
-def _shared_limits(matrices: Iterable[LayerByTask], roles: set[str]) -> dict[str, tuple[float, float]]:
+def shared_limits(matrices: Iterable[LayerByTask], roles: set[str]) -> dict[str, tuple[float, float]]:
     """Ends of the colour scale by quantity: quantities that differ in their role alone share them."""
     groups: dict[tuple[str, Reading], list[LayerByTask]] = {}
     for matrix in matrices:
@@ -136,11 +136,12 @@ def _shared_limits(matrices: Iterable[LayerByTask], roles: set[str]) -> dict[str
     for group in groups.values():
         values = np.concatenate([matrix.values.ravel() for matrix in group])
         ends = value_range(values, signed=is_signed(group[0].quantity))
-        limits |= {_key(matrix): ends for matrix in group}
+        limits |= {limits_key(matrix): ends for matrix in group}
     return limits
 
 
-def _key(matrix: LayerByTask) -> str:
+def limits_key(matrix: LayerByTask) -> str:
+    """Names a quantity and its reading."""
     return f"{matrix.quantity}@{matrix.reading}"
 
 

@@ -86,12 +86,21 @@ class SavedRun:
             f"The run {self.path} has no quantity '{quantity}' of {reading or 'any reading'}. It has {there}."
         )
 
-    def heatmap(self, quantity: str, reading: Reading | str | None = None) -> Figure:
-        """The heatmap of a quantity, as the run drew it."""
+    def heatmap(self, quantity: str, reading: Reading | str | None = None, *, by_column: bool = False) -> Figure:
+        """The heatmap of a quantity, as the run drew it.
+
+        Args:
+            quantity: As in `matrix`.
+            reading: As in `matrix`.
+            by_column: Colour each task by its own range.
+        """
         from probes.report.figures.heatmap import heatmap
+        from probes.report.run_report import limits_key, shared_limits
 
         matrix = self.matrix(quantity, reading)
-        return heatmap(matrix, best_layers=self._marks(matrix))
+        roles = {row.role for row in self.rows}
+        limits = shared_limits(self.matrices, roles)[limits_key(matrix)]
+        return heatmap(matrix, best_layers=self._marks(matrix), limits=limits, by_column=by_column)
 
     def profile(self, task: str, quantity: str | None = None, reading: Reading | str | None = None) -> Figure:
         """A quantity of one task over layers, with its interval and its values by chance.

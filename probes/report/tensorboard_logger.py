@@ -46,7 +46,7 @@ class TensorBoardRunLogger:
         Raises:
             ModuleNotFoundError: TensorBoard is not installed.
         """
-        require_packages("tensorboard", ["tensorboard"])
+        require_packages("logger=tensorboard", "tensorboard", ["tensorboard"])
         self._folder = None if folder is None else Path(folder).expanduser()
         self._curves = curves
         self._config: dict[str, Any] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +14,9 @@ import wandb
 import wandb.apis.public  # noqa: F401  # every run imports it when it starts, which is slow once torch is loaded
 from wandb.errors import Error as WandbError
 
-from probes.files import file_name, write_text
+from probes.files import write_text
 from probes.masking import mask_secrets
-from probes.report.run_logger import PAIR_COLUMNS, TABLE_COLUMNS, logged_name, pair_rows, table_rows
+from probes.report.run_logger import PAIR_COLUMNS, TABLE_COLUMNS, logged_name, pair_rows, plain_path, table_rows
 from probes.report.wandb_mode import MODES, Mode, choose_mode
 from probes.values import LayerByLayer, LayerByTask
 
@@ -112,7 +111,7 @@ class WandbRunLogger:
         """Log one quantity as a table with one row per cell, and its heatmap; numbers keep all digits, NaN is null."""
         if self._run is None:
             return
-        name = _key(logged_name(matrix, primary=primary))
+        name = logged_name(matrix, primary=primary)
         rows: Any = table_rows(matrix)  # W&B's stubs expect their own type of rows
         table = wandb.Table(columns=list(TABLE_COLUMNS), data=rows)
         self._run.log({f"layer_by_task/{name}": table, f"heatmap/{name}": wandb.Image(str(heatmap))})
@@ -121,7 +120,7 @@ class WandbRunLogger:
         """Log one table, `layer_by_layer/<name>`, one row per task and pair of layers, and one picture of all tasks."""
         if self._run is None:
             return
-        name = _key(name)
+        name = plain_path(name)
         rows: Any = pair_rows(matrices)
         table = wandb.Table(columns=list(PAIR_COLUMNS), data=rows)
         self._run.log({f"layer_by_layer/{name}": table, f"heatmap/layer_by_layer/{name}": wandb.Image(str(picture))})
@@ -129,7 +128,7 @@ class WandbRunLogger:
     def log_picture(self, name: str, picture: Path) -> None:
         """Log a picture that belongs to no matrix."""
         if self._run is not None:
-            self._run.log({_key(name): wandb.Image(str(picture))})
+            self._run.log({plain_path(name): wandb.Image(str(picture))})
 
     def summarize(self, scalars: Mapping[str, float | int | str]) -> None:
         """Set summary values; NaN is left out."""
@@ -203,12 +202,6 @@ def _report_place(run: wandb.Run, reason: str) -> None:
         _log.warning("W&B keeps this run offline%s. Upload it with: wandb sync %s", because, folder)
     else:
         _log.info("W&B run: %s", run.url)
-
-
-def _key(name: str) -> str:
-    """A name under which W&B logs: it becomes the path of a file, so a part that is no plain name becomes one."""
-    parts = [part if re.fullmatch(r"[\w@][\w.@\- ]{0,99}", part) else file_name(part) for part in name.split("/")]
-    return "/".join(parts)
 
 
 def _is_nan(value: object) -> bool:

@@ -114,6 +114,8 @@ class ProbeStudy:
                 report = report_findings(
                     context.output_dir, analysis.finish(), names=names, logger=context.logger, best_layers=best
                 )
+                objective = _mean_of_known(fit.objective for fit in primary.values())
+                context.logger.summarize({"objective": objective})
         page = write_report(context.output_dir)
         classes = {task.name: len(task.labels) for task in loaded_suite.tasks if task.labels}
         print_best_layers(
@@ -124,7 +126,7 @@ class ProbeStudy:
             output_dir=context.output_dir,
             classes=classes,
         )
-        return _mean_of_known(fit.objective for fit in primary.values())
+        return objective
 
 
 def with_labels(suite: Suite) -> Suite:

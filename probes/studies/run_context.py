@@ -56,8 +56,8 @@ class RunContext:
         )
 
     def logged(self) -> AbstractContextManager[object]:
-        """Open the logger's run; leaving the block ends it, as failed where an exception left it."""
-        return self.logger.run(self.config, self.output_dir)
+        """Open the logger's run, its config masked; leaving the block ends it, as failed where an exception left it."""
+        return self.logger.run(mask_secrets(self.config), self.output_dir)
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Add what the block takes to the seconds of a stage in `provenance.json`."""

@@ -91,21 +91,7 @@ def parse_row(file: Path, number: int, line: str) -> Row:
         ValueError: The line is not a JSON object with an answer in `targets` or `label`, names a field twice, or holds
             what is no text; the message names the file and the line by its number.
     """
-    where = f"{file}, line {number}"
-    try:
-        row = json.loads(line, object_pairs_hook=_without_repeated_keys, parse_constant=_refuse_constant)
-        if "\\ud" in line.lower():  # the escapes of surrogates; decoded text holds none
-            json.dumps(row, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        found = f"not JSON ({error.msg} at column {error.colno})" if line.strip() else "not JSON but empty"
-        raise ValueError(f"{where}: {found}. Write one JSON object of fields per line.") from error
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(error.object[error.start]):04x}"
-        raise ValueError(f"{where}: {half} is half of a surrogate pair, which is no character. Correct it.") from error
-    except RecursionError as error:
-        raise ValueError(f"{where}: nested too deeply. Write one JSON object of fields per line.") from error
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    where, row = f"{file}, line {number}", parse_json(file, number, line)
     if not isinstance(row, dict):
         found = f"the line is of type {type(row).__name__}"
     elif row.get("targets") is None and row.get("label") is None:
@@ -121,12 +107,43 @@ def parse_row(file: Path, number: int, line: str) -> Row:
     )
 
 
+def parse_json(file: Path, number: int, line: str) -> Any:
+    """One line of a JSON lines file.
+
+    Raises:
+        ValueError: The line is not JSON, names a field twice, or holds what is no text; the message names the file and
+            the line by its number.
+    """
+    where = f"{file}, line {number}"
+    try:
+        row = json.loads(line, object_pairs_hook=_without_repeated_keys, parse_constant=_refuse_constant)
+        _refuse_half_pairs(line, row)
+    except json.JSONDecodeError as error:
+        found = f"not JSON ({error.msg} at column {error.colno})" if line.strip() else "not JSON but empty"
+        raise ValueError(f"{where}: {found}. Write one JSON object of fields per line.") from error
+    except RecursionError as error:
+        raise ValueError(f"{where}: nested too deeply. Write one JSON object of fields per line.") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return row
+
+
 def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         twice = next(key for position, (key, _) in enumerate(pairs) if key in dict(pairs[:position]))
         raise ValueError(f"the field `{twice}` stands there twice. Keep one of them.")
     return row
+
+
+def _refuse_half_pairs(text: str, read: Any) -> None:
+    """Refuse strings that cannot be written as UTF-8; only the escapes of surrogates lead to them."""
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(read, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(error.object[error.start]):04x}"
+            raise ValueError(f"{half} is half of a surrogate pair, which is no character. Correct it.") from error
 
 
 def _refuse_constant(name: str) -> None:
@@ -167,7 +184,9 @@ def _read_listing(file: Path) -> Mapping[str, Any]:
     if not file.exists():
         return {}
     try:
-        listing = json.loads(_read_text(file), object_pairs_hook=_without_repeated_keys)
+        text = _read_text(file)
+        listing = json.loads(text, object_pairs_hook=_without_repeated_keys)
+        _refuse_half_pairs(text, listing)
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}, line {error.lineno}: not JSON ({error.msg}).") from error
     except RecursionError as error:

@@ -6,8 +6,6 @@ import zlib
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from probes.tasks.task import Label, TaskKind
 from probes.values import SPLITS
@@ -180,6 +178,9 @@ def _numbered(values: Sequence[Hashable]) -> np.ndarray:
 
 def _connected(keys: Sequence[Sequence[Hashable]]) -> np.ndarray:
     """The set of each row, `(rows,)`: rows with an equal entry in any column are in one set."""
+    from scipy.sparse import coo_array  # imported here because it takes half a second
+    from scipy.sparse.csgraph import connected_components
+
     rows = len(keys[0])
     nodes = rows
     ends = []

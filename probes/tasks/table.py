@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +16,7 @@ from probes.tasks.prompts import column_template, template_renderer
 from probes.tasks.splits import MaxRows, draw_splits, split_name
 from probes.tasks.table_file import Table, read_table
 from probes.tasks.table_labels import AutoKind, TableLabels, read_labels
-from probes.tasks.task import RawTask, Suite
+from probes.tasks.task import RawTask, Render, Suite
 from probes.values import SPLITS
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _complete_rows(table: Table, task: str, template: tuple[str, str], label: st
             without["label"].append(number)
         else:
             rows.numbers.append(number)
-            rows.prompts.append(render({name: "" if cell is None else cell for name, cell in cells.items()}))
+            rows.prompts.append(_rendered(render, cells, table.locate(number)))
     for what, numbers in without.items():
         if numbers and not drop:
             column = label if what == "label" else ", ".join(used)
@@ -165,6 +165,14 @@ def _complete_rows(table: Table, task: str, template: tuple[str, str], label: st
             table.place, len(without["text"]), len(without["label"]), len(rows.numbers), len(labels),
         )  # fmt: skip
     return rows
+
+
+def _rendered(render: Render, cells: Mapping[str, Any], where: str) -> str:
+    """The prompt of a row; a missing value is an empty string."""
+    try:
+        return render({name: "" if cell is None else cell for name, cell in cells.items()})
+    except TypeError as error:
+        raise ValueError(f"The prompt of {where} cannot be made: {error} Set `suite.text` to other columns.") from error
 
 
 def _groups(table: Table, group: str, numbers: Sequence[int]) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probes.tasks.checks import did_you_mean
+from probes.tasks.local import parse_json
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -93,13 +93,19 @@ def _read(file: Path, ending: str) -> DataFrame:
         if ending == ".jsonl":
             return _read_json_lines(file)
         separator = "," if ending == ".csv" else "\t"
-        return pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        frame = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise
     except (ValueError, OSError) as error:  # pandas' and pyarrow's errors of parsing are ValueErrors
         if str(error).startswith(str(file)):
             raise
         raise ValueError(f"{file} cannot be read as {ending[1:]}: {error}") from error
+    if isinstance(frame.index, pd.RangeIndex):
+        return frame
+    raise ValueError(  # pandas takes surplus fields at the start of each row for the names of rows
+        f"{file} has rows with more fields than its header, which has {', '.join(frame.columns)}. Name every column, "
+        "or quote texts that contain the separator."
+    )
 
 
 def _read_json_lines(file: Path) -> DataFrame:
@@ -107,16 +113,11 @@ def _read_json_lines(file: Path) -> DataFrame:
     import pandas as pd
     from pandas.io.common import get_handle
 
-    rows: list[dict[str, Any]] = []
     with get_handle(file, "r", encoding="utf-8-sig", compression="infer") as handles:
-        for number, line in enumerate(handles.handle, start=1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}, line {number}: not JSON ({error.msg} at column {error.colno}).") from error
-            if isinstance(row, dict):
-                rows.append(row)
-                continue
+        lines = handles.handle.read().rstrip().split("\n")
+    rows = [parse_json(file, number, line) for number, line in enumerate(lines if lines != [""] else [], start=1)]
+    for number, row in enumerate(rows, start=1):
+        if type(row) is not dict:
             raise ValueError(f"{file}, line {number}: an object of fields was expected; got {type(row).__name__}.")
     return pd.DataFrame(rows, dtype=object)
 

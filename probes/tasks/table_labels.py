@@ -86,6 +86,8 @@ def read_labels(
     """
     if kind not in _KINDS:
         raise ValueError(f"There is no kind '{kind}'. Set `suite.kind` to one of {', '.join(_KINDS)}.")
+    if labels is not None and (not labels or len(set(map(str, labels))) < len(labels)):
+        raise ValueError(f"`suite.labels` must be a list of different names, or null; got {list(labels)!r}.")
     cells = _Cells(table, column, numbers)
     found = cells.infer_kind(classes_declared=labels is not None) if kind == "auto" else kind
     if found == "generation":

@@ -242,6 +242,7 @@ def test_a_file_that_no_split_is_named_after_is_named_in_a_warning(folder, caplo
         ('{"tasks": [{"name": "mood", "labels": "ab"}]}', "must be a list of different names; got 'ab'"),
         ('{"tasks": [{"name": "mood", "labels": ["a", "a"]}]}', "must be a list of different names"),
         ("[" * 100_000, "nested too deeply"),
+        ('{"tasks": [{"name": "mood", "labels": ["a", "\\ud800"]}]}', "half of a surrogate pair"),
         ("\udc80", "is not UTF-8"),
     ],
 )
@@ -276,7 +277,7 @@ def test_any_line_is_a_row_or_is_refused_by_file_and_line(text):
         assert row.get("targets") is not None or row.get("label") is not None
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_LINES, max_size=3), st.binary(max_size=5), st.sampled_from([b"\n", b"\r\n"]))
 def test_any_end_of_a_file_gives_all_its_rows_or_an_error_that_names_it(folder, lines, junk, end):
     added = b"".join(text.encode("utf-8", "surrogatepass") + end for text in lines) + junk

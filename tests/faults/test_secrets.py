@@ -20,8 +20,9 @@ from wandb_log import offline_run_dirs, read_offline_run
 
 from probes.cli import CONFIG_DIR
 from probes.masking import MASK, SecretFilter, is_secret_name, mask_secrets, mask_text
-from probes.report import WandbRunLogger
+from probes.report import FilesOnly, WandbRunLogger
 from probes.run import run
+from probes.studies import RunContext
 
 ROOT = Path(__file__).parents[2]
 SECRET = "Zq7-not-for-anyone"
@@ -147,6 +148,20 @@ def test_the_tracker_is_given_a_masked_config_and_no_command_line(tmp_path, monk
     config = read_offline_run(folder)["config"]
     assert {key: config[key] for key in ("hub", "seed")} == {"hub": {"token": MASK}, "seed": 1}
     assert holders(tmp_path, SECRET) == []
+
+
+def test_every_logger_is_given_a_masked_config(tmp_path):
+    given = {}
+
+    class Logger(FilesOnly):
+        def run(self, config, output_dir):
+            given.update(config)
+            return super().run(config, output_dir)
+
+    config = {"hub": {"token": SECRET}, "seed": 1}
+    context = RunContext.of(logger=Logger(), seed=0, cache_dir=tmp_path, output_dir=tmp_path, config=config)
+    with context.logged():
+        assert given == {"hub": {"token": MASK}, "seed": 1}
 
 
 def test_the_config_that_a_run_keeps_is_masked(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
@@ -18,10 +19,12 @@ from probes.backbones import tiny_backbone
 from probes.cli import CONFIG_DIR
 from probes.files import file_name
 from probes.report import FilesOnly, read_run
+from probes.report.mlflow_logger import _allowed
 from probes.run import run
 from probes.studies import CompareStudy, RunContext
-from probes.tasks import Suite, Task
+from probes.tasks import Suite, Task, load_local_suite
 from probes.tuning.model_store import ModelFolder
+from probes.values import ALL_TASKS
 
 NAMES = (
     "../../escaped", "/tmp/escaped", "..", "C:\\escaped", "<script>alert(1)</script>", "</script>", "x" * 250,
@@ -56,12 +59,45 @@ def test_different_names_have_different_files_also_where_case_does_not_count():
     assert file_name(file_name("Case").lower()) != file_name("Case").lower()
 
 
+def test_mlflow_accepts_every_name_and_keeps_them_apart():
+    from mlflow.utils.validation import _validate_metric_name
+
+    keys = {_allowed(f"macro_f1/{name}") for name in NAMES}
+    for key in keys:
+        _validate_metric_name(key)
+    assert len(keys) == len(NAMES)
+
+
 @given(st.text(max_size=100), st.text(max_size=100))
 def test_any_two_names_have_different_portable_files(one, other):
     first, second = file_name(one), file_name(other)
     assert (first.lower() == second.lower()) == (one == other)
     assert len(first) <= 80
     assert PureWindowsPath(first).name == first
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("a", "b", "a"), "has 2 tasks of the name 'a'"),
+        ((ALL_TASKS,), "means all tasks together"),
+        (("\udcff",), r"'\\udcff', which cannot be written as UTF-8"),
+    ],
+)
+def test_names_that_would_be_lost_in_the_results_are_refused(names, message):
+    (task, *_) = toy_suite().tasks
+    with pytest.raises(ValueError, match=message):
+        Suite("mine", tuple(replace(task, name=name) for name in names))
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path):
+    folder = tmp_path / "suite" / "caf\udce9"  # as Python reads the byte E9 of a name that is not UTF-8
+    folder.mkdir(parents=True)
+    rows = "".join(f'{{"inputs": "row {i}", "label": {i % 2}}}\n' for i in range(20))
+    for split in ("train", "validation", "test"):
+        (folder / f"{split}.jsonl").write_text(rows)
+    with pytest.raises(ValueError, match="cannot be written as UTF-8"):
+        load_local_suite(tmp_path / "suite")
 
 
 SUITE = """
