@@ -36,16 +36,17 @@ SECONDS_TO_START = 120.0
 SECONDS_TO_FINISH = 600.0
 SECONDS_FOR_HELPERS = 3.0
 
-_TINY = ("backbone=tiny", "logger=csv")
-_PROBE = (*_TINY, "suite.tasks=[topic,tense,agreement]", "suite.max_rows=240", "extraction.texts_per_shard=64")
+_TINY = ("backbone=tiny", "logger=csv", "analysis=none")
+_PROBE = (*_TINY, "suite.tasks=[topic,tense]", "suite.max_rows=240", "extraction.texts_per_shard=32")
 WORKLOADS = {
     "probe": _PROBE,
     "layer_by_layer": (
-        "experiment=layer_by_layer", *_TINY, "suite.tasks=[topic,tense,agreement]", "suite.max_rows=48",
-        "study.mixture.unseen=[agreement]", "study.mixture.replicate_tasks=0", "study.similarity_rows=30",
+        "experiment=layer_by_layer", *_TINY, "suite.tasks=[topic,tense]", "suite.max_rows=48",
+        "study.mixture.unseen=[]", "study.mixture.replicate_tasks=0", "study.similarity_rows=30",
+        "~study.similarity.pwcca", "~study.similarity.rsa", "study.maps.layers=1", "study.with_probes=false",
         "tuning.max_steps=12", "tuning.generate_rows=2", "tuning.max_new_tokens=2", "tuning.checkpoint_every_n_steps=2",
     ),
-    "sweep": ("-m", *_PROBE, "analysis=none", "seed=0,1"),
+    "sweep": ("-m", *_PROBE, "seed=0,1"),
 }  # fmt: skip
 NEXT_STAGE = (
     {"tasks": "backbone", "backbone": "activations", "activations": "probes"},

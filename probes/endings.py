@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from probes.errors import explanation, unwrapped
@@ -16,7 +16,7 @@ from probes.hydra_jobs import Command, is_first_process, override
 from probes.job_records import read_records
 from probes.masking import mask_text
 from probes.run_folder import read_state
-from probes.signals import Interrupted, ended_by_signals
+from probes.signals import Interrupted, ended_by_signals, follow
 
 _PACKAGES = ("torch", "transformers", "lightning")
 
@@ -34,8 +34,10 @@ def ended_in_words() -> Iterator[None]:
     all_errors = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, in place of printing them in its own way
     failed, unforeseen = False, None
+    if not is_first_process():
+        follow(os.getppid())
     try:
-        with ended_by_signals():
+        with ended_by_signals() if is_first_process() else nullcontext():
             try:
                 yield
                 if Command.error is not None:
@@ -44,8 +46,7 @@ def ended_in_words() -> Iterator[None]:
                 failed = _end_of_sweep()
     except Interrupted as interrupt:
         _flush()
-        if is_first_process():
-            sys.stderr.write(mask_text(f"{interrupt}. {_how_to_go_on()}\n"))
+        sys.stderr.write(mask_text(f"{interrupt}. {_how_to_go_on()}\n"))
         sys.exit(interrupt.exit_code)
     except Exception as error:
         message = None if Command.debug or all_errors else explanation(error)
@@ -66,7 +67,7 @@ def versions() -> str:
 
 def _end_of_sweep() -> bool:
     """Write and print the jobs of a sweep; whether one has failed."""
-    if Command.key != "hydra.sweep.dir":
+    if Command.key != "hydra.sweep.dir" or not is_first_process():
         return False
     records = read_records(Path(Command.folder))
     if not records:

@@ -27,9 +27,6 @@ _LETTERS_TO_RECUR = 6
 _LETTERS_IN_ENVIRONMENT = 12
 """Likewise of a secret in an environment variable, which may hold words such as `disabled`."""
 
-_FOLDERS_OF_SHELLS = {"PWD", "OLDPWD"}
-"""Environment variables that name working folders, not passwords."""
-
 _SHAPES = re.compile(
     r"\b(hf_|ghp_|gho_|github_pat_|glpat-|sk-|xox[abp]-|AKIA)[A-Za-z0-9_\-]{12,}|(?<=[Bb]earer )[\w.\-~+/=]{8,}"
 )
@@ -65,11 +62,7 @@ def mask_secrets(config: Any, secrets: Iterable[str] = ()) -> Any:
 
 def find_secrets(config: Any) -> set[str]:
     """The secrets in a config and in the environment that are long enough to be recognised elsewhere."""
-    variables = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _FOLDERS_OF_SHELLS and not value.startswith("/")  # as HF_TOKEN_PATH
-    }
+    variables = {name: value for name, value in os.environ.items() if not value.startswith("/")}  # as HF_TOKEN_PATH
     inherited = {secret for secret in _secrets(variables) if len(secret) >= _LETTERS_IN_ENVIRONMENT}
     return inherited | {secret for secret in _secrets(config) if len(secret) >= _LETTERS_TO_RECUR}
 
