@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from probes.cli import CONFIG_DIR
+from probes.cli import CONFIG_DIR, OverrideError, refuse_foreign_hydra_nodes
 from probes.run import check_targets, run
 
 MY_PROBES = """
@@ -112,3 +112,12 @@ def test_an_interpolated_target_is_seen():
     cfg = OmegaConf.create({"name": "joblib.load", "suite": {"_target_": "${name}"}, "strict_targets": True})
     with pytest.raises(ValueError, match=r"suite\._target_=joblib\.load"):
         check_targets(cfg)
+
+
+@pytest.mark.parametrize("node", ["hydra.callbacks.mine={_target_: joblib.load}", "hydra.launcher._target_=os.system"])
+def test_code_that_hydra_itself_would_build_is_refused_by_a_strict_run(node):
+    added = f"+{node}" if "callbacks" in node else node
+    refuse_foreign_hydra_nodes([added])
+    with pytest.raises(OverrideError, match=r"hydra\.(callbacks\.mine|launcher)\._target_=.*nothing was built"):
+        refuse_foreign_hydra_nodes([added, "strict_targets=true"])
+    refuse_foreign_hydra_nodes(["strict_targets=true"])
