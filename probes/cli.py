@@ -22,7 +22,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from probes.endings import ended_in_words, versions
+from probes.endings import ended_in_words, versions, without_bars
 from probes.files import write_text
 from probes.masking import SecretFilter, find_secrets, mask_secrets
 from probes.plugins import options, plugin_folders, register_plugins
@@ -60,6 +60,7 @@ def main() -> None:
     if "--version" in arguments:
         sys.stdout.write(versions())
         return
+    without_bars()
     with ended_in_words():
         if not _INFORMATION_FLAGS.intersection(arguments):
             overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("--")]

@@ -19,6 +19,7 @@ from probes.run_folder import read_state
 from probes.signals import Interrupted, ended_by_signals, follow
 
 _PACKAGES = ("torch", "transformers", "lightning")
+_NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE")
 
 
 @contextmanager
@@ -58,6 +59,16 @@ def ended_in_words() -> Iterator[None]:
         raise unforeseen  # here, so that Python does not show what Hydra has wrapped around it
     if failed:
         sys.exit(1)
+
+
+def without_bars() -> None:
+    """Where standard error is no terminal, have libraries draw no progress bars, which would fill a log file.
+
+    They read these environment variables when they are imported; a value that the user has set is kept.
+    """
+    if not sys.stderr.isatty():
+        for name in _NO_BARS:
+            os.environ.setdefault(name, "1")
 
 
 def versions() -> str:
