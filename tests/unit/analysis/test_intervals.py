@@ -123,6 +123,20 @@ def test_errors_have_the_variance_of_a_statistic_of_pairs_also_where_the_sum_ove
         assert plain > 2 * variance
 
 
+def test_the_variance_of_the_means_of_halves_is_added_or_ignored_or_subtracted_down_to_half_of_the_whole():
+    x = draw(50, 40, 20, seed=6)
+    of_halves = torch.stack([squared_mean(x[:, half]) for half in halves_of(40)]).numpy()
+    means = of_halves.reshape(20, 2, 50).mean(1).var(0, ddof=1)
+    added, ignored, subtracted = (
+        np.square(half_sample_errors(lambda half: squared_mean(x[:, half]), 40, half_means=what)).sum(0)
+        for what in ("added", "ignored", "subtracted")
+    )
+    np.testing.assert_allclose(ignored, np.square(of_halves[::2] - of_halves[1::2]).mean(0) / 4)
+    np.testing.assert_allclose(added, ignored + means)
+    np.testing.assert_allclose(subtracted, np.maximum(ignored - means, ignored / 2))
+    assert 0 < np.mean(subtracted > ignored / 2) < 1
+
+
 def test_a_statistic_that_does_not_vary_has_no_errors():
     assert not half_sample_errors(lambda half: torch.ones(3), 20).any()
 

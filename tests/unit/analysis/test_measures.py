@@ -232,6 +232,16 @@ class TestConfigs:
             assert np.isfinite(estimates.values).all(), measure.quantity
             assert np.argmax(estimates.values) == PLANTED, measure.quantity
 
+    def test_means_of_halves_count_as_the_calibration_of_each_measure_says(self):
+        full = configured("full")
+        counted = {m.quantity: m.half_means for m in (*full.measures, *full.between) if hasattr(m, "half_means")}
+        assert {quantity: what for quantity, what in counted.items() if what != "ignored"} == {
+            "participation_ratio": "added",
+            "reference_procrustes": "added",
+            "task_separability/silhouette": "subtracted",
+            "task_separability/between_share": "subtracted",
+        }
+
     def test_the_seed_of_the_analysis_reaches_every_measure(self):
         built = configured("full", "analysis.seed=7")
         seeded = [measure for measure in (*built.measures, *built.between) if hasattr(measure, "seed")]
