@@ -1,8 +1,8 @@
 """`make calibrate`: the long simulations, and the table of `docs/calibration.md`.
 
 Each simulation's rates are stored in a file named after it and after the digest of the code, so that a run that was
-interrupted goes on where it stopped, and code that changed is measured anew. `--only` measures some simulations, after a
-change that concerns no other, and leaves the other rows of the table as they are.
+interrupted goes on where it stopped, and code that changed is measured anew. `--only` measures some simulations, after
+a change that concerns no other, and leaves the other rows of the table as they are.
 """
 
 from __future__ import annotations
