@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import gc
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -19,12 +22,29 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from probes.endings import ended_in_words, versions
+from probes.files import write_text
+from probes.masking import SecretFilter, find_secrets, mask_secrets
+from probes.plugins import options, plugin_folders, register_plugins
+from probes.targets import is_known
+
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_DIR = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
 """`probes/conf` in an installed package, `conf` beside it in a checkout."""
 
-_INFORMATION_FLAGS = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
+register_plugins()
+
+_INFORMATION_FLAGS = {"--help", "-h", "--hydra-help", "--info", "-i", "--shell-completion", "-sc"}
 """With one of these, Hydra prints something and runs no job."""
+
+
+_COMMANDS = {
+    "cache": "probes.cache_command.main",
+    "compare": "probes.compare_command.compare",
+    "report": "probes.compare_command.report",
+    "wandb-report": "probes.wandb_report_command.main",
+}
+"""First word of a command line that runs no study → the function that takes the other words."""
 
 
 class OverrideError(ValueError):
@@ -34,20 +54,43 @@ class OverrideError(ValueError):
 def main() -> None:
     """Entry point of `python train.py` and of the console command `probes`."""
     arguments = sys.argv[1:]
-    if arguments[:1] == ["cache"]:
-        get_object("probes.cache_command.main")(arguments[1:])
+    if arguments and arguments[0] in _COMMANDS:
+        get_object(_COMMANDS[arguments[0]])(arguments[1:])
         return
-    if not _INFORMATION_FLAGS.intersection(arguments):
-        try:
+    if "--version" in arguments:
+        sys.stdout.write(versions())
+        return
+    with ended_in_words():
+        if not _INFORMATION_FLAGS.intersection(arguments):
             check_overrides([argument for argument in arguments if "=" in argument and not argument.startswith("--")])
-        except OverrideError as error:
-            sys.exit(f"{error}")
-    _run()
+        _run()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")
 def _run(cfg: DictConfig) -> float:
+    mask_hydra_files(cfg)
     return _import_run(cfg.logger._target_)(cfg)
+
+
+def mask_hydra_files(cfg: DictConfig) -> None:
+    """Mask secrets in the files that Hydra has written before it starts a job, and in all that the job will log."""
+    hydra_cfg = HydraConfig.get()
+    configs = {"job": cfg, "hydra": hydra_cfg}
+    plain = {name: OmegaConf.to_container(node, resolve=False) for name, node in configs.items()}
+    secrets = find_secrets(plain)
+    with suppress(OmegaConfBaseException):  # a missing value, which the run itself reports
+        secrets |= find_secrets(OmegaConf.to_container(cfg, resolve=True))
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(SecretFilter(secrets))
+    files = [Path(hydra_cfg.runtime.cwd, hydra_cfg.sweep.dir) / "multirun.yaml"]
+    if hydra_cfg.output_subdir is not None:
+        folder = Path(hydra_cfg.runtime.output_dir, hydra_cfg.output_subdir)
+        files += [folder / name for name in ("config.yaml", "hydra.yaml", "overrides.yaml")]
+    for file in (file for file in files if file.is_file()):
+        written = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        masked = mask_secrets(written, secrets)
+        if masked != written:
+            write_text(file, OmegaConf.to_yaml(OmegaConf.create(masked)))
 
 
 @cache
@@ -61,7 +104,8 @@ def _import_run(logger: str) -> Callable[[DictConfig], float]:
     """
     gc.disable()
     try:
-        get_object(logger)
+        if is_known(logger):
+            get_object(logger)
         from probes.run import run
     finally:
         gc.freeze()
@@ -84,6 +128,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
     except HydraException as error:
         raise OverrideError(f"An override cannot be read: {error}") from error
     plain = [(override, text) for override in parsed if (text := _first_value(override)) is not None]
+    plain.sort(key=lambda pair: pair[0].key_or_group != "hydra.searchpath")  # it decides which options there are
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         if not any(_adds(override) for override, _ in plain) and _compose_together([text for _, text in plain]):
             return
@@ -136,15 +181,21 @@ def _is_read(cfg: DictConfig, key: str) -> bool:
 def _explain(override: Override, before: Sequence[str], error: Exception) -> str:
     """Why the config does not compose with an override: no such option, no such key, or the first line of the error."""
     key, value = override.key_or_group, str(override.value())
-    group = CONFIG_DIR / key
-    if group.is_dir():
-        options = sorted(path.stem for path in group.glob("*.yaml") if not path.stem.startswith("_"))
-        return f"`{key}` has no option '{value}'.{_did_you_mean(value, options)} It has {', '.join(options)}."
-    groups = [path.name for path in CONFIG_DIR.iterdir() if path.is_dir()]
+    folders = _config_folders(before)
+    if available := options(key, folders):
+        return f"`{key}` has no option '{value}'.{_did_you_mean(value, available)} It has {', '.join(available)}."
+    groups = [path.name for folder in folders for path in folder.iterdir() if path.is_dir()]
     names = [*_keys(compose("train", overrides=list(before))), *groups]
     if key not in names:
         return f"There is no config key `{key}`.{_did_you_mean(key, names)} See `python train.py --cfg job`."
     return f"The config does not compose with `{override.input_line}`: {str(error).splitlines()[0]}"
+
+
+def _config_folders(overrides: Sequence[str]) -> list[Path]:
+    """Where options come from: the project, its plug-ins, and folders in `hydra.searchpath`."""
+    searched = compose("train", overrides=list(overrides), return_hydra_config=True).hydra.searchpath
+    named = (Path(place.removeprefix("file://")) for place in searched if "pkg://" not in place)
+    return [CONFIG_DIR, *plugin_folders().values(), *(folder for folder in named if folder.is_dir())]
 
 
 def _did_you_mean(name: str, available: Sequence[str]) -> str:

@@ -6,12 +6,38 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_PLAIN_NAME = re.compile(r"[a-z0-9_][a-z0-9_.\-]{0,79}")
+_LETTERS_KEPT = 60
+_DIGEST_END = re.compile(r"-[0-9a-f]{12}$")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+"""Names that Windows keeps for devices, whatever their ending."""
+
+
+def file_name(name: str) -> str:
+    """A file name for any name, such as that of a task: short, portable, and different for different names.
+
+    A plain name stays as it is: at most 80 lower-case letters, digits, `_`, `.` and `-`. From any other, what is not
+    plain is left out, and a digest of the name is added, so that it can be no path, and two names that differ only in
+    case, which is the same to some file systems, have different files.
+
+    Example:
+        >>> file_name("rte"), file_name("../../Escaped")
+        ('rte', 'Escaped-c36420a3f140')
+    """
+    plain = _PLAIN_NAME.fullmatch(name) and not name.endswith(".")
+    if plain and not _DIGEST_END.search(name) and not _RESERVED.fullmatch(name):
+        return name
+    kept = re.sub(r"[^A-Za-z0-9_\-]+", "_", name).strip("._-")[:_LETTERS_KEPT].rstrip("._-")
+    digest = hashlib.sha256(name.encode("utf-8", errors="surrogatepass")).hexdigest()[:12]
+    return f"{kept}-{digest}" if kept else f"name-{digest}"
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import io
+import logging
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -19,8 +21,14 @@ from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from probes.files import write_text
+from probes.masking import mask_secrets
 from probes.report import FilesOnly
+from probes.run_folder import config_digest, run_in_folder
 from probes.studies import RunContext
+from probes.targets import foreign_code, is_defined_by_known, is_known, targets_of
+
+_log = logging.getLogger(__name__)
 
 _LOADED_BY_STUDY = {"backbone", "reference_backbone", "suite"}
 """Parts a study gets as functions without arguments, to be called when it needs them."""
@@ -37,17 +45,34 @@ def run(cfg: DictConfig) -> float:
         The number a sweep maximises; each study says what it is.
 
     Raises:
-        ValueError: A node of the config has a key that nothing reads.
+        ValueError: A node of the config has a key that nothing reads, `strict_targets` is set and it names code from
+            outside the known packages, or the folder holds what another run has left.
+        Interrupted: A signal asked the run to end.
     """
+    check_targets(cfg)
     check_arguments(cfg)
     with _output_dir(cfg) as output_dir:
-        return _run_study(cfg, output_dir)
+        if _rank() != 0:
+            return _run_study(cfg, output_dir)
+        return run_in_folder(output_dir, partial(_run_study, cfg, output_dir), **_circumstances(cfg))
+
+
+def _circumstances(cfg: DictConfig) -> dict[str, Any]:
+    """What `run_in_folder` needs to know of a run besides its study."""
+    config = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    known = {"digest": config_digest(config), "resume": cfg.get("resume", False)}
+    if not HydraConfig.initialized():
+        return known
+    hydra = HydraConfig.get()
+    key = "hydra.sweep.dir" if hydra.mode == RunMode.MULTIRUN else "hydra.run.dir"
+    return known | {"command": sys.argv, "overrides": list(hydra.overrides.task), "key": key}
 
 
 def _run_study(cfg: DictConfig, output_dir: Path) -> float:
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     output_dir.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, output_dir / "config.yaml", resolve=True)
+    OmegaConf.save(OmegaConf.create(mask_secrets(config)), output_dir / "config.yaml")
+    _write_hydra_files(cfg, output_dir / ".hydra")
     lightning.seed_everything(cfg.seed, verbose=False)
     study = instantiate(cfg.study)
     context = RunContext.of(
@@ -59,6 +84,16 @@ def _run_study(cfg: DictConfig, output_dir: Path) -> float:
     )
     wanted = [name for name in inspect.signature(study.run).parameters if name != "context"]
     return study.run(context, **{name: _part(cfg, name) for name in wanted})
+
+
+def _write_hydra_files(cfg: DictConfig, folder: Path) -> None:
+    """What Hydra itself would write to the folder before it is known that the folder is this run's."""
+    if not HydraConfig.initialized():
+        return
+    overrides = HydraConfig.get().overrides.task
+    for name, node in {"config": cfg, "hydra": HydraConfig.instance().cfg, "overrides": overrides}.items():
+        plain = mask_secrets(OmegaConf.to_container(node, resolve=False))
+        write_text(folder / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
 
 
 def _part(cfg: DictConfig, name: str) -> Any:
@@ -77,6 +112,29 @@ def _part(cfg: DictConfig, name: str) -> Any:
     if name in _LOADED_BY_STUDY:
         return partial(instantiate, cfg[name]) if cfg[name] else None  # an empty node means there is none
     return instantiate(cfg[name])
+
+
+def check_targets(cfg: DictConfig) -> None:
+    """Name in a warning, before any of it is imported, code from outside the known packages that the config would run.
+
+    Raises:
+        ValueError: There is such code, and `strict_targets` is set.
+    """
+    targets = dict(targets_of(OmegaConf.to_container(cfg, resolve=True)))
+    foreign = {path: target for path, target in targets.items() if not is_known(target)}
+    foreign |= {
+        path: target
+        for path, target in targets.items()
+        if path not in foreign and not is_defined_by_known(get_object(target), target)
+    }
+    if not foreign:
+        return
+    if cfg.get("strict_targets", False):
+        raise ValueError(
+            f"{foreign_code(foreign)} `strict_targets=true` refuses it, and nothing was built. Look at what it does, "
+            "and set `strict_targets=false` to run it."
+        )
+    _log.warning("%s", foreign_code(foreign))
 
 
 def check_arguments(cfg: DictConfig) -> None:

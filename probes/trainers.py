@@ -15,6 +15,8 @@ from typing import Any, Protocol
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
+_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.signal_connector")
+
 
 class TrainerFactory(Protocol):
     """Makes a new trainer for each fit; `conf/trainer/*.yaml` are partials of `lightning.Trainer`."""
@@ -64,16 +66,18 @@ def root_of_trainers() -> str | None:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's announcements of hardware and stopping reasons, which each of a study's many fits repeats.
+    """Silence Lightning's announcements of hardware, signals and stopping reasons, which each of many fits repeats.
 
     Lightning's warnings are still shown, except for one about torch's tree utilities that Lightning itself causes.
     """
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

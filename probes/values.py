@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
@@ -108,7 +108,7 @@ class LayerProfile:
     """One quantity of one task (or between tasks) over layers: the one form a number has until it is written or drawn.
 
     Whatever computes a quantity makes profiles; `probes.analysis.result_rows` turns them into rows of `results.csv`,
-    `probes.analysis.layer_by_task` into matrices.
+    and `probes.analysis.layer_by_task` turns those of a quantity into a matrix.
 
     Attributes:
         quantity: Name of the quantity, such as `label_cka` or `probe/macro_f1`.
@@ -188,8 +188,8 @@ class Result:
     Empty strings and `None` mean "does not apply". `control` is `""` for a trained probe, `"shuffled_labels"` for the
     same bank on permuted labels, `"majority"` for the constant prediction of the most frequent training label (of the
     training mean for regression). `interval_over` says what the interval is about (see `Estimates`). `null_mean` is
-    what the value would be by chance: for a probe, the score of its shuffled-label control. `p` is corrected for
-    looking at all layers and tasks of the quantity, `p_cell` is not.
+    what the value would be by chance, and 95 % of values by chance lie between `null_low` and `null_high`. `p` is
+    corrected for looking at all layers and tasks of the quantity, `p_cell` is not.
     """
 
     study: str = ""
@@ -209,11 +209,14 @@ class Result:
     seed: int | None = None
     split: str = ""
     metric: str = ""
+    unit: str = ""
     value: float = float("nan")
     ci_low: float | None = None
     ci_high: float | None = None
     interval_over: str = ""
     null_mean: float | None = None
+    null_low: float | None = None
+    null_high: float | None = None
     p: float | None = None
     p_cell: float | None = None
     n: int | None = None
@@ -243,6 +246,8 @@ class LayerByTask:
         p: Each value's p under its null, corrected for looking at all cells; default unknown.
         p_cell: Each value's p by itself; default unknown.
         interval_over: What the intervals are about, as in `Estimates`; empty without intervals.
+        n: Rows (examples) behind each value; default unknown.
+        clusters: Cluster of each task, `""` for none; `()` where none has one.
     """
 
     quantity: str
@@ -260,9 +265,11 @@ class LayerByTask:
     p: np.ndarray = field(default_factory=lambda: np.empty(0))
     p_cell: np.ndarray = field(default_factory=lambda: np.empty(0))
     interval_over: str = ""
+    n: np.ndarray = field(default_factory=lambda: np.empty(0))
+    clusters: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        optional = ("null_low", "null_high", "p", "p_cell")
+        optional = ("null_low", "null_high", "p", "p_cell", "n")
         for name in optional:
             if getattr(self, name).size == 0:
                 object.__setattr__(self, name, np.full(self.values.shape, np.nan))
@@ -273,6 +280,20 @@ class LayerByTask:
                     f"LayerByTask '{self.quantity}' expects `{name}` of shape (layers, tasks) = "
                     f"{(len(self.layers), len(self.tasks))}; got {shape}."
                 )
+
+    def of_tasks(self, tasks: Sequence[str]) -> LayerByTask:
+        """The columns of some tasks, in the given order.
+
+        Raises:
+            KeyError: A task is not among those of the matrix.
+        """
+        missing = [task for task in tasks if task not in self.tasks]
+        if missing:
+            raise KeyError(f"'{self.quantity}' has no task {', '.join(missing)}. It has {', '.join(self.tasks)}.")
+        columns = [self.tasks.index(task) for task in tasks]
+        arrays = {f.name: getattr(self, f.name)[:, columns] for f in fields(self) if f.type == "np.ndarray"}
+        clusters = tuple(self.clusters[column] for column in columns) if self.clusters else ()
+        return replace(self, tasks=tuple(tasks), clusters=clusters, **arrays)
 
     @property
     def significant(self) -> np.ndarray:

@@ -33,6 +33,12 @@ from probes.analysis.measures import RowMeasure as RowMeasure
 from probes.analysis.measures import SpectralMeasure as SpectralMeasure
 from probes.analysis.measures import TaskMeasure as TaskMeasure
 from probes.analysis.measures import TaskRows as TaskRows
+from probes.analysis.paired_scores import paired_score_difference as paired_score_difference
+from probes.analysis.result_rows import interval_of as interval_of
+from probes.analysis.result_rows import layer_by_task as layer_by_task
+from probes.analysis.result_rows import matrices_of as matrices_of
+from probes.analysis.result_rows import quantity_of as quantity_of
+from probes.analysis.result_rows import result_rows as result_rows
 from probes.analysis.significance import holm as holm
 from probes.analysis.significance import moment_matched_tail as moment_matched_tail
 from probes.analysis.significance import permutation_p as permutation_p
@@ -56,6 +62,3 @@ from probes.analysis.table import Findings as Findings
 from probes.analysis.table import LayerTable as LayerTable
 from probes.analysis.table import SegmentedQuantity as SegmentedQuantity
 from probes.analysis.table import group_means as group_means
-from probes.analysis.table import interval_of as interval_of
-from probes.analysis.table import layer_by_task as layer_by_task
-from probes.analysis.table import result_rows as result_rows

@@ -104,9 +104,12 @@ class LayerAnalysis:
         self.table.add(task_profiles(self.measures, rows, activations, task=task, role=role))
 
     def finish(self) -> Findings:
-        """Measure what lies between tasks, and return everything that was measured and what follows from it."""
+        """Measure what lies between tasks, and return everything that was measured and what follows from it.
+
+        Tasks are taken in the order of their names, so that random draws and rounding do not depend on another order.
+        """
         for (reading, role), samples in self._samples.items():
-            rows = [sample for sample in samples.values() if sample.numel()]
+            rows = [sample for _, sample in sorted(samples.items()) if sample.numel()]
             if len(rows) > 1:
                 self.table.add(between_profiles(self.between, rows, self._layers[reading], reading, role=role))
         return self.table.findings()

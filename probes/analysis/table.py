@@ -1,8 +1,7 @@
 """All quantities of a run as profiles over layers, and what follows from several of them together.
 
 `LayerTable` collects profiles; `findings` adds what only several tasks together show: p values corrected for all cells,
-specificity and bands of layers. `result_rows` and `layer_by_task` are the only ways from profiles to rows of
-`results.csv` and to matrices.
+specificity and bands of layers.
 """
 
 from __future__ import annotations
@@ -10,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
-from types import MappingProxyType
 from typing import get_args
 
 import numpy as np
 
 from probes.analysis.bands.segments import Band, Segments, find_segments
 from probes.analysis.between_tasks.specificity import specificity_profiles
-from probes.analysis.intervals import confidence_interval
 from probes.analysis.significance import Tail, with_p_values
-from probes.values import ALL_TASKS, Estimates, Layer, LayerByTask, LayerProfile, Reading, Result, RunNames, layer_depth
+from probes.values import ALL_TASKS, Estimates, Layer, LayerProfile, Reading
 
 LIVE = "live/"
 """Starts the role of profiles that are steps of one task's training, not tasks: nothing is derived across them."""
@@ -123,12 +120,14 @@ class LayerTable:
         profiles = [profile for group in groups for profile in group]
         segmented = []
         for group in [group for group in matrices if len(group) > 1 and not group[0].role.startswith(LIVE)]:
+            by_name = sorted(group, key=lambda profile: profile.task)  # rounding and resamples depend on the order
             if _matches(group[0], self.specificity_of):
-                specific = with_p_values(specificity_profiles(group))
+                found = {profile.task: profile for profile in with_p_values(specificity_profiles(by_name))}
+                specific = [found[profile.task] for profile in group]
                 profiles += specific
                 matrices.append(specific)
             if _matches(group[0], self.segments_of):
-                segments = _segments_of(group)
+                segments = _segments_of(by_name)
                 profiles += segment_profiles(group, segments)
                 segmented.append(SegmentedQuantity(tuple(group), segments))
         return Findings(tuple(profiles), tuple(map(tuple, matrices)), tuple(segmented))
@@ -191,86 +190,6 @@ def group_means(profiles: Sequence[LayerProfile], group_of: Mapping[str, str]) -
     return [_mean(name, members) for name, members in groups.items()]
 
 
-def result_rows(profiles: Iterable[LayerProfile], names: RunNames | None = None) -> list[Result]:
-    """Rows of `results.csv`: a row for each layer of each profile.
-
-    Args:
-        profiles: Any profiles.
-        names: What all rows share; default nothing.
-    """
-    names = RunNames() if names is None else names
-    return [row for profile in profiles for row in _rows(profile, names)]
-
-
-def layer_by_task(profiles: Sequence[LayerProfile]) -> LayerByTask:
-    """Arrange the profiles of one quantity and reading, one for each task, as a matrix.
-
-    Layers ascend, `"final"` last; tasks keep their order.
-
-    Raises:
-        ValueError: There are no profiles, they are of several quantities or readings, or two are of one task.
-    """
-    kinds = {(profile.name, profile.reading) for profile in profiles}
-    tasks = tuple(profile.task for profile in profiles)
-    if len(kinds) != 1 or len(set(tasks)) < len(tasks):
-        raise ValueError(
-            f"A layer × task matrix expects one quantity of one reading and a profile for each task; got "
-            f"{sorted(map(str, kinds)) or 'nothing'} for the tasks {', '.join(tasks)}."
-        )
-    first = profiles[0]
-    found = {layer for profile in profiles for layer in profile.layers if layer is not None}
-    layers = tuple(sorted(found, key=layer_depth))
-    cells = {(row.layer, row.task): row for row in result_rows(profiles) if row.layer is not None}
-
-    def matrix(column: str) -> np.ndarray:
-        values = np.full((len(layers), len(tasks)), np.nan)
-        for (layer, task), row in cells.items():
-            value = getattr(row, column)
-            if value is not None:
-                values[layers.index(layer), tasks.index(task)] = value
-        return values
-
-    null_low, null_high = np.full((2, len(layers), len(tasks)), np.nan)
-    for task, profile in enumerate(profiles):
-        places = [layers.index(layer) for layer in profile.layers if layer is not None]
-        null_low[places, task], null_high[places, task] = _null_range(profile.estimates)
-    return LayerByTask(
-        quantity=first.name,
-        unit=first.unit,
-        layers=layers,
-        tasks=tasks,
-        values=matrix("value"),
-        ci_low=matrix("ci_low"),
-        ci_high=matrix("ci_high"),
-        null_mean=matrix("null_mean"),
-        null_low=null_low,
-        null_high=null_high,
-        p=matrix("p"),
-        p_cell=matrix("p_cell"),
-        interval_over=next((row.interval_over for row in cells.values() if row.interval_over), ""),
-        reading=first.reading,
-        notes=MappingProxyType({cell: row.note for cell, row in cells.items() if row.note}),
-    )
-
-
-def interval_of(profile: LayerProfile) -> tuple[np.ndarray, np.ndarray]:
-    """Both ends of a profile's 95 % interval at every layer, shape `(layers,)`; NaN without interval and errors."""
-    estimates = profile.estimates
-    if estimates.interval is not None:
-        return estimates.interval[0], estimates.interval[1]
-    if estimates.errors is None:
-        unknown = np.full(len(profile.layers), np.nan)
-        return unknown, unknown
-    return confidence_interval(estimates.values, estimates.errors)
-
-
-def _null_range(estimates: Estimates) -> np.ndarray:
-    """Both ends of the range that holds 95 % of the null's draws, shape `(2, layers)`; NaN without draws."""
-    if estimates.null is None or len(estimates.null) < 2:
-        return np.full((2, len(estimates.values)), np.nan)
-    return np.quantile(estimates.null, [0.025, 0.975], axis=0)
-
-
 def _is_matrix(group: Sequence[LayerProfile]) -> bool:
     first = group[0]
     return first.split == "test" and not first.control and first.layers != (None,)
@@ -287,6 +206,7 @@ def _segments_of(profiles: Sequence[LayerProfile]) -> Segments:
 
 
 def _mean(name: str, profiles: Sequence[LayerProfile]) -> LayerProfile:
+    profiles = sorted(profiles, key=lambda profile: profile.task)
     values = np.stack([profile.estimates.values for profile in profiles])  # (tasks, layers)
     mean, count = values.mean(0), len(profiles)
     errors: np.ndarray | None
@@ -300,46 +220,3 @@ def _mean(name: str, profiles: Sequence[LayerProfile]) -> LayerProfile:
     first = profiles[0]
     estimates = Estimates(mean, rows, errors, interval_over=over)
     return replace(first, quantity=f"group_mean/{first.quantity}", task=name, estimates=estimates)
-
-
-def _rows(profile: LayerProfile, names: RunNames) -> Iterable[Result]:
-    estimates, reading = profile.estimates, profile.reading
-    low, high = interval_of(profile)
-    null_mean = None if estimates.null is None else estimates.null.mean(0)
-    for i, layer in enumerate(profile.layers):
-        value = float(estimates.values[i])
-        missing = np.isnan(value)
-        yield Result(
-            study=names.study,
-            role=profile.role,
-            backbone=names.backbone,
-            reference=names.reference,
-            suite=names.suite,
-            task=profile.task,
-            cluster=names.clusters.get(profile.task, ""),
-            stack=reading.stack,
-            layer=layer,
-            site=reading.site,
-            pooling=reading.pooling,
-            probe=profile.probe,
-            penalty=profile.penalties[i] if profile.penalties else None,
-            control=profile.control,
-            seed=profile.seed,
-            split=profile.split,
-            metric=profile.metric,
-            value=value,
-            ci_low=_or_none(low[i]),
-            ci_high=_or_none(high[i]),
-            interval_over="" if np.isnan(low[i]) else estimates.interval_over,
-            null_mean=None if null_mean is None or missing else _or_none(null_mean[i]),
-            p=None if estimates.p is None else _or_none(estimates.p[i]),
-            p_cell=None if estimates.p_cell is None else _or_none(estimates.p_cell[i]),
-            n=estimates.n,
-            note="; ".join(
-                filter(None, (estimates.note if missing else "", estimates.remarks[i] if estimates.remarks else ""))
-            ),
-        )
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

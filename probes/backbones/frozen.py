@@ -22,8 +22,8 @@ from probes.backbones.fingerprint import fingerprint
 from probes.backbones.hooks import ForwardPass, TokenPooler
 from probes.backbones.loading import Source, load_causal_lm, load_pretrained
 from probes.backbones.structure import LayerSpec, Stack, choose_stacks, combine_readings, find_stacks, resolve_layers
-from probes.backbones.token_batches import TokenizedTexts, Tokenizer, longest_input
-from probes.backbones.verification import check_hooks, is_causal, reported_hidden_states
+from probes.backbones.token_batches import TokenizedTexts, Tokenizer, longest_input, num_embeddings
+from probes.backbones.verification import check_hooks, check_weights, is_causal, reported_hidden_states
 from probes.values import Layer, Reading
 
 
@@ -44,8 +44,8 @@ class FrozenBackbone(nn.Module):
         with_head: Loads a second copy of the weights with the language-model head, for `load_with_head`.
 
     Raises:
-        ValueError: A stack or layer does not exist; or the hooks disagree with the model's own hidden states, which is
-            checked on three tokens.
+        ValueError: A stack or layer does not exist; weights are NaN or infinite; or the hooks disagree with the model's
+            own hidden states, which is checked on three tokens.
     """
 
     def __init__(
@@ -79,9 +79,11 @@ class FrozenBackbone(nn.Module):
         # A decoder that reads the text has its start token in front of it, which takes one position.
         start_tokens = int(self.model.config.is_encoder_decoder and decoder_input == "text")
         max_length = longest_input(tokenizer, self.model) - start_tokens
-        self.tokenizer = Tokenizer(tokenizer, max_length=max_length, chat_template=chat_template)
+        table = num_embeddings(self.model)
+        self.tokenizer = Tokenizer(tokenizer, max_length=max_length, chat_template=chat_template, num_embeddings=table)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.model.config.pad_token_id
-        self.pad_id = 0 if pad is None else pad  # without a pad token any id serves, since the mask hides it
+        # The mask hides it, so any id that has an embedding serves where there is none.
+        self.pad_id = 0 if pad is None or (table is not None and pad >= table) else pad
 
         self._pass = self._verified_pass()
 
@@ -294,6 +296,7 @@ class FrozenBackbone(nn.Module):
 
     def _verified_pass(self) -> ForwardPass:
         """The forward pass, after its hooks were checked; a causal decoder is run without a mask."""
+        check_weights(self.model, self.name)
         forward = ForwardPass(self.model, self._stacks, self.decoder_input)
         for stack_name in self.stacks:
             run = partial(forward.run, [stack_name])

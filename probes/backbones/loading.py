@@ -178,6 +178,12 @@ def _load(
 ) -> tuple[PreTrainedModel, Any]:
     with _no_progress_bars():
         place = source.locate(Path(cache_dir or "~/.cache/probes").expanduser())
+        if source.trust_remote_code:
+            _log.warning(
+                "`backbone.trust_remote_code=true`: Python code of %s runs on this machine with all your permissions. "
+                "Read it first, and fix it with `backbone.revision`=COMMIT.",
+                f"the repository '{place}' on the Hub" if source.name is not None else f"the folder '{place}'",
+            )
         target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         origin: dict[str, Any] = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
         tokenizer = AutoTokenizer.from_pretrained(place, **origin)

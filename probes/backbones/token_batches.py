@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import pre_tokenizers
 from torch import Tensor, nn
 
 _TEXTS_PER_CALL = 1024
@@ -45,16 +46,21 @@ class Tokenizer:
         tokenizer: A transformers tokenizer.
         max_length: Length of the longest sequence in tokens, special tokens included.
         chat_template: Render every text as the user's turn of a chat before tokenizing.
+        num_embeddings: Rows of the model's embedding table, which token ids must not exceed; `None` if not known.
 
     Raises:
         ValueError: `chat_template` is set and the tokenizer has none.
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int, chat_template: bool = False) -> None:
+    def __init__(
+        self, tokenizer: Any, *, max_length: int, chat_template: bool = False, num_embeddings: int | None = None
+    ) -> None:
         self._tokenizer = copy.deepcopy(tokenizer)
         self._tokenizer.truncation_side = "left"
         self.max_length = max_length
         self.chat_template = chat_template
+        self.num_embeddings = num_embeddings
+        self._may_omit = _may_omit_characters(self._tokenizer)
         if chat_template and not self._tokenizer.chat_template:
             raise ValueError("This tokenizer has no chat template. Set `backbone.chat_template=false`.")
 
@@ -67,25 +73,45 @@ class Tokenizer:
         """Tokenize; a text longer than `max_length` loses tokens at its beginning, but no special tokens.
 
         Raises:
-            ValueError: A text has no tokens.
+            ValueError: A text has no tokens, or characters that the tokenizer has no token for, or one of its tokens
+                has no embedding; the message names the text by its number, counted from 1.
         """
         limit = self.max_length if max_length is None else min(max_length, self.max_length)
-        chunks = [texts[start : start + _TEXTS_PER_CALL] for start in range(0, len(texts), _TEXTS_PER_CALL)]
-        truncated = [self._truncate(chunk, limit) for chunk in chunks]
-        arrays = tuple(array for ids, _ in truncated for array in ids)
-        tokens_cut = [count for _, counts in truncated for count in counts]
+        arrays: list[np.ndarray] = []
+        tokens_cut: list[int] = []
+        for start in range(0, len(texts), _TEXTS_PER_CALL):
+            ids, counts = self._truncate(texts[start : start + _TEXTS_PER_CALL], limit, start)
+            arrays += ids
+            tokens_cut += counts
+        self._check_ids(texts, arrays)
+        return TokenizedTexts(
+            tuple(arrays), tuple(text_id(array) for array in arrays), len(tokens_cut), sum(tokens_cut)
+        )
+
+    def _check_ids(self, texts: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
         empty = [i for i, array in enumerate(arrays) if len(array) == 0]
         if empty:
             raise ValueError(
-                f"{len(empty)} of {len(texts)} texts have no tokens; the first is number {empty[0]}, "
-                f"{texts[empty[0]]!r}. Every text must have at least one token: correct the data or `suite.prompt`."
+                f"{len(empty)} of {len(texts)} texts have no tokens; the first is {_named(empty[0], texts[empty[0]])}. "
+                "Every text must have at least one token: correct the data or `suite.prompt`."
             )
-        return TokenizedTexts(arrays, tuple(text_id(array) for array in arrays), len(tokens_cut), sum(tokens_cut))
+        if self.num_embeddings is None:
+            return
+        for i, array in enumerate(arrays):
+            if array.max() >= self.num_embeddings:
+                raise ValueError(
+                    f"{_named(i, texts[i])} has the token id {array.max()}, and the model has embeddings for ids 0 to "
+                    f"{self.num_embeddings - 1} only: tokenizer and weights do not belong together. Set `backbone` to "
+                    "a model with its own tokenizer."
+                )
 
-    def _truncate(self, texts: Sequence[str], limit: int) -> tuple[list[np.ndarray], list[int]]:
-        """The ids of each text, and for each text that was too long the number of tokens it lost."""
+    def _truncate(self, texts: Sequence[str], limit: int, start: int) -> tuple[list[np.ndarray], list[int]]:
+        """The ids of each text, and for each text that was too long the number of tokens it lost.
+
+        `start` is the number of texts before these.
+        """
         rendered = [self._render(text) for text in texts] if self.chat_template else list(texts)
-        ids = self._ids(rendered)
+        ids = self._ids(rendered, start=start)
         long = [i for i, tokens in enumerate(ids) if len(tokens) > limit]
         tokens_cut = [len(ids[i]) - limit for i in long]
         # The tokenizer truncates, since it knows where its special tokens belong.
@@ -97,18 +123,70 @@ class Tokenizer:
         messages = [{"role": "user", "content": text}]
         return self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
-    def _ids(self, texts: list[str], limit: int | None = None) -> list[list[int]]:
+    def _ids(self, texts: list[str], limit: int | None = None, *, start: int = 0) -> list[list[int]]:
+        """Token ids of texts, the first of which has the number `start`, counted from 0."""
         if not texts:
             return []
-        encoded = self._tokenizer(
+        try:
+            encoded = self._encoded(texts, limit)
+        except Exception as error:  # tokenizers written in Rust raise `Exception` itself
+            for i, text in enumerate(texts):
+                try:
+                    self._encoded([text], limit)
+                except Exception as own:
+                    raise ValueError(f"{_named(start + i, text)} cannot be tokenized: {_reason(text, own)}") from own
+            raise ValueError(f"Texts cannot be tokenized: {error}") from error
+        for i, tokens in enumerate(encoded["input_ids"]):
+            if None in tokens:
+                raise ValueError(f"{_named(start + i, texts[i])} {_NO_TOKEN}")
+        offsets_of_texts: list[Any] = encoded["offset_mapping"] if self._may_omit and limit is None else []
+        for i, offsets in enumerate(offsets_of_texts):
+            covered = {place for first, end in offsets for place in range(first, end)}
+            if omitted := [c for place, c in enumerate(texts[i]) if c.isalnum() and place not in covered]:
+                raise ValueError(f"{_named(start + i, texts[i])}: {omitted[0]!r} {_NO_TOKEN}")
+        return encoded["input_ids"]
+
+    def _encoded(self, texts: list[str], limit: int | None) -> Any:
+        return self._tokenizer(
             texts,
             add_special_tokens=not self.chat_template,  # a chat template has written them already
             truncation=limit is not None,
             max_length=limit,
             return_attention_mask=False,
+            return_offsets_mapping=self._may_omit,
             verbose=False,
         )
-        return encoded["input_ids"]
+
+
+_NO_TOKEN = (
+    "has characters that the tokenizer has no token for, and it has no unknown token. Correct the text, or set "
+    "`backbone` to a model whose tokenizer knows them."
+)
+
+
+def _named(number: int, text: str) -> str:
+    """A text by its number, counted from 1, and its beginning."""
+    return f"text {number + 1} ({text[:60]!r})"
+
+
+def _reason(text: str, error: Exception) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "it holds half of a surrogate pair, which is no character. Correct the text."
+    if "unk" in str(error).lower():
+        return f"it {_NO_TOKEN}"
+    return f"{error}"
+
+
+def _may_omit_characters(tokenizer: Any) -> bool:
+    """Whether a tokenizer may silently leave out characters: it has neither an unknown token nor a token for each byte.
+
+    Only fast tokenizers do; they tell which characters each token stands for.
+    """
+    if tokenizer.unk_token_id is not None or not tokenizer.is_fast:
+        return False
+    vocabulary = tokenizer.get_vocab().keys()
+    every_byte = pre_tokenizers.ByteLevel.alphabet(), [f"<0x{byte:02X}>" for byte in range(256)]
+    return not any(vocabulary >= set(alphabet) for alphabet in every_byte)
 
 
 def text_id(ids: np.ndarray) -> str:
@@ -128,6 +206,15 @@ def pad_right(ids: Sequence[np.ndarray], *, length: int, pad_id: int) -> tuple[T
         padded[row, : len(tokens)] = tokens
         mask[row, : len(tokens)] = 1
     return torch.from_numpy(padded), torch.from_numpy(mask)
+
+
+def num_embeddings(model: nn.Module) -> int | None:
+    """Rows of a transformers model's table of input embeddings; `None` if it has no table."""
+    try:
+        table = model.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return None
+    return table.num_embeddings if isinstance(table, nn.Embedding) else None
 
 
 def longest_input(tokenizer: Any, model: nn.Module) -> int:

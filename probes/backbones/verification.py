@@ -1,4 +1,4 @@
-"""Checks of a backbone before it is used: the hooks see its hidden states, and whether its attention is causal."""
+"""Checks of a backbone before it is used: its weights are finite, the hooks see its hidden states, is it causal."""
 
 from __future__ import annotations
 
@@ -6,11 +6,38 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probes.backbones.hooks import capture
 from probes.backbones.structure import Stack
 from probes.values import Layer
+
+
+@torch.no_grad()
+def check_weights(model: nn.Module, name: str) -> None:
+    """Refuse weights that are NaN or infinite, also those that only rare tokens use.
+
+    Args:
+        model: Its parameters are checked, except quantized ones and those that are not in memory.
+        name: The backbone's name, for the error.
+
+    Raises:
+        ValueError: Some are; the message names the parameters and how many of their entries.
+    """
+    faults = []
+    for key, weight in model.named_parameters():
+        if not weight.is_floating_point() or weight.is_meta or weight.numel() == 0:
+            continue
+        smallest, largest = weight.aminmax()  # NaN if any entry is
+        if not (smallest.isfinite() and largest.isfinite()):
+            faults.append(f"{key} ({int((~weight.isfinite()).sum()):,} of {weight.numel():,} entries)")
+    if faults:
+        more = f" and {len(faults) - 5} others" if len(faults) > 5 else ""
+        raise ValueError(
+            f"Weights of '{name}' are NaN or infinite: {', '.join(faults[:5])}{more}. The file is damaged or the model "
+            "diverged in training: load other weights, or set `backbone.dtype` to bfloat16 or float32 if they overflow "
+            "in float16."
+        )
 
 
 @torch.no_grad()
@@ -78,11 +105,9 @@ def _refuse_nan(stack: Stack, by_layer: Mapping[Layer, Tensor], name: str) -> No
     """Raise if a hidden state is NaN, which would look as if hooks and model disagreed: NaN does not equal NaN."""
     layers = [layer for layer, hidden in by_layer.items() if hidden.isnan().any()]
     if layers:
-        weights = [key for key, weight in stack.module.named_parameters() if not weight.isfinite().all()]
-        cause = f"its weights {weights[:5]} are NaN or infinite" if weights else "its weights are finite"
         raise ValueError(
-            f"The {stack.name} of '{name}' computes NaN for three tokens at layers {layers}; {cause}. Load other "
-            "weights, or set `backbone.dtype` to bfloat16 or float32 if they overflow in float16."
+            f"The {stack.name} of '{name}' computes NaN for three tokens at layers {layers}, and its weights are "
+            "finite. Set `backbone.dtype` to bfloat16 or float32 if they overflow in float16, or load other weights."
         )
 
 

@@ -1,4 +1,4 @@
-"""Files, figures, tables and W&B: the only package that draws or logs. Other packages compute the numbers.
+"""Files, figures, tables and loggers: the only package that draws or logs. Other packages compute the numbers.
 
 Names are loaded when they are first used, so that a run without W&B does not import it, and naming a logger does not
 import matplotlib.
@@ -11,57 +11,116 @@ from typing import TYPE_CHECKING
 from probes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from probes.report.csv_files import file_stem, read_results, write_best_layers, write_layer_by_task, write_results
+    from probes.report.csv_files import (
+        file_stem,
+        read_results,
+        write_best_layers,
+        write_layer_by_task,
+        write_results,
+        write_task_maps,
+    )
     from probes.report.figures.band_profiles import Curve, band_profiles
     from probes.report.figures.heatmap import heatmap
     from probes.report.figures.profiles import profiles
     from probes.report.figures.task_maps import TaskMap, task_maps
+    from probes.report.job_table import report_jobs
+    from probes.report.mlflow_logger import MlflowRunLogger
+    from probes.report.page.build import write_report
     from probes.report.pictures import save_png
+    from probes.report.predictions_file import read_predictions, write_predictions
     from probes.report.run_logger import FilesOnly, RunLogger
     from probes.report.run_report import RunReport, curve_of, report_findings, report_layer_by_layer, report_run
-    from probes.report.tables import best_layer_table, layer_table, learning_table, print_best_layers, print_screen
+    from probes.report.saved_run import SavedRun, read_run
+    from probes.report.tables import (
+        best_layer_table,
+        difference_table,
+        layer_table,
+        learning_table,
+        path_lines,
+        print_best_layers,
+        print_screen,
+    )
+    from probes.report.tensorboard_logger import TensorBoardRunLogger
     from probes.report.wandb_logger import WandbRunLogger
+    from probes.report.wandb_report import group_report, save_group_report
 
 __all__ = [
     "Curve",
     "FilesOnly",
+    "MlflowRunLogger",
     "RunLogger",
     "RunReport",
+    "SavedRun",
     "TaskMap",
+    "TensorBoardRunLogger",
     "WandbRunLogger",
     "band_profiles",
     "best_layer_table",
     "curve_of",
+    "difference_table",
     "file_stem",
+    "group_report",
     "heatmap",
     "layer_table",
     "learning_table",
+    "path_lines",
     "print_best_layers",
     "print_screen",
     "profiles",
+    "read_predictions",
     "read_results",
+    "read_run",
     "report_findings",
+    "report_jobs",
     "report_layer_by_layer",
     "report_run",
+    "save_group_report",
     "save_png",
     "task_maps",
     "write_best_layers",
     "write_layer_by_task",
+    "write_predictions",
+    "write_report",
     "write_results",
+    "write_task_maps",
 ]
 
 __getattr__ = lazy_names(
     __name__,
     {
         "figures.band_profiles": ("Curve", "band_profiles"),
-        "csv_files": ("file_stem", "read_results", "write_best_layers", "write_layer_by_task", "write_results"),
+        "csv_files": (
+            "file_stem",
+            "read_predictions",
+            "read_results",
+            "read_run",
+            "write_best_layers",
+            "write_layer_by_task",
+            "write_results",
+            "write_task_maps",
+        ),
         "figures.heatmap": ("heatmap",),
         "figures.profiles": ("profiles",),
         "figures.task_maps": ("TaskMap", "task_maps"),
+        "job_table": ("report_jobs",),
+        "page.build": ("write_report",),
+        "mlflow_logger": ("MlflowRunLogger",),
         "pictures": ("save_png",),
+        "predictions_file": ("read_predictions", "write_predictions"),
         "run_report": ("RunReport", "curve_of", "report_findings", "report_layer_by_layer", "report_run"),
-        "tables": ("best_layer_table", "layer_table", "learning_table", "print_best_layers", "print_screen"),
+        "saved_run": ("SavedRun", "read_run"),
+        "tables": (
+            "best_layer_table",
+            "difference_table",
+            "layer_table",
+            "learning_table",
+            "path_lines",
+            "print_best_layers",
+            "print_screen",
+        ),
         "run_logger": ("FilesOnly", "RunLogger"),
+        "tensorboard_logger": ("TensorBoardRunLogger",),
         "wandb_logger": ("WandbRunLogger",),
+        "wandb_report": ("group_report", "save_group_report"),
     },
 )

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from probes.files import replaced_file
+import numpy as np
+
+from probes.files import file_name, replaced_file
+from probes.run_folder import STATE_FILE, read_state
 from probes.values import RESULT_COLUMNS, BestLayers, Layer, LayerByLayer, LayerByTask, Result
+
+if TYPE_CHECKING:
+    from probes.report.figures.task_maps import TaskMap
+
+_log = logging.getLogger(__name__)
 
 BEST_LAYER_COLUMNS = ("task", "best_layer", "best_layers", "metric", "validation_score", "n", "level")
 """Of `best_layers.csv`; `best_layers` is a text such as `12–17, 19`."""
@@ -28,7 +38,7 @@ def write_results(results: Iterable[Result], path: Path) -> Path:
         `path`.
     """
     rows = ([_field(getattr(result, column)) for column in RESULT_COLUMNS] for result in results)
-    return _write_csv(path, RESULT_COLUMNS, rows)
+    return write_table(path, RESULT_COLUMNS, rows)
 
 
 def write_best_layers(best_layers: Iterable[BestLayers], path: Path) -> Path:
@@ -45,16 +55,63 @@ def write_best_layers(best_layers: Iterable[BestLayers], path: Path) -> Path:
         [_field(value) for value in (best.task, best.layer, best.text, best.metric, best.score, best.n, best.level)]
         for best in best_layers
     )
-    return _write_csv(path, BEST_LAYER_COLUMNS, rows)
+    return write_table(path, BEST_LAYER_COLUMNS, rows)
+
+
+def read_best_layers(path: Path) -> list[BestLayers]:
+    """Read what `write_best_layers` wrote.
+
+    Raises:
+        ValueError: The columns are not `BEST_LAYER_COLUMNS`, or a field cannot be read.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != BEST_LAYER_COLUMNS:
+            raise ValueError(f"{path} must have the columns {', '.join(BEST_LAYER_COLUMNS)}.")
+        return [
+            BestLayers(
+                task=row["task"],
+                layer=_read_layer(row["best_layer"]),
+                layers=_read_layers(row["best_layers"]),
+                metric=row["metric"],
+                score=float(row["validation_score"]),
+                n=int(row["n"]),
+                level=float(row["level"]),
+            )
+            for row in reader
+        ]
+
+
+def read_layer_by_layer(path: Path, **facts: Any) -> LayerByLayer:
+    """Read what `write_layer_by_layer` wrote.
+
+    Args:
+        path: The file, named after the task.
+        **facts: What the file does not hold: quantity, unit, names, reading and n.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    return LayerByLayer(
+        task=facts.pop("task", path.stem),
+        x_layers=tuple(_read_layer(row[0]) for row in rows),
+        y_layers=tuple(map(_read_layer, header[1:])),
+        values=np.array([[float(value) for value in row[1:]] for row in rows]).reshape(len(rows), len(header) - 1),
+        **facts,
+    )
 
 
 def read_results(path: Path) -> list[Result]:
     """Read what `write_results` wrote; every number is the same to the bit, every `None` is `None`.
 
+    The results of a run that has not finished are read with a warning: some may be missing.
+
     Raises:
         ValueError: The columns are not `RESULT_COLUMNS`, or a field that must be a number is not one; the message
             names the line.
     """
+    state = read_state(path.parent)
+    if state is not None and state.state not in {"finished", "running"}:
+        _log.warning("'%s' may be incomplete: its run is %s (%s).", path, state.state, STATE_FILE)
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         header = tuple(next(reader, ()))
@@ -77,11 +134,11 @@ def write_layer_by_task(matrix: LayerByTask, folder: Path, *, primary: bool = Tr
         The file written.
     """
     rows = ([str(layer), *map(_field, values)] for layer, values in zip(matrix.layers, matrix.values, strict=True))
-    return _write_csv(folder / f"{file_stem(matrix, primary=primary)}.csv", ("layer", *matrix.tasks), rows)
+    return write_table(folder / f"{file_stem(matrix, primary=primary)}.csv", ("layer", *matrix.tasks), rows)
 
 
 def write_layer_by_layer(matrix: LayerByLayer, folder: Path) -> Path:
-    """Write a matrix as `<folder>/<task>.csv`: one row per x layer, whose name comes first, one column per y layer.
+    """Write a matrix as `<folder>/<file_name(task)>.csv`: a row for each x layer, its name first, a column per y layer.
 
     Args:
         matrix: Its values are written with all their digits, cells without a value as `nan`.
@@ -91,13 +148,47 @@ def write_layer_by_layer(matrix: LayerByLayer, folder: Path) -> Path:
         The file written.
     """
     rows = ([str(layer), *map(_field, values)] for layer, values in zip(matrix.x_layers, matrix.values, strict=True))
-    return _write_csv(folder / f"{matrix.task}.csv", ("layer", *map(str, matrix.y_layers)), rows)
+    return write_table(folder / f"{file_name(matrix.task)}.csv", ("layer", *map(str, matrix.y_layers)), rows)
+
+
+def write_task_maps(maps: Sequence[TaskMap], path: Path) -> Path:
+    """Write the maps of one model as a CSV file: a row for each point, with its layer, task and coordinates.
+
+    Returns:
+        `path`.
+    """
+    rows = (
+        [str(own.layer), _field(own.silhouette), task, _field(x), _field(y)]
+        for own in maps
+        for task, (x, y) in zip(own.tasks, own.points.tolist(), strict=True)
+    )
+    return write_table(path, ("layer", "silhouette", "task", "x", "y"), rows)
+
+
+def read_task_maps(path: Path) -> list[TaskMap]:
+    """Read what `write_task_maps` wrote."""
+    from probes.report.figures.task_maps import TaskMap  # loads matplotlib
+
+    layers: dict[tuple[str, str], list[tuple[str, float, float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            points = layers.setdefault((row["layer"], row["silhouette"]), [])
+            points.append((row["task"], float(row["x"]), float(row["y"])))
+    return [
+        TaskMap(
+            _read_layer(layer),
+            np.array([point[1:] for point in points], dtype=np.float64),
+            tuple(point[0] for point in points),
+            float(silhouette),
+        )
+        for (layer, silhouette), points in layers.items()
+    ]
 
 
 def file_stem(matrix: LayerByTask, *, primary: bool = True) -> str:
     """File name of a matrix without suffix: its quantity without `probe/`, and its reading unless that is primary.
 
-    A `/` in a quantity becomes `_`.
+    A `/` in a quantity becomes `_`; `probes.files.file_name` does the rest.
 
     Example:
         >>> import numpy as np
@@ -107,11 +198,12 @@ def file_stem(matrix: LayerByTask, *, primary: bool = True) -> str:
         >>> file_stem(matrix), file_stem(matrix, primary=False)
         ('accuracy', 'accuracy@decoder.residual.mean')
     """
-    stem = matrix.quantity.removeprefix("probe/").replace("/", "_")
+    stem = file_name(matrix.quantity.removeprefix("probe/").replace("/", "_"))
     return stem if primary else f"{stem}@{matrix.reading}"
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:
+    """Write a CSV file as a whole, and return its path."""
     with replaced_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
@@ -129,6 +221,15 @@ def _field(value: object) -> str:
 
 def _read_layer(text: str) -> Layer:
     return "final" if text == "final" else int(text)
+
+
+def _read_layers(text: str) -> tuple[Layer, ...] | None:
+    """The layers of a text as `BestLayers.text` writes it; `None` where they are unknown."""
+    layers: list[Layer] = []
+    for part in filter(None, text.split(", ")):
+        first, _, last = part.partition("–")
+        layers += range(int(first), int(last) + 1) if last else [_read_layer(first)]
+    return tuple(layers) or None
 
 
 def _optional(read: Callable[[str], object]) -> Callable[[str], object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from probes.files import replaced_file
+from probes.signals import follow
 
 Drawing = Callable[[], Figure]
 """Draws a figure: a `partial` of a figure function and its values, which joblib can send to another process."""
@@ -27,12 +30,18 @@ def save_png(figure: Figure, path: Path) -> Path:
 
     `Figure.savefig` would render the figure twice, the first time only to lay it out; the layout engine alone suffices.
     """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # names may hold any character
+        _print(figure, path)
+    return path
+
+
+def _print(figure: Figure, path: Path) -> None:
     if (layout := figure.get_layout_engine()) is not None:
         layout.execute(figure)
         figure.set_layout_engine("none")
     with replaced_file(path) as temporary:
         FigureCanvasAgg(figure).print_png(temporary, pil_kwargs=_PNG_OPTIONS)
-    return path
 
 
 def save_pictures(drawings: Mapping[Path, Drawing], *, workers: int | None = None) -> None:
@@ -51,10 +60,12 @@ def save_pictures(drawings: Mapping[Path, Drawing], *, workers: int | None = Non
     # the main script as those of `multiprocessing` do: a script without `if __name__ == "__main__"` would run again.
     style = _changed_style()
     parallel = Parallel(n_jobs=workers, backend="loky")
-    parallel(delayed(_save_picture)(path, draw, style) for path, draw in drawings.items())
+    parallel(delayed(_save_picture)(path, draw, style, os.getpid()) for path, draw in drawings.items())
 
 
-def _save_picture(path: Path, draw: Drawing, style: dict[Any, Any]) -> None:
+def _save_picture(path: Path, draw: Drawing, style: dict[Any, Any], main_process: int) -> None:
+    if os.getpid() != main_process:
+        follow(main_process)
     with rc_context(style):
         save_png(draw(), path)
 

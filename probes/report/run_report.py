@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from probes.analysis import Findings, SegmentedQuantity, group_means, interval_of, layer_by_task, result_rows
+from probes.files import file_name
 from probes.report.csv_files import (
     file_stem,
     write_best_layers,
@@ -17,6 +18,7 @@ from probes.report.csv_files import (
     write_layer_by_task,
     write_results,
 )
+from probes.report.figures.axes import is_signed, value_range
 from probes.report.figures.band_profiles import Curve, band_profiles
 from probes.report.figures.heatmap import heatmap
 from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
@@ -51,7 +53,7 @@ def report_findings(
         best_layers: Each task's layers chosen on validation.
     """
     results = result_rows(findings.profiles, names)
-    matrices = [layer_by_task(group) for group in findings.matrices]
+    matrices = [layer_by_task(result_rows(group)) for group in findings.matrices]
     primary = matrices[0].reading if matrices else None
     heatmaps = report_run(
         output_dir,
@@ -74,7 +76,7 @@ def curve_of(profile: LayerProfile, name: str | None = None) -> Curve:
 def report_run(
     output_dir: Path,
     *,
-    results: Iterable[Result],
+    results: Sequence[Result],
     matrices: Sequence[LayerByTask],
     best_layers: Mapping[str, BestLayers],
     logger: RunLogger,
@@ -91,7 +93,7 @@ def report_run(
         results: All rows of `results.csv`.
         matrices: The quantities, each once per reading.
         best_layers: Each task's layers chosen on validation.
-        logger: Receives each quantity, then the summary, then the CSV files and the folder `probes` as artifacts.
+        logger: Receives each quantity, then the summary, then the run's files except pictures as artifacts.
         summary: Summary values besides `best_layer/<task>` and `best_layers/<task>`.
 
     Returns:
@@ -106,11 +108,11 @@ def report_run(
     files = [write_results(results, output_dir / "results.csv")]
     if best_layers:
         files.append(write_best_layers(best_layers.values(), output_dir / "best_layers.csv"))
-    heatmaps, drawings = [], {}
+    heatmaps, drawings, limits = [], {}, shared_limits(ordered, {row.role for row in results})
     for matrix in ordered:
         first = matrix.reading == primary
         files.append(write_layer_by_task(matrix, output_dir / "layer_by_task", primary=first))
-        own = _drawings(output_dir / "figures", matrix, best_layers if first else None)
+        own = _drawings(output_dir / "figures", matrix, best_layers if first else None, limits[limits_key(matrix)])
         heatmaps.append(next(reversed(own)))
         drawings |= own
     save_pictures(drawings)
@@ -119,17 +121,42 @@ def report_run(
     best: dict[str, Layer] = {f"best_layer/{task}": best.layer for task, best in best_layers.items()}
     best |= {f"best_layers/{task}": best.text for task, best in best_layers.items()}
     logger.summarize({**best, **(summary or {})})
-    logger.log_artifacts([*files, *(folder for folder in [output_dir / "probes"] if folder.is_dir())])
+    beside = (output_dir / name for name in ("config.yaml", "provenance.json", "probes", "predictions"))
+    logger.log_artifacts([*files, *(path for path in beside if path.exists())])
     return heatmaps
 
 
-def _drawings(folder: Path, matrix: LayerByTask, best_layers: Mapping[str, BestLayers] | None) -> dict[Path, Drawing]:
+def shared_limits(matrices: Iterable[LayerByTask], roles: set[str]) -> dict[str, tuple[float, float]]:
+    """Ends of the colour scale by quantity: quantities that differ in their role alone share them."""
+    groups: dict[tuple[str, Reading], list[LayerByTask]] = {}
+    for matrix in matrices:
+        role = next((role for role in roles if role and matrix.quantity.startswith(f"{role}/")), "")
+        groups.setdefault((matrix.quantity.removeprefix(f"{role}/"), matrix.reading), []).append(matrix)
+    limits = {}
+    for group in groups.values():
+        values = np.concatenate([matrix.values.ravel() for matrix in group])
+        ends = value_range(values, signed=is_signed(group[0].quantity))
+        limits |= {limits_key(matrix): ends for matrix in group}
+    return limits
+
+
+def limits_key(matrix: LayerByTask) -> str:
+    """Names a quantity and its reading."""
+    return f"{matrix.quantity}@{matrix.reading}"
+
+
+def _drawings(
+    folder: Path,
+    matrix: LayerByTask,
+    best_layers: Mapping[str, BestLayers] | None,
+    limits: tuple[float, float],
+) -> dict[Path, Drawing]:
     """The pictures of a quantity, its heatmap last."""
     stem = file_stem(matrix, primary=best_layers is not None)
     drawings: dict[Path, Drawing] = {}
     if best_layers is not None and np.isfinite(matrix.ci_low).any() and "specificity" not in matrix.quantity:
         drawings[folder / f"{stem}_profiles.png"] = partial(profiles, matrix, best_layers=best_layers)
-    return drawings | {folder / f"{stem}.png": partial(heatmap, matrix, best_layers=best_layers)}
+    return drawings | {folder / f"{stem}.png": partial(heatmap, matrix, best_layers=best_layers, limits=limits)}
 
 
 def _refuse_one_file_for_two(matrices: Iterable[LayerByTask], primary: Reading | None) -> None:
@@ -166,10 +193,16 @@ def report_bands(
             quantity=f"{first.name} ({first.unit})",
             bands=quantity.segments.all_bands,
         )
-        path = save_png(figure, output_dir / "figures" / f"bands_{name.replace('/', '_')}.png")
+        path = save_png(figure, output_dir / "figures" / f"bands_{_stem(name)}.png")
         logger.log_picture(f"bands/{name}", path)
         pictures.append(path)
     return pictures
+
+
+def _stem(name: str) -> str:
+    """The name of a quantity, and of its reading after `@` if it has one, as a file name."""
+    quantity, *reading = name.rsplit("@", 1)
+    return "@".join([file_name(quantity.replace("/", "_")), *reading])
 
 
 def report_layer_by_layer(
@@ -192,7 +225,7 @@ def report_layer_by_layer(
         groups.setdefault(name, []).append(matrix)
     pictures = []
     for name, group in groups.items():
-        stem = name.replace("/", "_")
+        stem = _stem(name)
         for matrix in group:
             write_layer_by_layer(matrix, output_dir / "layer_by_layer" / stem)
         picture = save_png(layer_by_layer_heatmaps(group), output_dir / "figures" / f"layer_by_layer_{stem}.png")

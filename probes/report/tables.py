@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
@@ -14,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from probes.metrics import MAIN_METRIC
-from probes.values import SIGNIFICANCE_LEVEL, BestLayers, Layer, Reading, Result
+from probes.values import SIGNIFICANCE_LEVEL, BestLayers, Layer, Reading, Result, layer_depth
 
 _MAIN_METRICS = tuple(dict.fromkeys(MAIN_METRIC.values()))
 
@@ -27,6 +29,9 @@ _ANSWER_METRICS = {
 }
 _WIDTH_OF_FILES = 136  # columns; where there is no terminal, rich assumes 80 and would fold the tables
 
+_FULL_TABLE = 120  # columns; in a narrower terminal the table of best layers has fewer
+_WIDTH_OF_PROFILE = 16  # characters
+_BARS = "▁▂▃▄▅▆▇█"
 _WIDTH_OF_INTERVALS = 20  # characters; a number with its interval has 18
 
 _Cell = tuple[str, Layer | None, str, str]  # task, layer, metric, control
@@ -38,6 +43,7 @@ def best_layer_table(
     best_layers: Mapping[str, BestLayers],
     classes: Mapping[str, int] | None = None,
     reading: Reading | None = None,
+    width: int | None = None,
 ) -> Table:
     """Arrange the test scores of each task at its best layer beside their baselines, one row per task.
 
@@ -49,29 +55,99 @@ def best_layer_table(
         best_layers: Each task's layers chosen on validation; they decide which tasks are shown, and in which order.
         classes: Each task's number of classes; `None` omits this column.
         reading: Stack, site and pooling to show; by default that of the first result that has a layer.
+        width: Columns of the terminal. Below 120 the table has only the layers, the score, selectivity and a sketch of
+            the score over layers; `None` for all columns.
 
     Raises:
         ValueError: Two results belong to the same cell, such as those of two seeds.
     """
     cells = _test_cells(results, reading)
-    table = _empty_table("Test scores at the best layer (chosen on validation)")
+    table = empty_table("Test scores at the best layer (chosen on validation)")
+    rows = [_BestRow.of(cells, best) for best in best_layers.values()]
+    score = " or ".join(dict.fromkeys(row.metric for row in rows)) or _MAIN_METRICS[0]
+    score = _with_interval(score, [row.score for row in rows])
+    full = width is None or width >= _FULL_TABLE
     table.add_column("task", overflow="fold")
-    if classes is not None:
+    if full and classes is not None:
         table.add_column("classes", justify="right")
-    metrics = [_main_metric(cells, task, best.layer) for task, best in best_layers.items()]
-    score = " or ".join(dict.fromkeys(filter(None, metrics))) or _MAIN_METRICS[0]
-    shown = [
-        cells.get((task, best.layer, metric or "", ""))
-        for (task, best), metric in zip(best_layers.items(), metrics, strict=True)
-    ]
-    for name in ("best layer", "best_layers", _with_interval(score, shown), *_BASELINES, "n"):
+    names = ("best layer", "best_layers", score, *_BASELINES, "n") if full else ("best layers", score, "selectivity")
+    for name in names:
         longest_word = max(3, *map(len, name.split()))
         table.add_column(name, justify="right", min_width=longest_word, no_wrap="[" in name)
-    for (task, best), metric in zip(best_layers.items(), metrics, strict=True):
-        count = [] if classes is None else [str(classes.get(task, ""))]
-        scores = _scores(cells, task, best.layer, metric or _MAIN_METRICS[0])
-        table.add_row(escape(task), *count, str(best.layer), best.text, *scores)
+    if not full:
+        table.add_column("over layers", no_wrap=True)
+    for row in rows:
+        task = row.best.task
+        count = [str(classes.get(task, ""))] if full and classes is not None else []
+        if full:
+            table.add_row(escape(task), *count, str(row.best.layer), row.best.text, *row.numbers())
+        else:
+            layers = f"{row.best.layer} ({row.best.text})" if row.best.text else str(row.best.layer)
+            profile = sparkline(_over_layers(cells, task, row.metric), _WIDTH_OF_PROFILE)
+            table.add_row(escape(task), layers, _number_with_interval(row.score), row.selectivity(), profile)
     return table
+
+
+class _BestRow(NamedTuple):
+    """What the table of best layers shows of one task."""
+
+    best: BestLayers
+    metric: str
+    cells: Mapping[_Cell, Result]
+
+    @classmethod
+    def of(cls, cells: Mapping[_Cell, Result], best: BestLayers) -> _BestRow:
+        return cls(best, _main_metric(cells, best.task, best.layer) or _MAIN_METRICS[0], cells)
+
+    @property
+    def score(self) -> Result | None:
+        return self.cells.get((self.best.task, self.best.layer, self.metric, ""))
+
+    def selectivity(self) -> str:
+        return _number(self.cells.get((self.best.task, self.best.layer, "selectivity", "")), sign="+")
+
+    def numbers(self) -> list[str]:
+        """The score, its baselines and its number of examples, in the order of the columns of the full table."""
+        task, layer = self.best.task, self.best.layer
+        return [
+            _number_with_interval(self.score),
+            _number(self.cells.get((task, layer, self.metric, "shuffled_labels"))),
+            self.selectivity(),
+            _number(self.cells.get((task, layer, "accuracy", ""))),
+            _number(self.cells.get((task, None, "accuracy", "majority"))),
+            _count(self.score),
+        ]
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Values as bars of text from their smallest to their largest, at most `width` of them; a space where unknown.
+
+    More values are averaged in groups of neighbours.
+
+    >>> sparkline([0.1, 0.2, float("nan"), 0.8], 4), sparkline([1.0, 1.0], 4)
+    ('▁▂ █', '▄▄')
+    """
+    if len(values) > width:
+        ends = [round(place * len(values) / width) for place in range(width + 1)]
+        groups = [[v for v in values[a:b] if not math.isnan(v)] for a, b in pairwise(ends)]
+        values = [fmean(group) if group else math.nan for group in groups]
+    known = [value for value in values if not math.isnan(value)]
+    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    top = len(_BARS) - 1
+    return "".join(
+        " " if math.isnan(value) else _BARS[round((value - low) / (high - low) * top) if high > low else top // 2]
+        for value in values
+    )
+
+
+def _over_layers(cells: Mapping[_Cell, Result], task: str, metric: str) -> list[float]:
+    """A task's scores from the first layer to the last."""
+    by_layer = {
+        layer: row.value
+        for (of_task, layer, name, control), row in cells.items()
+        if layer is not None and (of_task, name, control) == (task, metric, "")
+    }
+    return [by_layer[layer] for layer in sorted(by_layer, key=layer_depth)]
 
 
 def layer_table(results: Iterable[Result], metric: str) -> Table:
@@ -83,7 +159,7 @@ def layer_table(results: Iterable[Result], metric: str) -> Table:
         results: Any results; those of the metric that have a layer and a value are shown.
         metric: Name of the quantity.
     """
-    table = _empty_table(metric)
+    table = empty_table(metric)
     table.add_column("task", overflow="fold")
     significant = f"layers with p < {SIGNIFICANCE_LEVEL}"
     by_task = _by_task(results, metric)
@@ -98,6 +174,42 @@ def layer_table(results: Iterable[Result], metric: str) -> Table:
         mean = format(fmean(result.value for result in over_layers), ".3f")
         ends = [text for result in extremes for text in (_number_with_interval(result), str(result.layer))]
         table.add_row(escape(task), *ends, mean, passed, _count(over_layers[0]))
+    return table
+
+
+def difference_table(results: Iterable[Result], *, label: str, reference: str) -> Table:
+    """Arrange the differences between two runs, one row per task: at the best layers, and where they are largest.
+
+    Args:
+        results: Of `probes compare`.
+        label: Name of the run whose scores are compared.
+        reference: Name of the run that is subtracted.
+    """
+    own = [row for row in results if row.backbone == label and row.metric.startswith("difference")]
+    table = empty_table(f"Score of {label} minus score of {reference}, same test rows")
+    table.add_column("task", overflow="fold")
+    at_best = [row for row in own if row.metric.startswith("difference_at_best_layers/")]
+    for name in (_with_interval("at best layers", at_best), "p", "largest at", "", "p < 0.05", "n"):
+        table.add_column(name, justify="right", no_wrap="[" in name)
+    best_of = {row.task: row for row in reversed(at_best)}
+    over_layers: dict[str, list[Result]] = {}
+    for row in own:
+        if row.layer is not None and not math.isnan(row.value):
+            over_layers.setdefault(row.task, []).append(row)
+    for task, rows in over_layers.items():
+        largest = max(rows, key=lambda row: abs(row.value))
+        passed = sum(row.p is not None and row.p < SIGNIFICANCE_LEVEL for row in rows)
+        best = best_of.get(task)
+        p = "" if best is None or best.p is None else f"{best.p:.2g}"
+        table.add_row(
+            escape(task),
+            _number_with_interval(best, sign="+"),
+            p,
+            f"layer {largest.layer}",
+            _number_with_interval(largest, sign="+"),
+            f"{passed} of {len(rows)}",
+            _count(largest),
+        )
     return table
 
 
@@ -117,7 +229,7 @@ def learning_table(results: Iterable[Result]) -> Table:
             base[result.task, result.metric] = result
         else:
             tuned.setdefault((result.task, result.role, result.seed), {})[result.metric] = result
-    table = _empty_table("Test scores of answers: base model → tuned model")
+    table = empty_table("Test scores of answers: base model → tuned model")
     table.add_column("model")
     for title in _ANSWER_METRICS.values():
         table.add_column(title, justify="right", no_wrap=True)
@@ -135,31 +247,38 @@ def print_best_layers(
     results: Sequence[Result],
     *,
     best_layers: Mapping[str, BestLayers],
+    page: Path | None = None,
     figure: Path | None = None,
     output_dir: Path | None = None,
     classes: Mapping[str, int] | None = None,
     console: Console | None = None,
 ) -> None:
-    """Print the table of best layers, then the paths of the figure and of everything else.
+    """Print the table of best layers, then the paths of the report, the figure and everything else.
 
     Args:
         results: As for `best_layer_table`.
         best_layers: As for `best_layer_table`.
+        page: The report to point at.
         figure: A figure to point at.
         output_dir: The folder to point at.
         classes: As for `best_layer_table`.
         console: Where to print; by default the standard output.
     """
-    paths = {"picture": figure, "everything": output_dir}
-    table = best_layer_table(results, best_layers=best_layers, classes=classes)
-    print_screen(table, *(f"{name}: {path}" for name, path in paths.items() if path is not None), console=console)
+    console = _terminal() if console is None else console
+    table = best_layer_table(results, best_layers=best_layers, classes=classes, width=console.width)
+    print_screen(table, *path_lines(report=page, picture=figure, everything=output_dir), console=console)
+
+
+def path_lines(**paths: Path | None) -> list[str]:
+    """A line `name: path` for each file or folder that there is; relative to the working folder if it lies in it."""
+    here = Path.cwd()
+    known = {name: path.absolute() for name, path in paths.items() if path is not None}
+    return [f"{name}: {path.relative_to(here) if path.is_relative_to(here) else path}" for name, path in known.items()]
 
 
 def print_screen(*parts: RenderableType, console: Console | None = None) -> None:
     """Print tables and lines; lines are neither folded, so that paths can be copied, nor read as markup."""
-    if console is None:
-        console = Console()
-        console.width = console.width if console.is_terminal else max(console.width, _WIDTH_OF_FILES)
+    console = _terminal() if console is None else console
     for part in parts:
         if isinstance(part, str):
             console.print(part, markup=False, highlight=False, soft_wrap=True)
@@ -167,7 +286,15 @@ def print_screen(*parts: RenderableType, console: Console | None = None) -> None
             console.print(part)
 
 
-def _empty_table(title: str) -> Table:
+def _terminal() -> Console:
+    """The standard output; where it is no terminal, wide enough for all tables."""
+    console = Console()
+    console.width = console.width if console.is_terminal else max(console.width, _WIDTH_OF_FILES)
+    return console
+
+
+def empty_table(title: str) -> Table:
+    """A table in the style of all tables of this package, without columns."""
     return Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
 
 
@@ -210,19 +337,6 @@ def _main_metric(cells: Mapping[_Cell, Result], task: str, layer: Layer) -> str 
     return next((metric for metric in _MAIN_METRICS if (task, layer, metric, "") in cells), None)
 
 
-def _scores(cells: Mapping[_Cell, Result], task: str, layer: Layer, metric: str) -> list[str]:
-    """A task's score, its baselines and its number of examples, in the order of the columns."""
-    score = cells.get((task, layer, metric, ""))
-    return [
-        _number_with_interval(score),
-        _number(cells.get((task, layer, metric, "shuffled_labels"))),
-        _number(cells.get((task, layer, "selectivity", "")), sign="+"),
-        _number(cells.get((task, layer, "accuracy", ""))),
-        _number(cells.get((task, None, "accuracy", "majority"))),
-        _count(score),
-    ]
-
-
 def _with_interval(name: str, results: Iterable[Result | None]) -> str:
     """Title of a column of numbers with intervals that says what these are over; tasks may differ in that."""
     over = dict.fromkeys(result.interval_over for result in results if result is not None and result.interval_over)
@@ -234,10 +348,10 @@ def _number(result: Result | None, *, sign: str = "") -> str:
     return "" if result is None or math.isnan(result.value) else format(result.value, f"{sign}.3f")
 
 
-def _number_with_interval(result: Result | None) -> str:
+def _number_with_interval(result: Result | None, *, sign: str = "") -> str:
     if result is None or result.ci_low is None or result.ci_high is None:
-        return _number(result)
-    return escape(f"{_number(result)} [{result.ci_low:.2f}, {result.ci_high:.2f}]")
+        return _number(result, sign=sign)
+    return escape(f"{_number(result, sign=sign)} [{result.ci_low:.2f}, {result.ci_high:.2f}]")
 
 
 def _count(result: Result | None) -> str:

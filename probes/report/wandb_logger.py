@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,15 @@ import wandb.apis.public  # noqa: F401  # every run imports it when it starts, w
 from wandb.errors import Error as WandbError
 
 from probes.files import write_text
+from probes.masking import mask_secrets
+from probes.report.run_logger import PAIR_COLUMNS, TABLE_COLUMNS, logged_name, pair_rows, plain_path, table_rows
 from probes.report.wandb_mode import MODES, Mode, choose_mode
 from probes.values import LayerByLayer, LayerByTask
 
 RUN_ID_FILE = "wandb_run_id.txt"
-TABLE_COLUMNS = ("layer", "task", "value", "ci_low", "ci_high", "null_mean", "p", "p_cell", "note")
 
+_FOLDERS = {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache"}
+"""Environment variables of W&B → folder within that of its runs."""
 _SECONDS_TO_START = 15.0  # with mode=auto; the default of W&B is 90
 
 _log = logging.getLogger(__name__)
@@ -91,23 +95,24 @@ class WandbRunLogger:
         """Open the run; leaving the block finishes it, with exit code 1 if an exception is raised."""
         self._output_dir = output_dir
         mode, reason = choose_mode(self._mode)
-        if mode != "disabled":
-            self._start(mode, reason, dict(config))
-        exit_code = 1
-        try:
-            yield self
-            exit_code = 0
-        finally:
-            if self._run is not None:
-                self._run.finish(exit_code=exit_code)
-                self._run = None
+        with _folders_of_its_own(output_dir / "wandb"):
+            if mode != "disabled":
+                self._start(mode, reason, mask_secrets(config))
+            exit_code = 1
+            try:
+                yield self
+                exit_code = 0
+            finally:
+                if self._run is not None:
+                    self._run.finish(exit_code=exit_code)
+                    self._run = None
 
     def log_matrix(self, matrix: LayerByTask, heatmap: Path, *, primary: bool) -> None:
         """Log one quantity as a table with one row per cell, and its heatmap; numbers keep all digits, NaN is null."""
         if self._run is None:
             return
-        name = matrix.quantity if primary else f"{matrix.quantity}@{matrix.reading}"
-        rows: Any = _table_rows(matrix)  # W&B's stubs expect their own type of rows
+        name = logged_name(matrix, primary=primary)
+        rows: Any = table_rows(matrix)  # W&B's stubs expect their own type of rows
         table = wandb.Table(columns=list(TABLE_COLUMNS), data=rows)
         self._run.log({f"layer_by_task/{name}": table, f"heatmap/{name}": wandb.Image(str(heatmap))})
 
@@ -115,19 +120,15 @@ class WandbRunLogger:
         """Log one table, `layer_by_layer/<name>`, one row per task and pair of layers, and one picture of all tasks."""
         if self._run is None:
             return
-        rows: Any = [
-            [matrix.task, str(x_layer), str(y_layer), _without_nan(matrix.values[i, j])]
-            for matrix in matrices
-            for i, x_layer in enumerate(matrix.x_layers)
-            for j, y_layer in enumerate(matrix.y_layers)
-        ]
-        table = wandb.Table(columns=["task", "x_layer", "y_layer", "value"], data=rows)
+        name = plain_path(name)
+        rows: Any = pair_rows(matrices)
+        table = wandb.Table(columns=list(PAIR_COLUMNS), data=rows)
         self._run.log({f"layer_by_layer/{name}": table, f"heatmap/layer_by_layer/{name}": wandb.Image(str(picture))})
 
     def log_picture(self, name: str, picture: Path) -> None:
         """Log a picture that belongs to no matrix."""
         if self._run is not None:
-            self._run.log({name: wandb.Image(str(picture))})
+            self._run.log({plain_path(name): wandb.Image(str(picture))})
 
     def summarize(self, scalars: Mapping[str, float | int | str]) -> None:
         """Set summary values; NaN is left out."""
@@ -160,13 +161,15 @@ class WandbRunLogger:
         _report_place(self._run, reason)
 
     def _open(self, mode: Mode, config: dict[str, Any]) -> wandb.Run:
-        settings: dict[str, Any] = {"silent": True, "console": "off", "save_code": False, "x_disable_stats": True}
+        # Metadata would send the command line with its secrets, and the names of user, machine and folders.
+        settings: dict[str, Any] = {"silent": True, "console": "off", "save_code": False}
+        settings |= {"x_disable_stats": True, "x_disable_meta": True}
         if self._mode == "auto":
             settings["init_timeout"] = _SECONDS_TO_START
         if mode == "online" and self.run_id is not None:
             settings["resume"] = "allow"  # offline, `id` alone suffices: `wandb sync` appends to the run of that id
         return wandb.init(
-            **self._arguments,
+            **mask_secrets(self._arguments),
             config=config,
             id=self.run_id,
             dir=str(self._output_dir),
@@ -174,6 +177,21 @@ class WandbRunLogger:
             reinit="create_new",  # a run that somebody else has open in this process stays untouched
             settings=wandb.Settings(**settings),
         )
+
+
+@contextmanager
+def _folders_of_its_own(folder: Path) -> Iterator[None]:
+    """Within the context, W&B copies artifacts to a folder of the run, not of the user, whose home may be read-only.
+
+    Folders that the user has chosen by W&B's environment variables are kept.
+    """
+    new = {name: str(folder.absolute() / part) for name, part in _FOLDERS.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
 
 
 def _report_place(run: wandb.Run, reason: str) -> None:
@@ -186,19 +204,5 @@ def _report_place(run: wandb.Run, reason: str) -> None:
         _log.info("W&B run: %s", run.url)
 
 
-def _table_rows(matrix: LayerByTask) -> list[list[Any]]:
-    """Rows with the columns `TABLE_COLUMNS`: layer by layer, and task by task within a layer."""
-    arrays = (matrix.values, matrix.ci_low, matrix.ci_high, matrix.null_mean, matrix.p, matrix.p_cell)
-    return [
-        [str(layer), task, *(_without_nan(array[row, column]) for array in arrays), matrix.notes.get((layer, task), "")]
-        for row, layer in enumerate(matrix.layers)
-        for column, task in enumerate(matrix.tasks)
-    ]
-
-
 def _is_nan(value: object) -> bool:
     return isinstance(value, float) and math.isnan(value)
-
-
-def _without_nan(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

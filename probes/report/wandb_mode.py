@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import os
-import threading
-import urllib.error
-import urllib.request
 from typing import Literal, get_args
 
 import wandb
 from wandb.errors import AuthenticationError
 from wandb.sdk.lib import wbauth
+
+from probes.report.servers import server_responds
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -52,29 +50,6 @@ def choose_mode(mode: Mode) -> tuple[Mode, str]:
     if not server_responds(settings.base_url, SECONDS_TO_RESPOND):
         return "offline", f"{settings.base_url} does not respond"
     return "online", ""
-
-
-def server_responds(url: str, seconds: float) -> bool:
-    """Whether a server responds at all, be it with an error; returns after `seconds` at the latest.
-
-    DNS lookups ignore socket timeouts, so the request runs in a thread, which is abandoned if it hangs.
-    """
-    finished, responded = threading.Event(), threading.Event()
-
-    def request() -> None:
-        try:
-            urllib.request.urlopen(url, timeout=seconds).close()
-            responded.set()
-        except urllib.error.HTTPError as response:
-            response.close()
-            responded.set()
-        except (OSError, http.client.HTTPException, ValueError):
-            pass
-        finished.set()
-
-    threading.Thread(target=request, daemon=True, name="wandb-reachable").start()
-    finished.wait(seconds)
-    return responded.is_set()
 
 
 def _parse_mode(name: str) -> Mode:

@@ -11,7 +11,7 @@ import numpy as np
 from probes.activations import ExtractionSettings
 from probes.analysis import LayerAnalysis, cka_pairs, join_rows
 from probes.backbones import FrozenBackbone
-from probes.report import layer_table, print_screen, report_findings, report_layer_by_layer
+from probes.report import layer_table, path_lines, print_screen, report_findings, report_layer_by_layer, write_report
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import facts_of, labels_of_test_rows, matching_test_rows, names_of, read_suite
 from probes.tasks import Suite, Task
@@ -82,7 +82,8 @@ class CompareStudy:
                 report = report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
                 primary = next(iter(x.layers))
                 pictures = report_layer_by_layer(context.output_dir, pairs, logger=context.logger, primary=primary)
-        lines = (f"picture: {pictures[0]}", f"everything: {context.output_dir}")
+        page = write_report(context.output_dir)
+        lines = path_lines(report=page, picture=pictures[0], everything=context.output_dir)
         print_screen(layer_table(report.results, "reference_cka"), *lines)
         values = [result.value for result in report.results if result.metric == "reference_cka"]
         return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan

@@ -7,14 +7,14 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from probes.activations import ExtractionSettings
 from probes.analysis import LayerAnalysis, result_rows
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
-from probes.report import print_best_layers, report_findings, write_results
+from probes.files import file_name
+from probes.report import print_best_layers, report_findings, write_predictions, write_report, write_results
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import (
     SuiteActivations,
@@ -102,8 +102,10 @@ class ProbeStudy:
                     callback.add_task(data)  # if no trainer ran, because every layer is constant
                     analysis.table.add(fit.profiles)
                 fits[reading][task.name] = fit
-                file = _probe_file(context.output_dir, task, reading, first=next(iter(fits)))
-                fit.save(file, metadata=_identity(activations))
+                stem = _file_stem(task, reading, first=next(iter(fits)))
+                fit.save(context.output_dir / "probes" / f"{stem}.safetensors", metadata=_identity(activations))
+                if fit.predictions is not None:
+                    write_predictions(fit.predictions, context.output_dir / "predictions" / f"{stem}.npz")
                 # After each task, so that a run that dies keeps the scores it has.
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
             with context.stage("report"):
@@ -112,15 +114,19 @@ class ProbeStudy:
                 report = report_findings(
                     context.output_dir, analysis.finish(), names=names, logger=context.logger, best_layers=best
                 )
+                objective = _mean_of_known(fit.objective for fit in primary.values())
+                context.logger.summarize({"objective": objective})
+        page = write_report(context.output_dir)
         classes = {task.name: len(task.labels) for task in loaded_suite.tasks if task.labels}
         print_best_layers(
             report.results,
             best_layers=best,
             figure=report.heatmaps[0],
+            page=page,
             output_dir=context.output_dir,
             classes=classes,
         )
-        return _mean_of_known(fit.objective for fit in primary.values())
+        return objective
 
 
 def with_labels(suite: Suite) -> Suite:
@@ -151,9 +157,10 @@ def _callbacks_of(trainer: TrainerFactory) -> list[Any]:
     return list(getattr(trainer, "keywords", {}).get("callbacks") or [])
 
 
-def _probe_file(output_dir: Path, task: Task, reading: Reading, *, first: Reading) -> Path:
-    stem = task.name if reading == first else f"{task.name}@{reading}"
-    return output_dir / "probes" / f"{stem}.safetensors"
+def _file_stem(task: Task, reading: Reading, *, first: Reading) -> str:
+    """Name of a task's files without suffix: readings but the first are part of it."""
+    name = file_name(task.name)
+    return name if reading == first else f"{name}@{reading}"
 
 
 def _identity(activations: SuiteActivations) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.files import write_json
+from probes.masking import mask_secrets
 from probes.report import RunLogger
 
 _PACKAGES = ("probes", "torch", "transformers", "lightning", "torchmetrics", "hydra-core", "wandb", "datasets", "peft")
@@ -55,8 +56,8 @@ class RunContext:
         )
 
     def logged(self) -> AbstractContextManager[object]:
-        """Open the logger's run; leaving the block ends it, as failed where an exception left it."""
-        return self.logger.run(self.config, self.output_dir)
+        """Open the logger's run, its config masked; leaving the block ends it, as failed where an exception left it."""
+        return self.logger.run(mask_secrets(self.config), self.output_dir)
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Add what the block takes to the seconds of a stage in `provenance.json`."""
@@ -73,7 +74,7 @@ class Provenance:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._facts: dict[str, Any] = {
-            "command": sys.argv,
+            "command": mask_secrets(sys.argv),
             "python": platform.python_version(),
             "machine": platform.platform(),
             "versions": _versions(),

@@ -1,9 +1,10 @@
-"""Where examples come from: generated sentences, JSON lines, datasets on the Hub; their prompts, splits and checks."""
+"""Where examples come from: generated sentences, JSON lines, tables, the Hub; their prompts, splits and checks."""
 
 from probes.tasks.flan2021 import load_flan2021_suite as load_flan2021_suite
 from probes.tasks.hub import load_hub_suite as load_hub_suite
 from probes.tasks.local import load_local_suite as load_local_suite
 from probes.tasks.starter import starter_suite as starter_suite
+from probes.tasks.table import table_suite as table_suite
 from probes.tasks.task import Label as Label
 from probes.tasks.task import Split as Split
 from probes.tasks.task import Suite as Suite

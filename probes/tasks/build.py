@@ -71,7 +71,7 @@ def _check_order(raw: RawTask, encoded: EncodedLabels) -> None:
 def _split_positions(raw: RawTask, encoded: EncodedLabels, render: Render, seed: int) -> _Positions:
     if "validation" in raw.rows:
         return {split: (split, np.arange(len(raw.rows[split]))) for split in SPLITS}
-    prompts = [render(row) for row in raw.rows["train"]]
+    prompts = _rendered(raw, render, "train", np.arange(len(raw.rows["train"])))
     labels = encoded.labels["train"]
     strata = labels if encoded.kind == "classification" else [None] * len(labels)
     in_validation = carve_validation(prompts, strata, seed=seed, task=raw.name)
@@ -92,10 +92,31 @@ def _split_positions(raw: RawTask, encoded: EncodedLabels, render: Render, seed:
 
 
 def _render_split(raw: RawTask, encoded: EncodedLabels, render: Render, origin: str, positions: np.ndarray) -> Split:
-    prompts = [render(row) for row in _take(raw.rows[origin], positions)]
+    prompts = _rendered(raw, render, origin, positions)
     check_prompts(raw, origin, positions.tolist(), prompts)
     labels, targets = _take(encoded.labels[origin], positions), _take(encoded.targets[origin], positions)
     return Split(tuple(prompts), tuple(labels), tuple(targets))
+
+
+def _rendered(raw: RawTask, render: Render, split: str, positions: np.ndarray) -> list[str]:
+    """The prompts of rows.
+
+    Raises:
+        ValueError: A row lacks a field of its prompt, or the field holds no text; the message names the row.
+    """
+    prompts = []
+    for position in positions.tolist():
+        row = raw.rows[split][position]
+        try:
+            prompts.append(render(row))
+        except KeyError as error:
+            raise ValueError(
+                f"The prompt of {raw.locate(split, position)} needs the field {error}; the row has {', '.join(row)}. "
+                "Add it, or choose another `suite.prompt` or `suite.template`."
+            ) from error
+        except TypeError as error:
+            raise ValueError(f"The prompt of {raw.locate(split, position)} cannot be made: {error}") from error
+    return prompts
 
 
 def _take(values: Sequence[_T], positions: np.ndarray) -> list[_T]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import combinations
@@ -64,13 +65,18 @@ def check_splits(raw: RawTask) -> None:
             state = "is empty" if present else "is missing"
             with_rows = ", ".join(name for name, rows in raw.rows.items() if rows) or "none"
             raise ValueError(
-                f"Split '{split}' of task '{raw.name}' {state}; splits with rows: {with_rows}. Every task needs train "
-                "and test rows. Add the file or map the split, or leave the task out of `suite.tasks`."
+                f"Split '{split}' of task '{raw.name}' {state}; splits with rows: {with_rows}{_place(raw, split)}. "
+                "Every task needs train and test rows. Add the file or map the split, or leave the task out of "
+                "`suite.tasks`."
             )
 
 
+def _place(raw: RawTask, split: str) -> str:
+    return f"; the rows should be in {raw.locations[split]}" if split in raw.locations else ""
+
+
 def check_prompts(raw: RawTask, split: str, positions: Sequence[int], prompts: Sequence[str]) -> None:
-    """Refuse prompts that are empty or only white space.
+    """Refuse prompts that are empty or only white space, or that hold half of a surrogate pair.
 
     Args:
         raw: The task the prompts were rendered from.
@@ -79,13 +85,18 @@ def check_prompts(raw: RawTask, split: str, positions: Sequence[int], prompts: S
         prompts: As rendered.
 
     Raises:
-        ValueError: A prompt is empty.
+        ValueError: A prompt is empty, or no text.
     """
     for position, prompt in zip(positions, prompts, strict=True):
         if not prompt.strip():
             raise ValueError(
                 f"The text of {raw.locate(split, position)} is empty. Fill it in or drop the row, or choose another "
                 "`suite.prompt`."
+            )
+        if half := re.search("[\ud800-\udfff]", prompt):
+            raise ValueError(
+                f"The text of {raw.locate(split, position)} holds half of a surrogate pair, {half[0]!r} at character "
+                f"{half.start() + 1}, which is no character. Correct the row."
             )
 
 

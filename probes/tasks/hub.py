@@ -9,7 +9,7 @@ from typing import Any
 
 from probes.tasks.build import build_task
 from probes.tasks.checks import choose_tasks
-from probes.tasks.prompts import PROMPTS, template_renderer
+from probes.tasks.prompts import column_template, template_renderer
 from probes.tasks.splits import MaxRows, split_name
 from probes.tasks.task import RawTask, Row, Suite, Task, TaskKind
 from probes.values import SPLITS
@@ -73,7 +73,9 @@ def load_hub_suite(
     built: list[Task] = []
     for task in choose_tasks(tasks, tuple(tasks_by_name)):
         definition = tasks_by_name[task]
-        text_template, key = _template(definition, prompt, template)
+        text_template, key = column_template(
+            task, text=definition.text, instruction=definition.instruction, prompt=prompt, template=template
+        )
         dataset = _load(definition)
         source_splits = _source_splits(definition, dataset)
         columns = [column for column in dataset[source_splits["train"]].column_names if column != definition.label]
@@ -114,22 +116,6 @@ def _define(base: HubTask, task: str, changes: Mapping[str, Any]) -> HubTask:
             f"`suite.splits` of task '{task}' has no key {', '.join(unknown)}. Its keys are {', '.join(SPLITS)}."
         )
     return definition
-
-
-def _template(definition: HubTask, prompt: str, template: str | None) -> tuple[str, str]:
-    """The template of a task's prompts, and the configuration key it comes from."""
-    if template is not None:
-        return template, "suite.template"
-    if prompt not in PROMPTS:
-        raise ValueError(f"No prompt '{prompt}'. Set `suite.prompt` to {' or '.join(PROMPTS)}, or `suite.template`.")
-    if prompt == "raw":
-        return (definition.text if "{" in definition.text else f"{{{definition.text}}}"), "suite.text"
-    if definition.instruction is None:
-        raise ValueError(
-            f"Task '{definition.name}' has no instruction. Set `suite.instruction` to a template with {{column}} "
-            "placeholders, or `suite.prompt=raw`."
-        )
-    return definition.instruction, "suite.instruction"
 
 
 def _load(definition: HubTask) -> Mapping[str, Any]:

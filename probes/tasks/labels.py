@@ -12,6 +12,8 @@ from probes.tasks.task import Label, RawTask, Row, TaskKind
 
 MAX_TARGET_CLASSES = 20
 """With more distinct answers than this, a task without labels is generation."""
+MOST_CLASSES = 100_000
+"""A larger integer is no index of a class but, say, an identifier."""
 MIN_TARGET_SHARE = 0.005
 """An answer given in a smaller share of the rows is free text; the set of answers is then not a set of classes."""
 
@@ -143,6 +145,11 @@ def _class_names(raw: RawTask, kind: TaskKind, values: Sequence[Any], field: str
     if any(isinstance(entry, bool) for entry in entries):
         return ("false", "true")
     if entries and all(isinstance(entry, int) for entry in entries):
+        if max(entries) > MOST_CLASSES:
+            raise ValueError(
+                f"Label {max(entries)} of task '{raw.name}' is too large for the index of a class, of which there may "
+                f"be {MOST_CLASSES:,}. Number classes from 0, name them by texts, or declare `kind` regression."
+            )
         answers = _answer_of_each_index(raw.rows["train"]) if field == "label" else {}
         return tuple(answers.get(index, str(index)) for index in range(max(entries) + 1))
     return tuple(sorted({str(entry).strip() for entry in entries}))
@@ -188,7 +195,8 @@ class _Encoder:
     def _class_index(self, value: Any, split: str, position: int) -> int:
         if isinstance(value, str) and value.strip() in self.class_names:
             return self.class_names.index(value.strip())
-        if isinstance(value, int) and 0 <= value < len(self.class_names):
+        boolean = isinstance(value, bool) and self.class_names != ("false", "true")
+        if isinstance(value, int) and not boolean and 0 <= value < len(self.class_names):
             return int(value)
         hint = " Index -1 usually means unlabelled: map the split to a labelled one." if value == -1 else ""
         raise ValueError(

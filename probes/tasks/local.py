@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from probes.tasks.prompts import prompt_renderer
 from probes.tasks.splits import MaxRows, split_name
 from probes.tasks.task import RawTask, Row, Suite, Task
 from probes.values import SPLITS
+
+_log = logging.getLogger(__name__)
 
 _Files = dict[str, dict[str, Path]]
 """Task → split → file."""
@@ -84,37 +88,95 @@ def parse_row(file: Path, number: int, line: str) -> Row:
     """One line of a JSON lines file as a row.
 
     Raises:
-        ValueError: The line is not a JSON object with `targets` or `label`; the message names the file and the line by
-            its number.
+        ValueError: The line is not a JSON object with an answer in `targets` or `label`, names a field twice, or holds
+            what is no text; the message names the file and the line by its number.
     """
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file}, line {number}: not JSON ({error.msg} at column {error.colno}).") from error
-    if isinstance(row, dict) and row.keys() & {"targets", "label"}:
-        return row
-    if isinstance(row, dict):
-        found = f"the row has {', '.join(row) or 'no fields'}"
-    else:
+    where, row = f"{file}, line {number}", parse_json(file, number, line)
+    if not isinstance(row, dict):
         found = f"the line is of type {type(row).__name__}"
+    elif row.get("targets") is None and row.get("label") is None:
+        null = [f"`{key}` is null" for key in ("targets", "label") if key in row]
+        found = f"the row has {' and '.join(null) or ', '.join(row) or 'no fields'}"
+    elif isinstance(row.get("targets"), dict | list | bool):
+        kind = type(row["targets"]).__name__
+        raise ValueError(f"{where}: `targets` must be the answer in words; got {kind}. Put classes into `label`.")
+    else:
+        return row
     raise ValueError(
-        f"{file}, line {number}: no field `targets` or `label`; {found}. Write one JSON object of fields per line."
+        f"{where}: no field `targets` or `label`; {found}. Write one JSON object of fields per line, with an answer."
     )
+
+
+def parse_json(file: Path, number: int, line: str) -> Any:
+    """One line of a JSON lines file.
+
+    Raises:
+        ValueError: The line is not JSON, names a field twice, or holds what is no text; the message names the file and
+            the line by its number.
+    """
+    where = f"{file}, line {number}"
+    try:
+        row = json.loads(line, object_pairs_hook=_without_repeated_keys, parse_constant=_refuse_constant)
+        _refuse_half_pairs(line, row)
+    except json.JSONDecodeError as error:
+        found = f"not JSON ({error.msg} at column {error.colno})" if line.strip() else "not JSON but empty"
+        raise ValueError(f"{where}: {found}. Write one JSON object of fields per line.") from error
+    except RecursionError as error:
+        raise ValueError(f"{where}: nested too deeply. Write one JSON object of fields per line.") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return row
+
+
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(key for position, (key, _) in enumerate(pairs) if key in dict(pairs[:position]))
+        raise ValueError(f"the field `{twice}` stands there twice. Keep one of them.")
+    return row
+
+
+def _refuse_half_pairs(text: str, read: Any) -> None:
+    """Refuse strings that cannot be written as UTF-8; only the escapes of surrogates lead to them."""
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(read, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(error.object[error.start]):04x}"
+            raise ValueError(f"{half} is half of a surrogate pair, which is no character. Correct it.") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON. Write null, or leave the row out.")
 
 
 def _find_files(folder: Path) -> _Files:
     files: _Files = {}
+    unread: list[str] = []
     for file in sorted(folder.glob("*/*.jsonl")):
         outer, inner = split_name(file.parent.name), split_name(file.stem)
         if outer in SPLITS:
-            files.setdefault(task_of_file(file.stem), {})[outer] = file
+            task, split = task_of_file(file.stem), outer
         elif inner in SPLITS:
-            files.setdefault(file.parent.name, {})[inner] = file
+            task, split = file.parent.name, inner
+        else:
+            unread.append(str(file.relative_to(folder)))
+            continue
+        if (other := files.setdefault(task, {}).get(split)) is not None:
+            raise ValueError(
+                f"Split '{split}' of task '{task}' has two files: {other} and {file}. Remove one or join them."
+            )
+        files[task][split] = file
     if not files:
         raise FileNotFoundError(
             f"Folder '{folder}' has neither task/split.jsonl nor split/task.jsonl (splits: {', '.join(SPLITS)}). "
             "Set `suite.path` to the folder above these."
         )
+    if unread:
+        _log.warning(
+            "Not read, because neither file nor folder is named after a split (%s): %s.",
+            ", ".join(SPLITS), ", ".join(unread),
+        )  # fmt: skip
     return files
 
 
@@ -122,11 +184,29 @@ def _read_listing(file: Path) -> Mapping[str, Any]:
     if not file.exists():
         return {}
     try:
-        listing = json.loads(file.read_text(encoding="utf-8"))
+        text = _read_text(file)
+        listing = json.loads(text, object_pairs_hook=_without_repeated_keys)
+        _refuse_half_pairs(text, listing)
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}, line {error.lineno}: not JSON ({error.msg}).") from error
-    if not (isinstance(listing, dict) and all(isinstance(e, dict) and "name" in e for e in listing.get("tasks", []))):
-        raise ValueError(f"{file} must be an object with `tasks`: a list of objects with at least `name`.")
+    except RecursionError as error:
+        raise ValueError(f"{file}: nested too deeply.") from error
+    except ValueError as error:
+        raise error if str(error).startswith(str(file)) else ValueError(f"{file}: {error}") from error
+    tasks = listing.get("tasks", []) if isinstance(listing, dict) else None
+    if not (isinstance(tasks, list) and all(isinstance(e, dict) and isinstance(e.get("name"), str) for e in tasks)):
+        raise ValueError(f"{file} must be an object with `tasks`: a list of objects with at least `name`, a text.")
+    for name, count in Counter(entry["name"] for entry in tasks).items():
+        if count > 1:
+            raise ValueError(f"{file} lists task '{name}' {count} times. List each task once.")
+    for entry in tasks:
+        labels = entry.get("labels")
+        if labels is not None and not (
+            isinstance(labels, list) and labels and len(set(map(str, labels))) == len(labels)
+        ):
+            raise ValueError(
+                f"{file}: `labels` of task '{entry['name']}' must be a list of different names; got {labels!r}."
+            )
     return listing
 
 
@@ -151,8 +231,23 @@ def _read_task(task: str, files: _Files, entry: Mapping[str, Any], folder: Path)
 
 
 def _read_rows(file: Path) -> list[Row]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")  # not splitlines: it splits at U+2028 too
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+    """The rows of a file; only its end may be blank, so that a row's number is that of its line."""
+    lines = _read_text(file).rstrip().split("\n")  # not splitlines: it splits at U+2028 too
     return [parse_row(file, number, line) for number, line in enumerate(lines if lines != [""] else [], start=1)]
+
+
+def _read_text(file: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Raises:
+        ValueError: It cannot be read, or is not UTF-8; the message names the file and the line.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}. Mend or remove it.") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{file} is not UTF-8 text (line {line}, byte {error.start}). Save it as UTF-8.") from error

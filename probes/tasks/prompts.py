@@ -96,6 +96,39 @@ def template_renderer(task: str, template: str, fields: Sequence[str], key: str 
     return render
 
 
+def column_template(
+    task: str, *, text: str, instruction: str | None, prompt: str, template: str | None
+) -> tuple[str, str]:
+    """The template of the prompts of a task whose rows are columns, and the configuration key it comes from.
+
+    Args:
+        task: Name of the task, for messages.
+        text: The raw prompt: a column, or a template with `{column}` placeholders.
+        instruction: The instruction prompt: a template, or `None` if the task has none.
+        prompt: `raw` or `instruction`.
+        template: Used in place of `prompt` if given.
+
+    Raises:
+        ValueError: There is no such prompt, or the task has no instruction.
+
+    Example:
+        >>> column_template("demo", text="body", instruction=None, prompt="raw", template=None)
+        ('{body}', 'suite.text')
+    """
+    if template is not None:
+        return template, "suite.template"
+    if prompt not in PROMPTS:
+        raise ValueError(f"No prompt '{prompt}'. Set `suite.prompt` to {' or '.join(PROMPTS)}, or `suite.template`.")
+    if prompt == "raw":
+        return (text if "{" in text else f"{{{text}}}"), "suite.text"
+    if instruction is None:
+        raise ValueError(
+            f"Task '{task}' has no instruction. Set `suite.instruction` to a template with {{column}} placeholders, or "
+            "`suite.prompt=raw`."
+        )
+    return instruction, "suite.instruction"
+
+
 def prompt_fields(rows: Sequence[Row]) -> tuple[str, ...]:
     """The fields that every row has, in the order of the first row, without those that hold the answer."""
     if not rows:
@@ -148,6 +181,8 @@ def _end_of_last_sentence(prefix: str) -> int:
 def _instruction_renderer(task: str, rows: Sequence[Row]) -> Render:
     fields = prompt_fields(rows)
     if "inputs" not in fields:
+        if any("inputs" in row for row in rows):
+            return lambda row: _as_text(row["inputs"])  # names the rows that lack it
         raise ValueError(
             f"Task '{task}' has no field `inputs` to be its instruction. Its fields are {', '.join(fields) or 'none'}. "
             "Set `suite.prompt=raw`, or `suite.template` over these fields."
@@ -157,8 +192,9 @@ def _instruction_renderer(task: str, rows: Sequence[Row]) -> Render:
 
 def _raw_renderer(task: str, rows: Sequence[Row]) -> Render:
     fields = prompt_fields(rows)
-    named = [name for name in fields if name in NAMED_FIELDS]
-    has_text = "text" in fields
+    anywhere = dict.fromkeys(name for row in rows for name in row)
+    named = [name for name in anywhere if name in NAMED_FIELDS]  # a row that lacks one is refused when it is rendered
+    has_text = "text" in anywhere
     unclear = [
         name
         for name in fields
@@ -170,7 +206,8 @@ def _raw_renderer(task: str, rows: Sequence[Row]) -> Render:
             f"Task '{task}' has no raw prompt: it {why}. Its fields are {', '.join(fields) or 'none'}. "
             "Set `suite.prompt=instruction`, or `suite.template` over these fields, or leave it out of `suite.tasks`."
         )
-    opening, ending = shared_frame([_as_text(row["text"]) for row in rows]) if has_text else ("", "")
+    texts = [row["text"] for row in rows if isinstance(row.get("text"), str)] if has_text else []
+    opening, ending = shared_frame(texts)
 
     def render(row: Row) -> str:
         text = _as_text(row["text"]) if has_text else ""
@@ -184,11 +221,18 @@ def _raw_renderer(task: str, rows: Sequence[Row]) -> Render:
 def _adds_to_text(name: str, rows: Sequence[Row]) -> bool:
     """Whether a field holds words, in any of the rows, that the row's `text` does not contain."""
     return any(
-        isinstance(row[name], str | list) and _as_text(row[name]) not in _as_text(row.get("text", "")) for row in rows
+        isinstance(row[name], str | list) and _as_text(row[name]) not in str(row.get("text", "")) for row in rows
     )
 
 
 def _as_text(value: Any) -> str:
+    """A field as part of a prompt: text, a number, or a list of these.
+
+    Raises:
+        TypeError: It is none of these.
+    """
     if isinstance(value, list | tuple):
-        return "\n".join(str(entry) for entry in value)
-    return str(value)
+        return "\n".join(map(_as_text, value))
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    raise TypeError(f"a field of the prompt must hold text, a number or a list of these; got {value!r}.")

@@ -1,4 +1,4 @@
-"""Which rows go to which split: names of splits, a validation split carved from train, and caps on the rows."""
+"""Which rows go to which split: names of splits, splits drawn or carved from train, and caps on the rows."""
 
 from __future__ import annotations
 
@@ -54,6 +54,59 @@ def carve_validation(keys: Sequence[Hashable], strata: Sequence[Hashable], *, se
         count = min(len(distinct) - 1, max(1, round(share * len(distinct))))  # train keeps at least one
         chosen.update(distinct[i] for i in rng.permutation(len(distinct))[: max(0, count)])
     return np.array([key in chosen for key in keys], dtype=bool)
+
+
+def draw_splits(
+    keys: Sequence[Sequence[Hashable]],
+    strata: Sequence[Hashable],
+    shares: Mapping[str, float],
+    *,
+    seed: int,
+    task: str,
+) -> list[str]:
+    """Draw the split of every row, so that rows that share a key stay together and strata are spread evenly.
+
+    Rows that belong together are placed first, the largest sets before the others, each where it brings the numbers of
+    rows of each stratum closest to their shares. Then the single rows of each stratum fill what is left; a stratum with
+    enough single rows has one in every split.
+
+    Args:
+        keys: Columns of keys, such as texts and authors, each with one entry per row; rows with an equal entry in any
+            column go to the same split.
+        strata: The class of each row, or the same value for all.
+        shares: Split → its share of the rows; they sum to 1.
+        seed: `suite.seed`.
+        task: Name of the task; each draws rows of its own.
+
+    Returns:
+        The split of each row.
+
+    Example:
+        >>> draw_splits([list("aabcde")], [0] * 6, {"train": 0.5, "test": 0.5}, seed=0, task="demo").count("train")
+        3
+    """
+    rng = named_generator(seed, task, "splits")
+    sets = _connected(keys)
+    classes = np.unique(_numbered(strata), return_inverse=True)[1]
+    wanted = np.outer(list(shares.values()), np.bincount(classes))  # (splits, strata): numbers of rows
+    placed = np.zeros_like(wanted)
+    split_of_row = np.full(len(classes), -1)
+    sizes = np.bincount(sets)
+    order = rng.permutation(len(sizes))
+    rows_of_set = np.split(np.argsort(sets, kind="stable"), np.cumsum(sizes)[:-1])
+    for index in sorted(order[sizes[order] > 1].tolist(), key=lambda index: -sizes[index]):
+        rows = rows_of_set[index]
+        added = np.bincount(classes[rows], minlength=wanted.shape[1])
+        distance = (np.square(placed + added - wanted) - np.square(placed - wanted)) / wanted
+        best = int(distance.sum(axis=1).argmin())
+        placed[best] += added
+        split_of_row[rows] = best
+    for stratum in range(wanted.shape[1]):
+        rows = rng.permutation(np.flatnonzero((classes == stratum) & (split_of_row < 0)))
+        counts = _fill(wanted[:, stratum], placed[:, stratum], len(rows))
+        split_of_row[rows] = np.repeat(np.arange(len(shares)), counts)
+    names = list(shares)
+    return [names[index] for index in split_of_row.tolist()]
 
 
 def row_cap(max_rows: MaxRows, split: str) -> int | None:
@@ -115,6 +168,43 @@ def draw_rows(
 def named_generator(seed: int, *names: str) -> np.random.Generator:
     """A random generator that depends only on the seed and the names, not on global state or on other tasks."""
     return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
+
+
+def _numbered(values: Sequence[Hashable]) -> np.ndarray:
+    """Equal values as equal numbers, in the order of their first appearance."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
+
+
+def _connected(keys: Sequence[Sequence[Hashable]]) -> np.ndarray:
+    """The set of each row, `(rows,)`: rows with an equal entry in any column are in one set."""
+    from scipy.sparse import coo_array  # imported here because it takes half a second
+    from scipy.sparse.csgraph import connected_components
+
+    rows = len(keys[0])
+    nodes = rows
+    ends = []
+    for column in keys:  # a graph between rows and keys
+        numbers = _numbered(column)
+        ends.append(nodes + numbers)
+        nodes += int(numbers.max(initial=-1)) + 1
+    start = np.tile(np.arange(rows), len(keys))
+    graph = coo_array((np.ones(len(start)), (start, np.concatenate(ends))), shape=(nodes, nodes))
+    return connected_components(graph, directed=False)[1][:rows]
+
+
+def _fill(wanted: np.ndarray, placed: np.ndarray, rows: int) -> np.ndarray:
+    """How many of some rows each split gets, `(splits,)`, to bring the numbers placed close to those wanted."""
+    missing = np.maximum(wanted - placed, 0)
+    quotas = rows * missing / missing.sum() if missing.sum() > 0 else rows * wanted / wanted.sum()
+    counts = np.floor(quotas).astype(int)
+    if rows >= len(wanted):
+        counts = np.where(placed + counts == 0, 1, counts)
+    while counts.sum() < rows:
+        counts[np.argmax(quotas - counts)] += 1
+    while counts.sum() > rows:  # one row in every split took rows from the large ones
+        counts[np.argmax(counts)] -= 1
+    return counts
 
 
 def _stratified(labels: Sequence[Label], order: np.ndarray, cap: int) -> list[int]:

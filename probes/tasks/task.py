@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from probes.values import ALL_TASKS
 
 Label = int | float | tuple[int, ...] | None
 """A class index (classification), a real number (regression), one 0 or 1 per class (multi-label), or `None`
@@ -64,10 +68,25 @@ class Task:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks that are studied together."""
+    """Tasks that are studied together.
+
+    Raises:
+        ValueError: Two tasks have one name, or a name cannot be written as text or means all tasks.
+    """
 
     name: str
     tasks: tuple[Task, ...]
+
+    def __post_init__(self) -> None:
+        for name, count in Counter(task.name for task in self.tasks).items():
+            if count > 1:
+                raise ValueError(
+                    f"Suite '{self.name}' has {count} tasks of the name '{name}': one would replace the other in all "
+                    "results. Rename them."
+                )
+            if name == ALL_TASKS or re.search("[\ud800-\udfff]", name):
+                reason = "means all tasks together" if name == ALL_TASKS else "cannot be written as UTF-8"
+                raise ValueError(f"A task cannot be called {name!r}, which {reason}. Rename it.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from probes.analysis import result_rows
-from probes.metrics import LARGER_IS_BETTER, OBJECTIVE_METRIC, TargetKind
+from probes.files import digest_of_json
+from probes.metrics import LARGER_IS_BETTER, MAIN_METRIC, OBJECTIVE_METRIC, Predictions, TargetKind
 from probes.seeds import derive_seed
 from probes.trainers import TrainerFactory, default_trainer
 from probes.training.bank.minibatch_module import class_weights
@@ -40,11 +41,13 @@ class TaskProbes:
         profiles: Every metric of the probes and of their baselines, on every split, over all layers.
         best_layers: The layer with the best validation score, and those that validation rows cannot tell from it;
             `None` if no layer has a score, such as if every layer is constant.
+        predictions: What the probes predict for the test rows; `None` if no layer has a probe.
     """
 
     probes: LayerProbes
     profiles: tuple[LayerProfile, ...]
     best_layers: BestLayers | None
+    predictions: Predictions | None
 
     @property
     def results(self) -> list[Result]:
@@ -105,9 +108,14 @@ def fit_task(data: TaskData, settings: ProbeSettings, trainer_factory: TrainerFa
     spec = BankSpec(data, layers, data.num_classes, exact, settings, trainer_factory, seed)
     rows = {split: _rows(data, split, live, settings, seed) for split in SPLITS}
     selection = select(rows["train"], rows["validation"], spec) if layers else None
-    probes = _chosen_probes(data, spec, selection)
-    best = None if selection is None else _best_layers(data, spec, selection)
-    return TaskProbes(probes, tuple(_profiles(data, spec, selection, rows)), best)
+    logits_by_split = {} if selection is None else _logits_by_split(selection, rows, spec)
+    profiles = tuple(_profiles(data, spec, selection, rows, logits_by_split))
+    return TaskProbes(
+        probes=_chosen_probes(data, spec, selection),
+        profiles=profiles,
+        best_layers=None if selection is None else _best_layers(data, spec, selection),
+        predictions=_predictions(data, spec, logits_by_split["test"], profiles) if logits_by_split else None,
+    )
 
 
 def _rows(data: TaskData, split: str, live: Tensor, settings: ProbeSettings, seed: int) -> Rows:
@@ -161,7 +169,11 @@ def _best_layers(data: TaskData, spec: BankSpec, selection: Selection) -> BestLa
 
 
 def _profiles(
-    data: TaskData, spec: BankSpec, selection: Selection | None, rows: Mapping[str, Rows]
+    data: TaskData,
+    spec: BankSpec,
+    selection: Selection | None,
+    rows: Mapping[str, Rows],
+    logits_by_split: Mapping[str, SplitLogits],
 ) -> Iterator[LayerProfile]:
     """Scores of the chosen probes, their controls and the majority baseline on every split."""
     settings = spec.settings
@@ -175,7 +187,6 @@ def _profiles(
         permutations=settings.permutations,
         seed=spec.seed,
     )
-    logits_by_split = {} if selection is None else _logits_by_split(selection, rows, spec)
     for outputs in logits_by_split.values():
         yield from scorer.profiles(outputs)
     train_targets = rows["train"].targets[0]
@@ -189,6 +200,30 @@ def _profiles(
     if selection is None:
         for split in SPLITS:
             yield from scorer.missing_profiles(split, metrics)
+
+
+def _predictions(data: TaskData, spec: BankSpec, outputs: SplitLogits, profiles: Sequence[LayerProfile]) -> Predictions:
+    """Predictions for the test rows, with the errors of the main metric over training sets."""
+    predictions = Predictions.of_logits(
+        outputs.logits[:, 0],
+        outputs.targets[0],
+        task=data.task,
+        kind=data.kind,
+        reading=data.reading,
+        labels=data.labels,
+        layers=spec.layers,
+        row_ids=data.test.activations.row_ids,
+    )
+    main = next(p for p in profiles if (p.metric, p.split, p.control) == (MAIN_METRIC[data.kind], "test", ""))
+    if outputs.refits is None or main.estimates.errors is None:
+        return predictions
+    sets = outputs.refits.shape[2]
+    probed = [data.layers.index(layer) for layer in spec.layers]
+    return replace(
+        predictions,
+        training_errors=main.estimates.errors[-sets:, probed].astype(np.float32),
+        training_seed=digest_of_json([spec.seed, sets, data.train.activations.row_ids]),
+    )
 
 
 def _logits_by_split(selection: Selection, rows: Mapping[str, Rows], spec: BankSpec) -> dict[str, SplitLogits]:

@@ -6,14 +6,14 @@ import functools
 import importlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from probes.architectures import ProbeArchitecture
 from probes.files import replaced_file
@@ -26,6 +26,8 @@ _FORMAT = "probes/1"
 """Name and version of the layout: tensors `bank.*` and `standardiser.*`, and everything else as JSON in the header."""
 _HEADER_KEY = "probes"
 """Key of the JSON in the file's safetensors metadata."""
+_OWN = "probes.architectures"
+"""The module whose architectures every file may name."""
 
 
 def save_probes(probes: LayerProbes, path: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
@@ -53,19 +55,22 @@ def save_probes(probes: LayerProbes, path: str | Path, metadata: Mapping[str, An
     return path
 
 
-def load_probes(path: str | Path) -> LayerProbes:
+def load_probes(path: str | Path, *, allow: Sequence[str] = ()) -> LayerProbes:
     """Read probes that `save_probes` wrote; they give the same predictions, whatever their architecture.
 
+    A file names the class of its probes, which is imported and called. So that nobody's file decides what code runs
+    here, it may name only architectures of `probes.architectures` and of the modules that the caller allows.
+
+    Args:
+        path: The file.
+        allow: Modules whose architectures the file may name, such as `["my_probes"]`; their submodules are included.
+
     Raises:
-        ValueError: The file does not hold probes in this format.
+        ValueError: The file does not hold probes in this format, or names an architecture that is not allowed.
         ImportError: The architecture's module cannot be imported.
     """
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get(_HEADER_KEY)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    header = json.loads(text) if text is not None else {}
-    if header.get("format") != _FORMAT:
-        raise ValueError(f"'{path}' holds no probes in the format {_FORMAT}; it was not written by `save_probes`.")
+    header, tensors = _read(Path(path))
+    architecture = _allowed_architecture(header["architecture"], path, allow)
     probes = LayerProbes(
         task=header["task"],
         kind=header["kind"],
@@ -75,14 +80,64 @@ def load_probes(path: str | Path) -> LayerProbes:
         reading=Reading(**header["reading"]),
         penalties=tuple(float("nan") if penalty is None else penalty for penalty in header["penalties"]),
         in_features=header["in_features"],
-        architecture=functools.partial(_imported(header["architecture"]), **header["arguments"]),
+        architecture=functools.partial(architecture, **header["arguments"]),
         bank=None,
         standardiser=None,
         target_mean=header["target_mean"],
         target_deviation=header["target_deviation"],
         metadata=header["metadata"],
     )
-    return _with_tensors(probes, tensors) if probes.probed_layers else probes
+    try:
+        return _with_tensors(probes, tensors) if probes.probed_layers else probes
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(f"'{path}' is damaged: its tensors do not fit its header ({error}).") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header and the tensors of a file; nothing that the header names is touched.
+
+    Raises:
+        ValueError: The file does not hold probes in this format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_HEADER_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = json.loads(text) if text is not None else {}
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise ValueError(f"'{path}' is damaged, or no safetensors file: {error}.") from error
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        raise ValueError(f"'{path}' holds no probes in the format {_FORMAT}; it was not written by `save_probes`.")
+    if lacking := sorted(_HEADER_FIELDS - header.keys()):
+        raise ValueError(f"'{path}' is damaged: its header lacks {', '.join(lacking)}.")
+    return header, tensors
+
+
+def _allowed_architecture(name: Any, path: str | Path, allow: Sequence[str]) -> ProbeArchitecture:
+    """The architecture that a file names, if it is one and stands in an allowed module; else nothing is imported.
+
+    A name such as `probes.architectures.mlp.nn.Linear` reaches through an allowed module into another; so what is found
+    must also say itself that it is defined under this name.
+    """
+    modules = (_OWN, *([allow] if isinstance(allow, str) else allow))
+    named = f"'{path}' names {name!r} as the architecture of its probes"
+    if not isinstance(name, str) or not any(name.startswith(f"{module}.") for module in modules):
+        module = str(name).rpartition(".")[0] or "MODULE"
+        raise ValueError(
+            f"{named}. Loading would import and call it; allowed are {', '.join(modules)}. If you trust the module "
+            f"'{module}', pass `load_probes(path, allow=['{module}'])`."
+        )
+    try:
+        found = _imported(name)
+    except AttributeError as error:
+        raise ValueError(f"{named}, which does not exist: {error}.") from error
+    is_architecture = issubclass(found, nn.Module) if isinstance(found, type) else callable(found)
+    if not is_architecture or f"{found.__module__}.{getattr(found, '__qualname__', '')}" != name:
+        raise ValueError(
+            f"{named}, which is not an architecture defined in {', '.join(modules)}. Architectures are classes of "
+            "`nn.Module`, or functions that make one."
+        )
+    return found
 
 
 def _header(probes: LayerProbes, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,6 +159,12 @@ def _header(probes: LayerProbes, metadata: Mapping[str, Any]) -> dict[str, Any]:
         "target_deviation": probes.target_deviation,
         "metadata": {**probes.metadata, **metadata},
     }
+
+
+_HEADER_FIELDS = {
+    "task", "kind", "labels", "layers", "constant", "reading", "in_features", "penalties", "architecture", "arguments",
+    "target_mean", "target_deviation", "metadata",
+}  # fmt: skip
 
 
 def _with_tensors(probes: LayerProbes, tensors: Mapping[str, Tensor]) -> LayerProbes:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ import peft
 import torch
 import transformers
 
-from probes.files import digest_of_json, new_folder
+from probes.files import digest_of_json, file_name, new_folder
 from probes.kept_files import (
     MANIFEST,
     Verify,
@@ -51,8 +50,7 @@ class ModelFolder:
     @classmethod
     def of(cls, cache_dir: Path, name: str, key: str) -> ModelFolder:
         """The folder `adapters/<name>-<key>` of a model, by the data it is tuned on and its key."""
-        slug = re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("._")[:80] or "model"
-        return cls(cache_dir / "adapters" / f"{slug}-{key}", key)
+        return cls(cache_dir / "adapters" / f"{file_name(name)}-{key}", key)
 
     @property
     def lock(self) -> Path:

@@ -139,6 +139,7 @@ class TestWhatARunLeaves:
         assert any("accuracy" in name for name in logged["tables"])
         assert any("accuracy" in name for name in logged["images"])
         assert {"best_layer/topic", "best_layer/subject_number"} <= set(logged["summary"])
+        assert 0 < logged["summary"]["objective"] <= 1  # what conf/wandb_sweep.yaml maximises
 
 
 def test_a_second_run_does_no_forward_pass_and_gives_the_same_numbers(finished, tmp_path):

@@ -35,5 +35,5 @@ def test_activations_hold_layers_by_examples_by_features():
 def test_the_columns_of_results_are_those_the_documentation_lists():
     assert ",".join(RESULT_COLUMNS) == (
         "study,role,backbone,reference,suite,task,cluster,stack,layer,site,pooling,probe,penalty,control,seed,split,"
-        "metric,value,ci_low,ci_high,interval_over,null_mean,p,p_cell,n,note"
+        "metric,unit,value,ci_low,ci_high,interval_over,null_mean,null_low,null_high,p,p_cell,n,note"
     )

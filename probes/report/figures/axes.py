@@ -51,16 +51,20 @@ def layer_ticks(layers: Sequence[Layer], *, at_most: int) -> list[int]:
 
 
 def readable_name(name: str, width: int, *, lines: int = 2) -> str:
-    r"""A name on at most `lines` lines of `width` characters, broken after `_`, `-` or a space.
+    r"""A name on at most `lines` lines of `width` characters, broken after `_`, `-` or a space, for matplotlib.
+
+    Two `$` would enclose a formula, so each is escaped.
 
     Example:
         >>> readable_name("definite_pronoun_resolution", 18)
         'definite_pronoun_\nresolution'
     """
     wrapped = [line.replace("_ ", "_") for line in textwrap.wrap(name.replace("_", "_ "), width)]
+    if not wrapped:
+        return "(no name)"
     if len(wrapped) > lines:
         wrapped = [*wrapped[: lines - 1], wrapped[lines - 1][: width - 1] + "…"]
-    return "\n".join(wrapped)
+    return "\n".join(wrapped).replace("$", r"\$")
 
 
 def panel_grid(panels: int, *, columns: int) -> tuple[int, int]:

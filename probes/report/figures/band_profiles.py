@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +15,10 @@ from probes.analysis.bands.segments import Band
 from probes.report.figures.axes import OKABE_ITO, is_signed, layer_ticks, readable_name
 from probes.values import Layer
 
-NAMED_UP_TO = 8  # curves; names and colours of more cannot be told apart
+NAMED_UP_TO = 32  # curves; names and styles of more cannot be told apart
+WITH_INTERVALS_UP_TO = 8  # curves; more shaded areas would hide each other
+
+_LINE_STYLES = ("-", "--", ":", "-.")  # each with all colours before the next
 
 _TINTS = ("#eef4fa", "#fdf3e3", "#edf7f0", "#f8eef4")
 _AXES_SIZE = (6.0, 3.3)  # inches; an estimate, because the layout engine decides later
@@ -53,13 +57,15 @@ def band_profiles(
     bands: Sequence[Band] | None = None,
     noise: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Figure:
-    """Draw curves over layers: up to `NAMED_UP_TO` curves with names and intervals, more of them in grey.
+    """Draw curves over layers: up to `NAMED_UP_TO` of them in colours, named where they end; more of them in grey.
+
+    Up to `WITH_INTERVALS_UP_TO` curves have their intervals.
 
     Layers are evenly spaced in the order of the longest curve; a gap is a layer without a value.
 
     Args:
         curves: What to draw; curves without any value are left out.
-        mean: Drawn in front of the curves if these are too many to be named; otherwise it is not drawn.
+        mean: Drawn in front of the curves if these are more than have intervals; otherwise it is not drawn.
         quantity: Quantity and unit, for title and axis; if it is signed (`is_signed`), a line marks 0.
         bands: Bands of layers to tint and name, ascending.
         noise: Lower and upper ends of the values expected by chance alone, each of shape `(layers,)` for the layers
@@ -74,16 +80,20 @@ def band_profiles(
         raise ValueError(f"'{quantity}' has nothing to draw: {len(curves)} curves, none with a value.")
     layers = max((curve.layers for curve in shown), key=len)
     _check_layers([*shown, *([] if mean is None else [mean])], layers)
-    figure = Figure(figsize=(7.6, 4.6), dpi=150, layout="constrained")
+    named = len(shown) if len(shown) <= NAMED_UP_TO else 0
+    height = max(_AXES_SIZE[1], _NAME_GAP * named)  # of the axes
+    figure = Figure(figsize=(7.6, 1.3 + height), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     if noise is not None:
         _draw_noise(axes, noise, layers)
     if is_signed(quantity):
         axes.axhline(0, color="#bbbbbb", linewidth=0.8, zorder=0)
-    if len(shown) <= NAMED_UP_TO:
-        _draw_named(axes, shown, layers)
+    if named:
+        _draw_named(axes, shown, layers, height)
     else:
-        _draw_many(axes, shown, mean, layers)
+        _draw_many(axes, shown, layers)
+    if mean is not None and len(shown) > WITH_INTERVALS_UP_TO:
+        axes.plot(_positions(mean, layers), mean.values, color="black", linewidth=2.6, label="their mean", zorder=4)
     _label(figure, axes, quantity, layers)
     _tint(axes, bands or (), layers)
     return figure
@@ -148,36 +158,44 @@ def _draw_noise(axes: Axes, noise: tuple[np.ndarray, np.ndarray], layers: tuple[
     axes.fill_between(range(len(layers)), *noise, color="#bdbdbd", alpha=0.6, linewidth=0, label="noise", zorder=1)
 
 
-def _draw_named(axes: Axes, curves: Sequence[Curve], layers: tuple[Layer, ...]) -> None:
-    for curve, colour in zip(curves, OKABE_ITO, strict=False):
-        positions = _positions(curve, layers)
-        axes.fill_between(positions, curve.ci_low, curve.ci_high, color=colour, alpha=0.15, linewidth=0, zorder=2)
-        axes.plot(positions, curve.values, color=colour, linewidth=1.4, marker="o", markersize=2.2, label=curve.name)
-    _name_ends(axes, curves, layers)
+def _style(number: int) -> dict[str, Any]:
+    """Colour and line of a curve."""
+    return {"color": OKABE_ITO[number % len(OKABE_ITO)], "linestyle": _LINE_STYLES[number // len(OKABE_ITO)]}
 
 
-def _name_ends(axes: Axes, curves: Sequence[Curve], layers: tuple[Layer, ...]) -> None:
+def _draw_named(axes: Axes, curves: Sequence[Curve], layers: tuple[Layer, ...], height: float) -> None:
+    few = len(curves) <= WITH_INTERVALS_UP_TO
+    for number, curve in enumerate(curves):
+        positions, style = _positions(curve, layers), _style(number)
+        if few:
+            shade = {"color": style["color"], "alpha": 0.15, "linewidth": 0, "zorder": 2}
+            axes.fill_between(positions, curve.ci_low, curve.ci_high, **shade)
+        size: dict[str, Any] = {"linewidth": 1.4, "marker": "o", "markersize": 2.2} if few else {"linewidth": 1.0}
+        axes.plot(positions, curve.values, label=curve.name, **style, **size)
+    _name_ends(axes, curves, layers, height)
+
+
+def _name_ends(axes: Axes, curves: Sequence[Curve], layers: tuple[Layer, ...], height: float) -> None:
     """Write each curve's name to the right of its last value; names that would overlap are spread apart."""
     last = [int(np.flatnonzero(np.isfinite(curve.values))[-1]) for curve in curves]
     ends = np.array([float(curve.values[index]) for curve, index in zip(curves, last, strict=True)])
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
-    heights = spread_apart(ends, gap=(high - low) * _NAME_GAP / _AXES_SIZE[1], low=low, high=high)
+    heights = spread_apart(ends, gap=(high - low) * _NAME_GAP / height, low=low, high=high)
     right = len(layers) - 0.5
-    for curve, colour, index, end, height in zip(curves, OKABE_ITO, last, ends, heights, strict=False):
+    for number, (curve, index, end, place) in enumerate(zip(curves, last, ends, heights, strict=True)):
+        colour = _style(number)["color"]
         start = layers.index(curve.layers[index])
-        axes.plot([start, right], [end, height], color=colour, linewidth=0.6, alpha=0.6, clip_on=False, gid="leader")
+        axes.plot([start, right], [end, place], color=colour, linewidth=0.6, alpha=0.6, clip_on=False, gid="leader")
         name = readable_name(curve.name, 28, lines=1)
-        axes.text(right, height, f" {name}", color=colour, fontsize=8, va="center", ha="left", gid="name")
+        axes.text(right, place, f" {name}", color=colour, fontsize=8, va="center", ha="left", gid="name")
 
 
-def _draw_many(axes: Axes, curves: Sequence[Curve], mean: Curve | None, layers: tuple[Layer, ...]) -> None:
+def _draw_many(axes: Axes, curves: Sequence[Curve], layers: tuple[Layer, ...]) -> None:
     for number, curve in enumerate(curves):
         label = f"{len(curves)} curves" if number == 0 else None  # one legend entry stands for all of them
         positions = _positions(curve, layers)
         axes.plot(positions, curve.values, color="#8c8c8c", linewidth=0.6, alpha=0.7, label=label, gid="one of many")
-    if mean is not None:
-        axes.plot(_positions(mean, layers), mean.values, color=OKABE_ITO[0], linewidth=2.6, label="their mean")
 
 
 def _label(figure: Figure, axes: Axes, quantity: str, layers: tuple[Layer, ...]) -> None:

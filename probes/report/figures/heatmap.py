@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -32,8 +34,14 @@ CELL_TEXTS_UP_TO = 60  # cells; in a larger matrix numbers would be too small to
 _REASONS_SHOWN = 3  # in the legend, of those why cells have no value
 
 
-def heatmap(matrix: LayerByTask, *, best_layers: Mapping[str, BestLayers] | None = None) -> Figure:
-    """Draw a matrix with one row per layer, layer 0 at the bottom, and one column per task.
+def heatmap(
+    matrix: LayerByTask,
+    *,
+    best_layers: Mapping[str, BestLayers] | None = None,
+    limits: tuple[float, float] | None = None,
+    by_column: bool = False,
+) -> Figure:
+    """Draw a matrix with one row per layer, layer 0 at the bottom, and one column per task; clusters stand together.
 
     Scores use a sequential colour map, signed quantities (`is_signed`) a diverging one with white at 0; both suit
     colour-blind readers. Cells without a value are hatched in grey, and the legend gives the reasons. A dot marks
@@ -44,29 +52,83 @@ def heatmap(matrix: LayerByTask, *, best_layers: Mapping[str, BestLayers] | None
         matrix: What to draw.
         best_layers: Each task's layers chosen on validation; the best layer's cell is framed, and brackets beside the
             column enclose the ranges of layers that validation rows cannot tell from it.
+        limits: Ends of the colour scale; by default those of the matrix' own values.
+        by_column: Colour each task from the lowest to the highest of its own values, where one task would otherwise
+            take most of the scale.
 
     Raises:
         ValueError: The matrix has no cells.
     """
     if matrix.values.size == 0:
         raise ValueError(f"'{matrix.quantity}' has no cells to draw: layers {matrix.layers}, tasks {matrix.tasks}.")
+    matrix = by_cluster(matrix)
     with_numbers = matrix.values.size <= CELL_TEXTS_UP_TO
     figure = Figure(figsize=_figure_size(matrix, with_numbers=with_numbers), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    image = draw_cells(axes, matrix, value_range(matrix.values, signed=is_signed(matrix.quantity)))
+    shades = _share_of_own_range(matrix) if by_column else matrix
+    if limits is None or by_column:
+        limits = value_range(shades.values, signed=is_signed(shades.quantity))
+    image = draw_cells(axes, shades, limits)
     _separate_cells(axes, matrix.values.shape)
+    _separate_clusters(axes, matrix)
     _label_axes(axes, matrix)
-    add_colour_bar(figure, image, [axes], matrix)
+    add_colour_bar(figure, image, [axes], shades)
     handles = [
         *_mark_best(axes, matrix, best_layers or {}),
-        *_mark_significant(axes, matrix, image, corner=with_numbers),
+        *_mark_significant(axes, matrix, shades, image, corner=with_numbers),
         *_mark_missing(figure, axes, matrix),
     ]
     if with_numbers:
-        _write_values(axes, matrix, image)
+        _write_values(axes, matrix, shades, image)
     if handles:
         figure.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False)
     return figure
+
+
+def by_cluster(matrix: LayerByTask) -> LayerByTask:
+    """The same columns with the tasks of a cluster side by side, clusters in the order of their first tasks."""
+    first = {cluster: place for place, cluster in reversed([*enumerate(matrix.clusters)])}
+    order = sorted(range(len(matrix.clusters)), key=lambda column: first[matrix.clusters[column]])
+    return matrix.of_tasks([matrix.tasks[column] for column in order]) if order else matrix
+
+
+def _share_of_own_range(matrix: LayerByTask) -> LayerByTask:
+    """Each value as its place between the lowest (0) and the highest (1) of its task."""
+    finite = np.where(np.isfinite(matrix.values), matrix.values, np.nan)
+    known = np.isfinite(finite).any(0)
+    low, high = np.full((2, finite.shape[1]), np.nan)
+    low[known], high[known] = np.nanmin(finite[:, known], axis=0), np.nanmax(finite[:, known], axis=0)
+    with np.errstate(invalid="ignore"):
+        shares = np.where(high > low, (finite - low) / (high - low), np.where(np.isfinite(finite), 0.5, np.nan))
+    return replace(matrix, values=shares, quantity="share of each task's range", unit="")
+
+
+def _separate_clusters(axes: Axes, matrix: LayerByTask) -> None:
+    """Draw a thick line between clusters, and write their names above their columns."""
+    if len(set(matrix.clusters)) < 2:
+        return
+    runs = [(cluster, len(list(columns))) for cluster, columns in groupby(matrix.clusters)]
+    start = 0
+    for cluster, width in runs:
+        if start > 0:
+            axes.axvline(start - 0.5, color="white", linewidth=4, zorder=3, gid="cluster edge")
+            axes.axvline(start - 0.5, color="#444444", linewidth=1, zorder=3)
+        name = readable_name(cluster or "no cluster", 20, lines=1)
+        place = (start + width / 2 - 0.5, 1.0)
+        axes.annotate(
+            name,
+            place,
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, 3),
+            textcoords="offset points",
+            rotation=30,
+            ha="left",
+            va="bottom",
+            fontsize=7,
+            color="#444444",
+            gid="cluster",
+        )
+        start += width
 
 
 def _figure_size(matrix: LayerByTask, *, with_numbers: bool) -> tuple[float, float]:
@@ -94,7 +156,8 @@ def _label_axes(axes: Axes, matrix: LayerByTask) -> None:
     axes.set_yticks(positions, [str(matrix.layers[position]) for position in positions])
     axes.tick_params(axis="y", labelsize=8)
     axes.set_ylabel("layer (0 = input of the first block)")
-    axes.set_title(f"{matrix.quantity}  ·  {matrix.reading}", fontsize=11, loc="left")
+    above_clusters = 46 if len(set(matrix.clusters)) > 1 else 6  # points
+    axes.set_title(f"{matrix.quantity}  ·  {matrix.reading}", fontsize=11, loc="left", pad=above_clusters)
 
 
 def _mark_best(axes: Axes, matrix: LayerByTask, best_layers: Mapping[str, BestLayers]) -> list[Patch | Line2D]:
@@ -142,7 +205,9 @@ def _bracket(column: int, first: int, last: int) -> list[tuple[float, float]]:
     return [(tip, low), (left, low), (left, high), (tip, high)]
 
 
-def _mark_significant(axes: Axes, matrix: LayerByTask, image: AxesImage, *, corner: bool) -> list[Line2D]:
+def _mark_significant(
+    axes: Axes, matrix: LayerByTask, shades: LayerByTask, image: AxesImage, *, corner: bool
+) -> list[Line2D]:
     """Mark the cells that differ from their null, in a corner where they also show a number; return legend entries."""
     kinds = (
         ("significant", matrix.significant, 6, f"p < {SIGNIFICANCE_LEVEL}, corrected for all cells of the figure"),
@@ -153,7 +218,7 @@ def _mark_significant(axes: Axes, matrix: LayerByTask, image: AxesImage, *, corn
         rows, columns = np.nonzero(marked & np.isfinite(matrix.values))
         if len(rows) == 0:
             continue
-        ink = [_ink(image, matrix.values[cell]) for cell in zip(rows, columns, strict=True)]
+        ink = [_ink(image, shades.values[cell]) for cell in zip(rows, columns, strict=True)]
         shift = 0.36 if corner else 0.0
         style: dict[str, Any] = {"facecolors": ink, "linewidths": 0.0}
         if name == "alone":
@@ -176,14 +241,15 @@ def _mark_missing(figure: Figure, axes: Axes, matrix: LayerByTask) -> list[Patch
     return [missing_entry("\n".join(textwrap.fill(line, width) for line in lines))] if lines else []
 
 
-def _write_values(axes: Axes, matrix: LayerByTask, image: AxesImage) -> None:
+def _write_values(axes: Axes, matrix: LayerByTask, shades: LayerByTask, image: AxesImage) -> None:
     largest = np.nanmax(np.abs(matrix.values), initial=0)
     decimals = 2 if largest < 10 else 1 if largest < 100 else 0
     form = f"{'+' if is_signed(matrix.quantity) else ''}.{decimals}f"
     for (row, column), value in np.ndenumerate(matrix.values):
         if np.isfinite(value):
             text = format(value, form).replace("-", "\N{MINUS SIGN}")
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=_ink(image, value))
+            ink = _ink(image, float(shades.values[row, column]))
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
 
 
 def _ink(image: AxesImage, value: float) -> str:

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import t as student_t
 
 from probes.analysis import Band, Findings, silhouette, tsne_points
-from probes.report import RunLogger, TaskMap, band_profiles, curve_of, save_png, task_maps
+from probes.report import RunLogger, TaskMap, band_profiles, curve_of, save_png, task_maps, write_task_maps
 from probes.studies.layer_by_layer.comparison import CONTROL_CKA, GAIN, Comparison
 from probes.studies.suite_activations import SuiteActivations
 from probes.tasks import Suite
@@ -51,7 +51,7 @@ def report_figures(
         `figures/control_models.png`: means over tasks of the control models' CKA with the base, the experimental model
         and a control of another seed, with the bands found in the CKA with the experimental model.
         `tuning_gain_groups.png`: seen and unseen tasks, and clusters, over the noise of another seed.
-        `map_<role>.png`: rows of all tasks in the plane.
+        `map_<role>.png` and `maps/<role>.csv`: rows of all tasks in the plane.
     """
     reading, suite = comparison.reading, comparison.suite
     bands = findings.bands_of(CONTROL_CKA[1], reading)
@@ -61,7 +61,9 @@ def report_figures(
     }
     for role, activations in roles.items() if maps.layers > 0 else ():
         group_of = {task.name: "unseen" if task.unseen else "seen" for task in suite.tasks}
-        figures[f"map_{role}"] = task_maps(_maps(suite, activations, reading, maps), group_of=group_of)
+        of_role = _maps(suite, activations, reading, maps)
+        write_task_maps(of_role, output_dir / "maps" / f"{role}.csv")
+        figures[f"map_{role}"] = task_maps(of_role, group_of=group_of)
     paths = []
     for name, figure in figures.items():
         paths.append(save_png(figure, output_dir / "figures" / f"{name}.png"))

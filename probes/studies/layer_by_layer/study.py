@@ -14,7 +14,15 @@ from probes.analysis.between_tasks.tuning_gain import paired_difference
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
 from probes.metrics import MAIN_METRIC
-from probes.report import layer_table, learning_table, print_screen, report_findings, write_results
+from probes.report import (
+    layer_table,
+    learning_table,
+    path_lines,
+    print_screen,
+    report_findings,
+    write_report,
+    write_results,
+)
 from probes.studies.layer_by_layer.comparison import GAIN, Comparison, SimilarityMeasure
 from probes.studies.layer_by_layer.figures import MapSettings, report_figures
 from probes.studies.layer_by_layer.mixture import MixtureSettings, mark_unseen, watched_rows, with_answers
@@ -144,7 +152,8 @@ class LayerByLayerStudy:
                 pictures = report_figures(
                     context.output_dir, comparisons[0], sides, findings, self.maps, logger=context.logger
                 )
-        lines = (f"picture: {pictures[0]}", f"everything: {context.output_dir}")
+        page = write_report(context.output_dir)
+        lines = path_lines(report=page, picture=pictures[0], everything=context.output_dir)
         print_screen(layer_table(report.results, GAIN), *lines)
         return _mean_gain(report.results, loaded)
 

@@ -18,6 +18,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from probes.threads import stop_if_abandoned
 from probes.training.linear_solver.eigenbasis import Eigenbasis
 from probes.training.linear_solver.lbfgs import CurvaturePairs, inner, line_search
 from probes.training.linear_solver.losses import LinearLoss
@@ -59,6 +60,7 @@ def minimise(
     iterate = _first_iterate(objective, start)
     iteration = 0
     for iteration in range(max_iterations + 1):
+        stop_if_abandoned()
         iterate = _stop_converged(objective, iterate, tolerance)
         if iteration == max_iterations or not iterate.running.any():
             break

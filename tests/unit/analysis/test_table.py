@@ -146,7 +146,7 @@ def stepped(tasks: int = 30, *, at: int = 8) -> list[LayerProfile]:
 
 def test_segments_are_the_spread_at_every_layer_and_a_row_a_boundary():
     profiles = stepped()
-    found = find_segments(layer_by_task(profiles).values, layers=range(16))
+    found = find_segments(layer_by_task(result_rows(profiles)).values, layers=range(16))
     rows = result_rows(segment_profiles(profiles, found))
     spread = [r for r in rows if r.metric == "between_task_sd/cka"]
     expected = np.std([c.estimates.values for c in profiles], axis=0, ddof=1)
@@ -160,7 +160,7 @@ def test_segments_are_the_spread_at_every_layer_and_a_row_a_boundary():
 
 def test_where_tasks_begin_to_differ_is_a_boundary_without_p():
     profiles = stepped()
-    values = np.vstack([np.ones((3, len(profiles))), layer_by_task(profiles).values])
+    values = np.vstack([np.ones((3, len(profiles))), layer_by_task(result_rows(profiles)).values])
     found = find_segments(values, layers=range(len(values)))
     certain, tested = (r for r in result_rows(segment_profiles(profiles, found)) if r.metric == "boundary/cka")
     assert (certain.layer, certain.value, certain.p) == (3, 1.0, None)
@@ -171,7 +171,7 @@ def test_where_tasks_begin_to_differ_is_a_boundary_without_p():
 
 def test_without_a_boundary_a_row_says_so():
     short = [replace(c, estimates=Estimates(c.estimates.values[:3], 50), layers=LAYERS) for c in stepped()]
-    rows = result_rows(segment_profiles(short, find_segments(layer_by_task(short).values, layers=LAYERS)))
+    rows = result_rows(segment_profiles(short, find_segments(layer_by_task(result_rows(short)).values, layers=LAYERS)))
     assert [r.metric for r in rows] == ["between_task_sd/cka"] * 3 + ["boundary/cka"]
     assert (rows[-1].layer, rows[-1].p) == (None, None)
     assert np.isnan(rows[-1].value)
@@ -276,16 +276,16 @@ def test_a_matrix_has_layers_ascending_and_nan_where_a_task_lacks_one():
         LayerProfile(quantity="q", unit="share", task=task, layers=layers, estimates=Estimates(np.array(values), 5))
         for task, layers, values in (("a", (10, "final"), [1.0, 1.5]), ("b", (2, 10), [np.nan, 2.0]))
     )
-    matrix = layer_by_task([a, b])
+    matrix = layer_by_task(result_rows([a, b]))
     assert (matrix.layers, matrix.tasks) == ((2, 10, "final"), ("a", "b"))
     np.testing.assert_equal(matrix.values, [[np.nan, np.nan], [1.0, 2.0], [1.5, np.nan]])
     assert matrix.notes == {(2, "b"): b.estimates.note}
 
 
-def test_a_matrix_refuses_two_quantities_and_two_profiles_of_one_task():
+def test_a_matrix_refuses_two_quantities_and_two_rows_of_one_cell():
     for profiles in ([profile("a"), profile("b", quantity="other")], [profile("a"), profile("a", 1)], []):
-        with pytest.raises(ValueError, match="expects one quantity of one reading and a profile for each task"):
-            layer_by_task(profiles)
+        with pytest.raises(ValueError, match="expects one quantity of one reading and one row for each cell"):
+            layer_by_task(result_rows(profiles))
 
 
 def small_profile(
@@ -334,7 +334,7 @@ def test_a_name_without_role_means_the_quantity_in_every_role(pattern: str, deri
 def test_every_matrix_holds_its_own_columns_in_order():
     found = filled(LayerTable()).findings()
     assert names_of(found.matrices) == ["base/label_cka", "experimental/label_cka", "tuning_gain"]
-    for matrix in map(layer_by_task, found.matrices):
+    for matrix in (layer_by_task(result_rows(group)) for group in found.matrices):
         assert matrix.tasks == ("sst2", "trec", "topic")
         for place, seed in enumerate(range(3)):
             np.testing.assert_array_equal(matrix.values[:, place], small_profile("", seed).estimates.values)

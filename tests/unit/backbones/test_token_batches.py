@@ -45,7 +45,7 @@ def test_text_ids_depend_on_token_ids_alone():
 
 
 def test_the_error_for_an_empty_text_tells_its_number():
-    with pytest.raises(ValueError, match=r"1 of 2 texts have no tokens; the first is number 1, ''"):
+    with pytest.raises(ValueError, match=r"1 of 2 texts have no tokens; the first is text 2 \(''\)"):
         Tokenizer(byte_tokenizer(), max_length=9)(["fine", ""])
 
 
@@ -105,5 +105,5 @@ def test_many_texts_are_tokenized_as_each_text_alone():
 
 
 def test_the_number_of_an_empty_text_counts_across_chunks():
-    with pytest.raises(ValueError, match=r"1 of 1501 texts have no tokens; the first is number 1500, ''"):
+    with pytest.raises(ValueError, match=r"1 of 1501 texts have no tokens; the first is text 1501 \(''\)"):
         Tokenizer(byte_tokenizer(), max_length=9)([*map(str, range(1500)), ""])

@@ -60,7 +60,7 @@ def tuned_with(cache_dir, *callbacks):
 
 
 def matrices_of(analysis: LayerAnalysis) -> list[LayerByTask]:
-    return [layer_by_task(group) for group in analysis.finish().matrices]
+    return [layer_by_task(result_rows(group)) for group in analysis.finish().matrices]
 
 
 def results_of(analysis: LayerAnalysis) -> list[Result]:

@@ -10,7 +10,7 @@ from report_samples import MEAN, a_matrix, best_at, results_of
 from rich.console import Console
 from rich.table import Table
 
-from probes.report import best_layer_table, layer_table, learning_table, print_best_layers
+from probes.report import best_layer_table, layer_table, learning_table, path_lines, print_best_layers
 from probes.values import Result
 
 BEST = best_at({"sst2": "final"}) | best_at({"trec": 1}, (0, 1, "final"))
@@ -58,6 +58,17 @@ class TestBestLayerTable:
             ["sst2", "2", "final", "final", "0.650 [0.55, 0.75]", "0.360", "+0.160", "0.660", "0.500", "400"],
             ["trec", "6", "1", "0–1, final", "0.620 [0.52, 0.72]", "0.330", "+0.130", "0.630", "", "400"],
         ]
+
+    def test_a_narrow_terminal_gets_five_columns_and_a_sketch_over_layers(self, results):
+        table = best_layer_table(results, best_layers=BEST, classes={"sst2": 2, "trec": 6}, width=80)
+        assert [str(column.header) for column in table.columns] == [
+            *("task", "best layers", "macro_f1 [95 %]", "selectivity", "over layers"),
+        ]
+        assert rows(table) == [
+            ["sst2", "final (final)", "0.650 [0.55, 0.75]", "+0.160", "▁▃▆█"],
+            ["trec", "1 (0–1, final)", "0.620 [0.52, 0.72]", "+0.130", "▁▃▆█"],
+        ]
+        assert best_layer_table(results, best_layers=BEST, width=120).columns[-1].header == "n"
 
     def test_a_regression_task_shows_its_r2(self):
         results = results_of(a_matrix(tasks=("age",), values=np.full((4, 1), 0.25)), "r2")
@@ -188,3 +199,9 @@ class TestLearningTable:
 
     def test_names_with_brackets_are_printed_as_they_are(self):
         assert "odd[/red] (control)" in printed(learning_table([score("odd[/red]", "control", 1.0)]))
+
+
+def test_paths_inside_the_working_folder_are_shown_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = path_lines(report=tmp_path / "out" / "report.html", picture=None, everything=Path("/elsewhere"))
+    assert lines == ["report: out/report.html", "everything: /elsewhere"]

@@ -13,8 +13,9 @@ import pytest
 import wandb
 from wandb_log import offline_run_dirs
 
-from probes.report import wandb_mode
-from probes.report.wandb_mode import choose_mode, server_responds
+from probes.report import servers, wandb_mode
+from probes.report.servers import server_responds
+from probes.report.wandb_mode import choose_mode
 
 ROOT = Path(__file__).parents[3]
 KEY = "k" * 40
@@ -121,7 +122,7 @@ class TestServerResponds:
             released.wait(30)
             raise OSError
 
-        monkeypatch.setattr(wandb_mode.urllib.request, "urlopen", hang)
+        monkeypatch.setattr(servers.urllib.request, "urlopen", hang)
         start = time.monotonic()
         assert not server_responds("http://example.org", 0.1)
         assert time.monotonic() - start < 5

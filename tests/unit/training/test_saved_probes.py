@@ -83,7 +83,7 @@ def test_probes_of_a_users_class_train_save_and_load(prototype_probe, tmp_path):
     fitted = fit(data, replace(MINIBATCH, architecture=partial(prototype_probe, scale=3.0), max_epochs=30))
     assert prototype_probe.calls == {"loss", "penalty", "configure_optimizer"}
     assert result(fitted, "macro_f1").value > 0.75
-    loaded = load_probes(fitted.save(tmp_path / "probes.safetensors"))
+    loaded = load_probes(fitted.save(tmp_path / "probes.safetensors"), allow=["a_users_module"])
     values = data.test.activations.values
     assert torch.equal(loaded.logits(values), fitted.probes.logits(values))
     assert loaded.architecture.keywords == {"scale": 3.0}

@@ -60,8 +60,8 @@ def test_the_digest_of_examples_depends_on_their_order_and_on_where_the_answer_s
 
 
 def test_a_model_appears_only_when_it_is_complete_and_then_its_checkpoint_goes(tmp_path):
-    folder = ModelFolder.of(tmp_path, "a/b c", "key")
-    assert folder.path == tmp_path / "adapters" / "a_b_c-key"
+    folder = ModelFolder.of(tmp_path, "a_b", "key")
+    assert folder.path == tmp_path / "adapters" / "a_b-key"
     folder.path.parent.mkdir()
     folder.checkpoint.write_text("state")
     with pytest.raises(FileNotFoundError), folder.finish() as unfinished:

@@ -14,7 +14,14 @@ from matplotlib.text import Annotation, Text
 from similarity_samples import a_curve
 
 from probes.analysis.bands.segments import Band
-from probes.report.figures.band_profiles import NAMED_UP_TO, Curve, band_profiles, rows_of_names, spread_apart
+from probes.report.figures.band_profiles import (
+    NAMED_UP_TO,
+    WITH_INTERVALS_UP_TO,
+    Curve,
+    band_profiles,
+    rows_of_names,
+    spread_apart,
+)
 
 BIG = (*range(31), "final")
 BANDS = [Band("shared", 0, 0), Band("transition", 1, 2), Band("refinement", 3, 3)]
@@ -92,16 +99,20 @@ def test_more_curves_than_can_be_named_are_grey_with_their_mean():
     (mean,) = [line for line in lines if line.get_label() == "their mean"]
     np.testing.assert_array_equal(points(mean), [[1, 0.5], [2, np.nan]])
     assert mean.get_linewidth() > 3 * grey[0].get_linewidth()
-    assert legend_texts(figure) == ["9 curves", "their mean"]
+    assert legend_texts(figure) == [f"{NAMED_UP_TO + 1} curves", "their mean"]
     assert not texts(figure, "name")
-    assert legend_texts(band_profiles(curves)) == ["9 curves"]
+    assert legend_texts(band_profiles(curves)) == [f"{NAMED_UP_TO + 1} curves"]
 
 
-def test_curves_that_can_be_named_are_drawn_without_their_mean():
+def test_curves_that_can_be_named_have_different_styles_and_few_of_them_no_mean():
     curves = [a_curve(f"t{k}", seed=k) for k in range(NAMED_UP_TO)]
     figure = band_profiles(curves, mean=a_curve("mean"))
     assert len(texts(figure, "name")) == NAMED_UP_TO
-    assert not legend_texts(figure)
+    lines = [line for line in figure.axes[0].lines if line.get_label().startswith("t") and not line.get_gid()]
+    styles = {(line.get_color(), line.get_linestyle()) for line in lines if line.get_label() != "their mean"}
+    assert len(styles) == NAMED_UP_TO
+    assert legend_texts(figure) == ["their mean"]
+    assert not legend_texts(band_profiles(curves[:WITH_INTERVALS_UP_TO], mean=a_curve("mean")))
 
 
 def test_a_curve_of_fewer_layers_is_drawn_at_its_layers():

@@ -1,0 +1,146 @@
+"""Do two sets of probes differ on the same test rows? Paired differences of their scores at every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy.stats import t as student_t
+from torch import Tensor
+
+from probes.analysis.join import match_layers
+from probes.metrics import MAIN_METRIC, Predictions, TargetKind, bootstrap_counts, score_interval, score_rows
+from probes.values import Estimates, Layer
+
+_ELEMENTS_AT_ONCE = 2**23
+"""Elements of exchanged logits held at once."""
+
+
+def paired_score_difference(
+    first: Predictions,
+    second: Predictions,
+    *,
+    metric: str | None = None,
+    resamples: int = 1000,
+    exchanges: int = 500,
+    seed: int = 0,
+) -> Estimates:
+    """Score of the second probes minus that of the first at every layer of the first, on the same rows.
+
+    The interval is that of the paired bootstrap over rows: both are scored on the same resamples. If both have errors
+    over training sets and the metric is their main one, these are added: as differences if both were refitted on the
+    same halves of the same training rows, else as independent errors.
+
+    The null is that it makes no difference which probe predicted a row. In each draw the two predictions of every row
+    are exchanged with probability ½, at all layers together. If the two are exchangeable, the observed difference is
+    one more of these draws; two-sided.
+
+    Args:
+        first: Of one run.
+        second: Of another run, on the same rows in any order.
+        metric: One of `first.metrics`; the main metric of the kind of task by default.
+        resamples: Of the rows.
+        exchanges: Draws of the null.
+        seed: Of resamples and exchanges.
+
+    Returns:
+        Estimates over `first.layers`. The layers of a model of another depth are matched as by `match_layers`. Where
+        smaller values of the metric are better, a positive difference still means a larger value.
+
+    Raises:
+        ValueError: Kind, labels, rows or their targets differ, or the metric does not follow from predictions.
+    """
+    second = _same_rows(first, second)
+    metric = MAIN_METRIC[first.kind] if metric is None else metric
+    if metric not in first.metrics:
+        raise ValueError(
+            f"'{metric}' cannot be computed from predictions of task '{first.task}' ({first.kind}). There are "
+            f"{', '.join(first.metrics)}."
+        )
+    matched = match_layers(first.layers, second.layers)
+    pair = torch.stack([first.logits(), second.logits(matched)])  # (2, layers, rows, classes)
+    targets, rows = first.target_tensor(), len(first.row_ids)
+    counts = bootstrap_counts(rows, resamples, seed=seed)
+    (one, other) = (score_rows(first.kind, logits, targets, counts, names={metric}) for logits in pair)
+    value = other.values[metric] - one.values[metric]
+    draws = other.draws[metric] - one.draws[metric]
+    ends = torch.stack(score_interval(value, draws, rows=rows, scale="difference")).numpy()
+    errors, over = _errors_of(draws.numpy()), "rows"
+    over_sets = _errors_over_training_sets(first, second, matched) if metric == MAIN_METRIC[first.kind] else None
+    if over_sets is not None:
+        reach = student_t.ppf(0.975, len(over_sets) - 1) * np.sqrt(np.square(over_sets).sum(0))
+        half = np.hypot((ends[1] - ends[0]) / 2, reach)
+        ends, over = np.stack([value.numpy() - half, value.numpy() + half]), "rows and training sets"
+        errors = np.concatenate([errors, over_sets])
+    return Estimates(
+        value.numpy(),
+        rows,
+        errors=errors,
+        null=_exchanged(pair, targets, first.kind, metric, exchanges, seed=seed + 1),
+        alternative="two-sided",
+        note="the score is undefined",
+        interval=ends,
+        interval_over=over,
+        remarks=tuple("" if a == b else f"against layer {b}" for a, b in zip(first.layers, matched, strict=True)),
+    )
+
+
+def _same_rows(first: Predictions, second: Predictions) -> Predictions:
+    """The second predictions with their rows in the order of the first.
+
+    Raises:
+        ValueError: They are of another kind of task, of other labels or rows, or a target differs.
+    """
+    where = f"Task '{first.task}' cannot be compared: "
+    if (first.kind, first.labels) != (second.kind, second.labels):
+        raise ValueError(
+            f"{where}it is {first.kind} with labels {list(first.labels)} in one run, and {second.kind} with labels "
+            f"{list(second.labels)} in the other."
+        )
+    position = {row_id: row for row, row_id in enumerate(second.row_ids)}
+    common = [row_id for row_id in first.row_ids if row_id in position]
+    if len(common) != len(first.row_ids) or len(common) != len(second.row_ids):
+        raise ValueError(
+            f"{where}the runs have different test rows, {len(first.row_ids)} and {len(second.row_ids)} of which "
+            f"{len(common)} are the same. Use the same data, `suite.seed`, `suite.max_rows` and prompts in both runs."
+        )
+    order = [position[row_id] for row_id in first.row_ids]
+    targets = second.targets[order]
+    if not np.array_equal(targets, first.targets):
+        raise ValueError(f"{where}{int((targets != first.targets).sum())} targets of the same rows differ.")
+    return replace(second, row_ids=first.row_ids, predicted=second.predicted[:, order], targets=targets)
+
+
+def _errors_of(draws: np.ndarray) -> np.ndarray:
+    """Bootstrap draws `(samples, layers)` as errors, without resamples that leave the metric undefined."""
+    defined = draws[np.isfinite(draws).all(1)]
+    return (defined - defined.mean(0)) / np.sqrt(max(len(defined) - 1, 1))
+
+
+def _errors_over_training_sets(first: Predictions, second: Predictions, matched: Sequence[Layer]) -> np.ndarray | None:
+    """Errors of the difference over training sets, `(errors, layers)`; `None` if one side does not know its own."""
+    if len(first.training_errors) == 0 or len(second.training_errors) == 0:
+        return None
+    own = first.training_errors.astype(np.float64)
+    other = second.training_errors[:, [second.layers.index(layer) for layer in matched]].astype(np.float64)
+    paired = first.training_seed == second.training_seed and len(own) == len(other)
+    return other - own if paired else np.concatenate([own, other])
+
+
+def _exchanged(
+    pair: Tensor, targets: Tensor, kind: TargetKind, metric: str, exchanges: int, *, seed: int
+) -> np.ndarray:
+    """Differences after the two predictions of random rows were exchanged, float64 `(exchanges, layers)`."""
+    layers, rows = pair.shape[1:3]
+    generator = torch.Generator().manual_seed(seed)
+    exchanged = torch.rand(exchanges, rows, generator=generator) < 0.5
+    draws = []
+    for some in exchanged.split(max(1, _ELEMENTS_AT_ONCE // pair[0].numel())):
+        chosen = some[None, :, :, None]  # (1, exchanges, rows, 1)
+        one = torch.where(chosen, pair[1][:, None], pair[0][:, None]).flatten(0, 1)
+        other = torch.where(chosen, pair[0][:, None], pair[1][:, None]).flatten(0, 1)
+        scores = [score_rows(kind, logits, targets, names={metric}).values[metric] for logits in (one, other)]
+        draws.append((scores[1] - scores[0]).view(layers, len(some)).T)
+    return torch.cat(draws).numpy()

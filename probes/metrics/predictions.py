@@ -1,0 +1,114 @@
+"""What the probes of every layer predict for the test rows of a task, kept so that runs can be compared row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probes.metrics.scores import METRICS, TargetKind
+from probes.values import Layer, Reading
+
+_OF_PREDICTIONS = {
+    "classification": ("accuracy", "macro_f1"),
+    "multilabel": ("subset_accuracy", "label_accuracy", "macro_f1"),
+    "regression": ("mse", "r2", "spearman"),
+}
+"""Kind of task → the metrics that follow from predictions without their probabilities."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of one task's probes on its test rows.
+
+    Classes are int16, labels bool, numbers float32.
+
+    Attributes:
+        task: Name of the task.
+        kind: Kind of task.
+        reading: Stack, site and pooling that the probes read.
+        labels: Names of the classes or labels; empty for regression.
+        layers: The layers with a probe.
+        row_ids: Names of the rows.
+        predicted: Shape `(layers, rows)`, of multi-label tasks `(layers, rows, labels)`.
+        targets: Shape `(rows,)` or `(rows, labels)`.
+        training_errors: Errors over training sets of the main metric, as `Estimates.errors`, shape `(sets, layers)`;
+            without rows where probes were not refitted.
+        training_seed: What decided the training sets; equal in two runs whose errors are paired.
+    """
+
+    task: str
+    kind: TargetKind
+    reading: Reading
+    labels: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    row_ids: tuple[str, ...]
+    predicted: np.ndarray
+    targets: np.ndarray
+    training_errors: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    training_seed: str = ""
+
+    def __post_init__(self) -> None:
+        expected = (len(self.layers), *self.targets.shape)
+        if self.predicted.shape != expected or len(self.row_ids) != len(self.targets):
+            raise ValueError(
+                f"Predictions of task '{self.task}' expect the shape {expected} and a name for each of "
+                f"{len(self.targets)} rows; got {self.predicted.shape} and {len(self.row_ids)} names."
+            )
+
+    @classmethod
+    def of_logits(
+        cls,
+        logits: Tensor,
+        targets: Tensor,
+        *,
+        task: str,
+        kind: TargetKind,
+        reading: Reading,
+        labels: tuple[str, ...],
+        layers: tuple[Layer, ...],
+        row_ids: tuple[str, ...],
+    ) -> Predictions:
+        """The predictions that logits `(layers, rows, classes)` stand for; numbers in the unit of the targets."""
+        if kind == "classification":
+            predicted, dtype = logits.argmax(-1), np.int16
+        elif kind == "multilabel":
+            predicted, dtype = logits > 0, np.bool_
+        else:
+            predicted, dtype = logits[..., 0], np.float32
+        return cls(
+            task=task,
+            kind=kind,
+            reading=reading,
+            labels=labels,
+            layers=layers,
+            row_ids=row_ids,
+            predicted=predicted.numpy(force=True).astype(dtype),
+            targets=targets.numpy(force=True).astype(dtype),
+        )
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that can be computed from predictions, in the order of `METRICS`."""
+        names = [metric.name for metric in METRICS if metric.kind == self.kind]
+        return tuple(name for name in names if name in _OF_PREDICTIONS[self.kind])
+
+    def logits(self, layers: Sequence[Layer] | None = None) -> Tensor:
+        """Logits that stand for the predictions, float32 `(layers, rows, classes)`, to be scored by `score_rows`.
+
+        Args:
+            layers: The layers, which may repeat; all by default.
+        """
+        chosen = self.layers if layers is None else layers
+        predicted = torch.from_numpy(self.predicted[[self.layers.index(layer) for layer in chosen]])
+        if self.kind == "classification":
+            return torch.nn.functional.one_hot(predicted.long(), len(self.labels)).float()
+        return predicted.float() * 2 - 1 if self.kind == "multilabel" else predicted[..., None]
+
+    def target_tensor(self) -> Tensor:
+        """Targets as `score_rows` expects them."""
+        targets = torch.from_numpy(self.targets)
+        return targets.long() if self.kind == "classification" else targets.float()

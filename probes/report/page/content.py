@@ -1,0 +1,174 @@
+"""What the page of a run shows, as plain data that becomes JSON: quantities, best layers, pairs of layers, facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from probes.metrics import MAIN_METRIC
+from probes.report.figures.axes import is_signed
+from probes.report.saved_run import SavedRun
+from probes.values import ALL_TASKS, SIGNIFICANCE_LEVEL, LayerByLayer, LayerByTask, Reading, Result
+
+_DIGITS = 5
+"""Significant digits of numbers on the page; `results.csv` has all of them."""
+_MATRICES = {"value": "values", "low": "ci_low", "high": "ci_high", "null": "null_mean", "nullLow": "null_low"}
+_MATRICES |= {"nullHigh": "null_high", "p": "p", "pCell": "p_cell", "n": "n"}
+
+
+def page_content(run: SavedRun) -> dict[str, Any]:
+    """Everything that the page draws.
+
+    Args:
+        run: A run read from its folder.
+    """
+    return {
+        "quantities": [_quantity(matrix, run.matrices[0].reading) for matrix in run.matrices],
+        "best": {
+            task: {"layer": str(best.layer), "layers": list(map(str, best.layers or ())), "text": best.text}
+            for task, best in run.best_layers.items()
+        },
+        "pairs": [_pair(matrix) for matrix in run.layer_by_layer],
+        "maps": _maps(run),
+        "start": run.quantities.index(run.main_quantity) if run.matrices else 0,
+        "level": SIGNIFICANCE_LEVEL,
+    }
+
+
+def _quantity(matrix: LayerByTask, primary: Reading) -> dict[str, Any]:
+    return {
+        "name": matrix.quantity.removeprefix("probe/"),
+        "kind": "scores of probes" if matrix.quantity.startswith("probe/") else _kind(matrix.quantity),
+        "unit": matrix.unit,
+        "reading": str(matrix.reading),
+        "primary": matrix.reading == primary,
+        "signed": is_signed(matrix.quantity),
+        "over": matrix.interval_over,
+        "layers": list(map(str, matrix.layers)),
+        "tasks": list(matrix.tasks),
+        "clusters": list(matrix.clusters),
+        "notes": {f"{layer}|{task}": note for (layer, task), note in matrix.notes.items()},
+        **{key: _numbers(getattr(matrix, name)) for key, name in _MATRICES.items()},
+    }
+
+
+def _kind(quantity: str) -> str:
+    """Under which heading of the menu a quantity stands: what comes before its first `/`, if anything."""
+    head, slash, _ = quantity.partition("/")
+    return head.replace("_", " ") if slash else "measures without probes"
+
+
+def _numbers(values: np.ndarray) -> list[list[float | None]] | None:
+    """Rounded numbers, rows are layers; `None` where unknown, and for the whole if nothing is known."""
+    if not np.isfinite(values).any():
+        return None
+    return [[_rounded(value) for value in row] for row in values.tolist()]
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+
+
+def _pair(matrix: LayerByLayer) -> dict[str, Any]:
+    return {
+        "quantity": matrix.quantity,
+        "task": matrix.task,
+        "reading": str(matrix.reading),
+        "xName": matrix.x_name,
+        "yName": matrix.y_name,
+        "xLayers": list(map(str, matrix.x_layers)),
+        "yLayers": list(map(str, matrix.y_layers)),
+        "value": _numbers(matrix.values),
+        "n": matrix.n,
+    }
+
+
+def _maps(run: SavedRun) -> list[dict[str, Any]]:
+    return [
+        {
+            "role": role,
+            "layer": str(task_map.layer),
+            "silhouette": _rounded(task_map.silhouette),
+            "tasks": list(task_map.tasks),
+            "points": [[_rounded(x), _rounded(y)] for x, y in task_map.points.tolist()],
+        }
+        for role, maps in run.maps.items()
+        for task_map in maps
+    ]
+
+
+def score_table(run: SavedRun) -> list[dict[str, Any]]:
+    """Each task's main score at its best layer, its baselines and its best layers, for a table of HTML."""
+    cells = {
+        (row.task, row.layer, row.metric, row.control): row
+        for row in reversed(run.rows)  # the first reading last, so that it is the one kept
+        if row.split == "test" and not row.role
+    }
+    table = []
+    for task, best in run.best_layers.items():
+        metrics = [name for name in dict.fromkeys(MAIN_METRIC.values()) if (task, best.layer, name, "") in cells]
+        if not metrics:
+            continue
+        metric = metrics[0]
+        score = cells[task, best.layer, metric, ""]
+        table.append(
+            {
+                "task": task,
+                "cluster": score.cluster,
+                "metric": metric,
+                "layer": best.layer,
+                "layers": best.text,
+                "score": score,
+                "shuffled": cells.get((task, best.layer, metric, "shuffled_labels")),
+                "selectivity": cells.get((task, best.layer, "selectivity", "")),
+                "majority": cells.get((task, None, metric, "majority")),
+                "n": score.n,
+                "profile": _profile_of(run.rows, task, metric),
+            }
+        )
+    return table
+
+
+def _profile_of(rows: Iterable[Result], task: str, metric: str) -> list[float]:
+    own = [row for row in rows if (row.task, row.metric, row.control, row.role) == (task, metric, "", "")]
+    return [row.value for row in own if row.layer is not None and row.split == "test"]
+
+
+def row_table(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How many rows each task has in each split, and how many of them were cut to the length limit."""
+    cut = provenance.get("rows_cut", {})
+    return [
+        {
+            "task": task,
+            **{split: splits.get(split, 0) for split in ("train", "validation", "test")},
+            "cut": cut.get(task),
+        }
+        for task, splits in provenance.get("tasks", {}).items()
+    ]
+
+
+def missing_cells(run: SavedRun) -> list[tuple[str, int]]:
+    """Why cells of the main quantity have no value, each reason with their number."""
+    counts: dict[str, int] = {}
+    if run.matrices:
+        matrix = run.matrix(run.main_quantity)
+        for row, column in np.argwhere(~np.isfinite(matrix.values)):
+            note = matrix.notes.get((matrix.layers[row], matrix.tasks[column])) or "no value"
+            counts[note] = counts.get(note, 0) + 1
+    return list(counts.items())
+
+
+def whole_run_rows(run: SavedRun) -> list[Result]:
+    """Numbers that belong to no layer or task of a matrix: boundaries of bands, agreements, scores of answers."""
+    return [
+        row
+        for row in run.rows
+        if row.layer is None and row.split == "test" and not row.control and math.isfinite(row.value)
+    ] + [
+        row
+        for row in run.rows
+        if row.task == ALL_TASKS and row.metric.startswith("boundary/") and row.layer is not None
+    ]
