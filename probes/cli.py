@@ -54,14 +54,14 @@ class OverrideError(ValueError):
 def main() -> None:
     """Entry point of `python train.py` and of the console command `probes`."""
     arguments = sys.argv[1:]
-    if arguments and arguments[0] in _COMMANDS:
-        get_object(_COMMANDS[arguments[0]])(arguments[1:])
-        return
     if "--version" in arguments:
         sys.stdout.write(versions())
         return
     without_bars()
     with ended_in_words():
+        if arguments and arguments[0] in _COMMANDS:
+            get_object(_COMMANDS[arguments[0]])(arguments[1:])
+            return
         if not _INFORMATION_FLAGS.intersection(arguments):
             overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("--")]
             check_overrides(overrides)
