@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from probes.errors import explanation, unwrapped
-from probes.hydra_jobs import Command, is_first_process, override
-from probes.job_records import read_records
-from probes.masking import mask_text
-from probes.run_folder import read_state
-from probes.signals import Interrupted, ended_by_signals, follow
+from probes.commands.errors import explanation, unwrapped
+from probes.commands.hydra_jobs import Command, is_first_process, override
+from probes.runs.job_records import read_records
+from probes.runs.masking import mask_text
+from probes.runs.run_folder import read_state
+from probes.runs.signals import Interrupted, ended_by_signals, follow
 
 _PACKAGES = ("torch", "transformers", "lightning")
 _NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE")
