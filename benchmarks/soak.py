@@ -50,7 +50,7 @@ WORKLOADS = {
 }  # fmt: skip
 NEXT_STAGE = (
     {"tasks": "backbone", "backbone": "activations", "activations": "probes"},
-    {"tasks": "backbone", "backbone": "tune", "tune": "read", "read": "compare", "compare": "probes"},
+    {"tasks": "backbone", "backbone": "tune", "tune": "read", "read": "compare", "compare": "report"},
 )
 """The stage of `provenance.json` that ended last → what comes next; of probe studies, and of layer-by-layer ones."""
 NOT_RESULTS = {"jobs.csv": ("started", "ended")}
