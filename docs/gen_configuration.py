@@ -79,10 +79,9 @@ def _section(path: Path) -> str:
 
 def _cell(text: str, *, code: bool = False) -> str:
     """Text for a cell of a table: on one line, with `|` and HTML that are shown and not obeyed."""
-    flat = (
-        " ".join(text.split()).replace("|", "&#124;").replace("<", "&lt;").replace("*", "&#42;").replace("_", "&#95;")
-    )
-    flat = flat.replace("{", "&#123;").replace("[", "&#91;").replace("$", "&#36;")
+    flat = " ".join(text.split())
+    for character in "<|*_{[$":
+        flat = flat.replace(character, f"&#{ord(character)};")
     return f"<code>{flat}</code>" if code and flat else flat
 
 
@@ -94,5 +93,5 @@ line chooses a file, `group.key=value` sets a key in it, and `+group.key=value` 
 name another file starts from its keys.
 
 A mistyped key is an error that suggests the closest match (`sead=1` → *Did you mean `seed`?*), and so is an added key
-that nothing reads. `python train.py --help` lists all groups, and `python train.py --cfg job` prints the whole config of
-a job without running it."""
+that nothing reads. `python train.py --help` lists all groups, and `python train.py --cfg job` prints the whole config
+of a job without running it."""

@@ -15,7 +15,7 @@ class Doctests(Extension):
 
     def on_object(self, *, obj: Any, **_: Any) -> None:
         """Rewrite the docstring of one function, class or module, unless it has a section `Examples`."""
-        if obj.docstring is not None and not re.search(r"^Examples?:$", obj.docstring.value, flags=re.MULTILINE):
+        if obj.docstring is not None and not re.search(r"^Examples:$", obj.docstring.value, flags=re.MULTILINE):
             obj.docstring.value = fenced(obj.docstring.value)
 
 

@@ -1,4 +1,4 @@
-"""What MkDocs does beyond Markdown: generated pages, links to files outside `docs/`, and formulas without JavaScript."""
+"""What MkDocs does beyond Markdown: generated pages, links to files outside `docs/`, formulas without JavaScript."""
 
 from __future__ import annotations
 
@@ -85,5 +85,5 @@ def _generator() -> ModuleType:
 
 _INTRODUCTION = """# Python
 
-Everything the command line does is a call from Python. [Recipes](recipes.md) has complete examples; these are the public
-names, with shapes, units and errors. Tensors of activations are `(layers, rows, features)` throughout."""
+Everything the command line does is a call from Python. [Recipes](recipes.md) has complete examples; these are the
+public names, with shapes, units and errors. Tensors of activations are `(layers, rows, features)` throughout."""
