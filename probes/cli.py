@@ -22,11 +22,11 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from probes.endings import ended_in_words, versions
+from probes.endings import ended_in_words, versions, without_bars
 from probes.files import write_text
 from probes.masking import SecretFilter, find_secrets, mask_secrets
 from probes.plugins import options, plugin_folders, register_plugins
-from probes.targets import is_known
+from probes.targets import foreign_code, is_known, targets_of
 
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_DIR = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
@@ -60,9 +60,13 @@ def main() -> None:
     if "--version" in arguments:
         sys.stdout.write(versions())
         return
+    without_bars()
     with ended_in_words():
         if not _INFORMATION_FLAGS.intersection(arguments):
-            check_overrides([argument for argument in arguments if "=" in argument and not argument.startswith("--")])
+            overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("--")]
+            check_overrides(overrides)
+            if any("strict_targets" in override for override in overrides):
+                refuse_foreign_hydra_nodes(overrides)
         _run()
 
 
@@ -136,6 +140,31 @@ def check_overrides(overrides: Sequence[str]) -> None:
         for override, text in plain:  # slower, but tells which override is wrong
             _check_one(override, text, checked)
             checked.append(text)
+
+
+def refuse_foreign_hydra_nodes(overrides: Sequence[str]) -> None:
+    """With `strict_targets`, refuse code from outside the known packages that Hydra itself would build.
+
+    Hydra builds its launcher, sweeper and callbacks before the run sees its config.
+
+    Raises:
+        OverrideError: There is such code.
+    """
+    texts = [
+        text
+        for override in OverridesParser.create().parse_overrides(list(overrides))
+        if (text := _first_value(override))
+    ]
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        cfg = compose("train", overrides=texts, return_hydra_config=True)
+    nodes = targets_of(OmegaConf.to_container(cfg.hydra, resolve=False), "hydra")
+    foreign = {path: target for path, target in nodes if not is_known(target) and not _is_of_hydra(target)}
+    if cfg.strict_targets and foreign:
+        raise OverrideError(f"{foreign_code(foreign)} `strict_targets=true` refuses it, and nothing was built.")
+
+
+def _is_of_hydra(target: str) -> bool:
+    return target.startswith(("hydra._internal.", "hydra_plugins."))
 
 
 def _compose_together(overrides: Sequence[str]) -> bool:

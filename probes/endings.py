@@ -8,16 +8,18 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from probes.errors import explanation, unwrapped
 from probes.hydra_jobs import Command, is_first_process, override
 from probes.job_records import read_records
 from probes.masking import mask_text
-from probes.signals import Interrupted, ended_by_signals
+from probes.run_folder import read_state
+from probes.signals import Interrupted, ended_by_signals, follow
 
 _PACKAGES = ("torch", "transformers", "lightning")
+_NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE")
 
 
 @contextmanager
@@ -33,8 +35,10 @@ def ended_in_words() -> Iterator[None]:
     all_errors = os.environ.setdefault("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, in place of printing them in its own way
     failed, unforeseen = False, None
+    if not is_first_process():
+        follow(os.getppid())
     try:
-        with ended_by_signals():
+        with ended_by_signals() if is_first_process() else nullcontext():
             try:
                 yield
                 if Command.error is not None:
@@ -43,8 +47,7 @@ def ended_in_words() -> Iterator[None]:
                 failed = _end_of_sweep()
     except Interrupted as interrupt:
         _flush()
-        if is_first_process():
-            sys.stderr.write(mask_text(f"{interrupt}. {_how_to_go_on()}\n"))
+        sys.stderr.write(mask_text(f"{interrupt}. {_how_to_go_on()}\n"))
         sys.exit(interrupt.exit_code)
     except Exception as error:
         message = None if Command.debug or all_errors else explanation(error)
@@ -58,6 +61,16 @@ def ended_in_words() -> Iterator[None]:
         sys.exit(1)
 
 
+def without_bars() -> None:
+    """Where standard error is no terminal, have libraries draw no progress bars, which would fill a log file.
+
+    They read these environment variables when they are imported; a value that the user has set is kept.
+    """
+    if not sys.stderr.isatty():
+        for name in _NO_BARS:
+            os.environ.setdefault(name, "1")
+
+
 def versions() -> str:
     """Our version and those of the packages that decide numbers, a line each."""
     return "".join(f"{package} {_version(package)}\n" for package in ("probes", *_PACKAGES))
@@ -65,7 +78,7 @@ def versions() -> str:
 
 def _end_of_sweep() -> bool:
     """Write and print the jobs of a sweep; whether one has failed."""
-    if Command.key != "hydra.sweep.dir":
+    if Command.key != "hydra.sweep.dir" or not is_first_process():
         return False
     records = read_records(Path(Command.folder))
     if not records:
@@ -79,6 +92,9 @@ def _end_of_sweep() -> bool:
 def _how_to_go_on() -> str:
     if not Command.key:
         return "Nothing had begun."
+    state = read_state(Path(Command.folder))
+    if state is not None and state.state == "finished":
+        return f"The run had finished: everything is in '{Command.folder}'."
     words = [*_command(), *(word for word in sys.argv[1:] if not word.startswith(f"{Command.key}="))]
     command = shlex.join([*words, override(Command.key, Command.folder)])
     return f"What is finished is kept, in '{Command.folder}' and in the cache. Go on with: {command}"

@@ -106,6 +106,6 @@ def _record(config: DictConfig, state: str, error: str = "") -> None:
     hydra = config.hydra
     if hydra.mode != RunMode.MULTIRUN or not is_first_process():
         return
-    folder, overrides = str(hydra.runtime.output_dir), list(hydra.overrides.task)
-    record = JobRecord(job=int(hydra.job.num), overrides=overrides, folder=folder, state=state, error=error)
+    number, overrides, folder = int(hydra.job.num), list(hydra.overrides.task), str(hydra.sweep.subdir)
+    record = JobRecord(job=number, overrides=overrides, folder=folder, state=state, error=error)
     write_record(Path(hydra.sweep.dir), record)

@@ -22,7 +22,7 @@ class JobRecord:
     Attributes:
         job: Its number in the sweep.
         overrides: What its command line changes in the config.
-        folder: The job's own folder.
+        folder: The job's own folder, within that of the sweep.
         state: As in `run_state.json`.
         error: Why it failed.
     """
@@ -49,7 +49,7 @@ def read_records(sweep: Path) -> list[JobRecord]:
     records = []
     for path in sorted((sweep / _FOLDER).glob("*.json"), key=lambda path: int(path.stem)):
         record = JobRecord(**json.loads(path.read_text(encoding="utf-8")))
-        state = read_state(Path(record.folder)) if record.state == "running" else None
+        state = read_state(sweep / record.folder) if record.state == "running" else None
         if state is not None:  # a job that was interrupted could not say so itself
             record = replace(record, state=state.state, error=state.error or "")
         records.append(record)

@@ -49,6 +49,8 @@ def run(cfg: DictConfig) -> float:
             outside the known packages, or the folder holds what another run has left.
         Interrupted: A signal asked the run to end.
     """
+    check_targets(cfg)
+    check_arguments(cfg)
     with _output_dir(cfg) as output_dir:
         if _rank() != 0:
             return _run_study(cfg, output_dir)
@@ -62,14 +64,11 @@ def _circumstances(cfg: DictConfig) -> dict[str, Any]:
     if not HydraConfig.initialized():
         return known
     hydra = HydraConfig.get()
-    sweep = hydra.mode == RunMode.MULTIRUN
-    key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
-    return known | {"command": sys.argv, "overrides": list(hydra.overrides.task), "repeats": sweep, "key": key}
+    key = "hydra.sweep.dir" if hydra.mode == RunMode.MULTIRUN else "hydra.run.dir"
+    return known | {"command": sys.argv, "overrides": list(hydra.overrides.task), "key": key}
 
 
 def _run_study(cfg: DictConfig, output_dir: Path) -> float:
-    check_targets(cfg)
-    check_arguments(cfg)
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     output_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(mask_secrets(config)), output_dir / "config.yaml")

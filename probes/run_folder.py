@@ -124,14 +124,13 @@ def run_in_folder(
     command: Sequence[str] = (),
     overrides: Sequence[str] = (),
     resume: bool = False,
-    repeats: bool = False,
     key: str = "paths.output_dir",
 ) -> float:
     """Run a study in its folder, and keep the folder's `run_state.json` true.
 
-    A run of the same config that has not finished is continued. A finished one is taken as it is if `repeats` or
-    `resume` is set. Whatever else lies there is refused unless `resume` is set: then it is moved to a folder
-    `earlier`, `earlier-1` and so on, so that results of two configs are never mixed.
+    A run of the same config goes on if it has not finished, and is taken as it is if it has. Whatever else lies there
+    is refused unless `resume` is set: then it is moved to a folder `earlier`, `earlier-1` and so on, so that results of
+    two configs are never mixed.
 
     Args:
         folder: The folder; made if it does not exist.
@@ -140,7 +139,6 @@ def run_in_folder(
         command: For the record.
         overrides: For the record.
         resume: Go on in a folder that another run has used.
-        repeats: Whether this run may be a repetition of a finished one, as a sweep's jobs are that is started again.
         key: The config key that names the folder, for errors.
 
     Returns:
@@ -154,8 +152,11 @@ def run_in_folder(
     with _alone_in(folder, key):
         earlier = read_state(folder)
         same = earlier is not None and earlier.config_digest == digest
-        if earlier is not None and same and earlier.state == "finished" and (repeats or resume):
-            _log.info("The run in '%s' has finished with this config: nothing is computed again.", folder)
+        if earlier is not None and same and earlier.state == "finished":
+            _log.warning(
+                "The run in '%s' has finished with this config (%s): nothing is computed again. To compute it anew, "
+                "set `%s` to another folder.", folder, earlier.ended, key,
+            )  # fmt: skip
             return earlier.objective
         _prepare(folder, earlier, same=same, resume=resume, key=key)
         state = RunState(
@@ -186,16 +187,16 @@ def _prepare(folder: Path, earlier: RunState | None, *, same: bool, resume: bool
     """
     if earlier is None and not any((folder / name).exists() for name in _RESULTS):
         return
-    if earlier is not None and same and earlier.state != "finished":
+    if earlier is not None and same:
         _log.info("Going on in '%s', whose last run was %s.", folder, earlier.state)
         _remove_litter(folder)
         return
     if not resume:
-        config = "the same config" if same else "another config" if earlier is not None else "an unknown config"
-        what = f"a run of {config}" + ("" if earlier is None else f" ({earlier.state}, started {earlier.started})")
-        then = "to keep its results as they are" if same else "to move what it left to a folder in there, and start"
+        which = "an unknown config" if earlier is None else "another config"
+        when = "" if earlier is None else f" ({earlier.state}, started {earlier.started})"
         raise RunFolderError(
-            f"'{folder}' holds what {what} has left. Set `{key}` to another folder, or `resume=true` {then}."
+            f"'{folder}' holds what a run of {which} has left{when}. Set `{key}` to another folder, or `resume=true` "
+            "to move that to a folder in there, and start."
         )
     _remove_litter(folder)
     _move_aside(folder)

@@ -6,14 +6,17 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from types import FrameType
 from typing import Any
 
 SECONDS_TO_END = 15.0
 """How long a run may take to close everything after a signal; SLURM sends SIGKILL 30 s after SIGTERM."""
 
+_SECONDS_BETWEEN_LOOKS = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -77,6 +80,24 @@ def at_hard_exit(action: Callable[[Interrupted], object]) -> Iterator[None]:
         yield
     finally:
         _actions.remove(action)
+
+
+@cache
+def follow(leader: int) -> None:
+    """Leave signals to the process that started this helper, and end when that one has ended, even by SIGKILL.
+
+    Args:
+        leader: Its process id.
+    """
+
+    def watch() -> None:
+        while os.getppid() == leader:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        os._exit(1)
+
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=watch, daemon=True, name="leader").start()
 
 
 _actions: list[Callable[[Interrupted], object]] = []

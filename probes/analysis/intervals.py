@@ -7,7 +7,7 @@ theirs.
 | statistic | without rows | errors | interval |
 |---|---|---|---|
 | CKA | `cka_leave_one_out` (`similarity/leave_one_out.py`) | `jackknife_errors` | `confidence_interval` |
-| any function of rows | halves of the rows | `half_sample_errors` | `confidence_interval` |
+| any function of rows | pairs of complementary halves of the rows | `half_sample_errors` | `confidence_interval` |
 
 There is no bootstrap. Rows drawn with replacement repeat, and repeats look like similarity to every statistic of pairs
 of rows: for two independent Gaussians, 400 × 576, the debiased CKA is 0 but its mean over bootstrap samples 0.59.
@@ -16,6 +16,7 @@ of rows: for two independent Gaussians, 400 × 576, the debiased CKA is 0 but it
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from probes.analysis.similarity.leave_one_out import LeaveOneOut
+
+HalfMeans = Literal["subtracted", "ignored", "added"]
+"""What becomes of the variance of the mean of two complementary halves, see `errors_of_halves`."""
 
 
 def confidence_interval(
@@ -62,66 +66,93 @@ def half_sample_errors(
     rows: int,
     *,
     groups: Tensor | None = None,
-    half_samples: int = 20,
+    half_samples: int = 40,
+    half_means: HalfMeans = "ignored",
     seed: int = 0,
 ) -> np.ndarray:
-    """Errors of any statistic from halves of the rows, drawn without replacement.
-
-    The variance of a mean over h of n rows, given all rows, is proportional to (1/h)(1 − h/n), which at h = n/2 is 1/n,
-    as for all rows about the true mean. The bias that h instead of n rows cause cancels, as deviations are taken from
-    the mean over halves.
+    """Errors of any statistic from pairs of complementary halves of the rows, see `errors_of_halves`.
 
     Args:
         statistic: Maps row positions, int64 of shape `(half,)`, to the statistic at every layer, shape `(layers,)`.
         rows: How many rows there are.
         groups: As in `halves_of`.
-        half_samples: Halves drawn; the interval's own relative error is about 0.7 / √half_samples.
+        half_samples: As in `halves_of`; the interval's own relative error is about 1 / √half_samples.
+        half_means: As in `errors_of_halves`.
         seed: Seed of the halves.
 
     Returns:
-        float64, shape `(half_samples, layers)`.
-
-    Source:
-        Politis, Romano and Wolf 1999, "Subsampling".
+        float64, shape `(half_samples / 2, layers)`.
     """
     halves = halves_of(rows, groups=groups, half_samples=half_samples, seed=seed)
-    return errors_of_halves(torch.stack([statistic(half) for half in halves]), len(halves[0]), rows)
+    return errors_of_halves(torch.stack([statistic(half) for half in halves]), half_means=half_means)
 
 
-def halves_of(rows: int, *, groups: Tensor | None = None, half_samples: int = 20, seed: int = 0) -> list[Tensor]:
-    """Draw halves of the rows without replacement, all of one size.
+def halves_of(rows: int, *, groups: Tensor | None = None, half_samples: int = 40, seed: int = 0) -> list[Tensor]:
+    """Draw halves of the rows without replacement, in pairs of which no row is in both.
 
     Args:
-        rows: How many rows there are.
+        rows: How many rows there are; of an odd number, each pair leaves one out.
         groups: Group of every row, integers of shape `(rows,)`, where group sizes are fixed by design: each half then
             holds half of each group.
-        half_samples: Halves drawn.
+        half_samples: Halves drawn, an even number of at least 4.
         seed: Seed of the draws.
 
     Returns:
-        Row positions in ascending order, int64.
+        Row positions in ascending order, int64; halves 0 and 1 are the first pair, 2 and 3 the second.
+
+    Raises:
+        ValueError: `half_samples` is odd or below 4.
     """
+    if half_samples < 4 or half_samples % 2 == 1:
+        raise ValueError(
+            f"`half_samples` must be an even number of at least 4, as halves come in pairs; got {half_samples}."
+        )
     generator = torch.Generator().manual_seed(seed)
     strata = [torch.arange(rows)] if groups is None else [(groups == g).nonzero()[:, 0] for g in groups.unique()]
-    return [_half_of_each(strata, generator) for _ in range(half_samples)]
+    return [half for _ in range(half_samples // 2) for half in _pair_of_halves(strata, generator)]
 
 
-def errors_of_halves(values: Tensor, half: int, rows: int) -> np.ndarray:
-    """Errors from the values of halves, as in `half_sample_errors`.
+def errors_of_halves(values: Tensor, *, half_means: HalfMeans = "ignored") -> np.ndarray:
+    """Errors of a statistic from its values on pairs of complementary halves.
+
+    By Hoeffding's decomposition a statistic is a constant, plus a sum over rows, plus a sum over pairs of rows, and so
+    on; the variances L of the first and Q of the second sum add up. On n rows, L is of order 1/n and Q of order 1/n².
+    With A and B the two halves of a pair and given all rows,
+
+        (θ_A − θ_B) / 2    has the variance L + 2Q
+        (θ_A + θ_B) / 2    has the variance     Q, as the sums over rows cancel
+        θ_A                has the variance L + 3Q
+
+    The bias that h in place of n rows causes cancels in the differences, which are the errors. Their variance is too
+    large by Q. In theory the variance of the means of both halves is to be subtracted; but in statistics of ranks,
+    neighbours or large eigenvalues this variance holds other things than Q, so that `tests/calibration` decides.
 
     Args:
-        values: Shape `(half_samples, layers)`.
-        half: Rows in each half, h.
-        rows: Rows in all, n.
+        values: Shape `(half_samples, layers)`, in the order of `halves_of`.
+        half_means: What becomes of the variance of (θ_A + θ_B) / 2. `subtracted`, for sums over pairs of rows, such as
+            sums of squares and mean distances: where there is no effect L is 0, and the differences alone would have
+            twice the variance of the statistic. What remains is no less than half, as L and Q are at least 0.
+            `ignored`, for any statistic. `added`, where differences are known to give too narrow intervals.
 
     Returns:
-        float64, shape `(half_samples, layers)`.
+        float64, shape `(half_samples / 2, layers)`.
+
+    Source:
+        Efron and Stein 1981, "The jackknife estimate of variance", for the decomposition; Politis, Romano and Wolf
+        1999, "Subsampling".
     """
     draws = values.double().numpy(force=True)
-    scale = np.sqrt(half / (rows - half))  # √(1/n) / √((1/h)(1 − h/n)); 1 where n is even
-    return (draws - draws.mean(0)) * scale / np.sqrt(len(draws) - 1)
+    first, second = draws[0::2], draws[1::2]
+    errors = (first - second) / 2 / np.sqrt(len(first))
+    if half_means == "ignored":
+        return errors
+    variance, of_means = np.square(errors).sum(0), ((first + second) / 2).var(0, ddof=1)
+    ratio = np.divide(of_means, variance, out=np.zeros_like(variance), where=variance > 0)
+    return errors * np.sqrt(1 + ratio if half_means == "added" else np.clip(1 - ratio, 0.5, 1))
 
 
-def _half_of_each(strata: list[Tensor], generator: torch.Generator) -> Tensor:
-    halves = [rows[torch.randperm(len(rows), generator=generator)[: len(rows) // 2]] for rows in strata]
-    return torch.cat(halves).sort().values
+def _pair_of_halves(strata: list[Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    orders = [rows[torch.randperm(len(rows), generator=generator)] for rows in strata]
+    first = torch.cat([order[: len(order) // 2] for order in orders])
+    second = torch.cat([order[len(order) // 2 : len(order) // 2 * 2] for order in orders])
+    return first.sort().values, second.sort().values

@@ -44,7 +44,13 @@ import torch
 from torch import Tensor
 
 from probes.analysis.geometry.spectra import effective_rank_of_shares, spectral_jackknife
-from probes.analysis.intervals import errors_of_halves, half_sample_errors, halves_of, jackknife_errors
+from probes.analysis.intervals import (
+    HalfMeans,
+    errors_of_halves,
+    half_sample_errors,
+    halves_of,
+    jackknife_errors,
+)
 from probes.analysis.similarity.cka import biased_cka_floor, label_features
 from probes.analysis.similarity.leave_one_out import cka_leave_one_out, deviating_rows
 from probes.analysis.similarity.permutation_null import cka_null
@@ -209,7 +215,7 @@ class SpectralMeasure:
 class RowMeasure:
     """Any function of activations, or of the activations of two models, on a random sample of the rows.
 
-    Errors are from half samples without replacement, which suit any statistic. There is no null.
+    Errors are from pairs of complementary half samples, which suit any statistic. There is no null.
 
     Args:
         quantity: Its name.
@@ -218,7 +224,8 @@ class RowMeasure:
             reference's activations of the same rows as a second argument.
         needs: `rows`, or `reference`.
         max_rows: Largest number of rows it is computed on; the number used is reported as `n`.
-        half_samples: Number of half samples behind the interval; 0 for no interval.
+        half_samples: Number of half samples behind the interval, even and at least 4; 0 for no interval.
+        half_means: `added` where the interval is otherwise too narrow; see `errors_of_halves`.
         seed: Seed of the sample and of the half samples.
     """
 
@@ -227,7 +234,8 @@ class RowMeasure:
     function: Callable[..., Tensor]
     needs: Needs = "rows"
     max_rows: int = 1000
-    half_samples: int = 20
+    half_samples: int = 40
+    half_means: HalfMeans = "ignored"
     seed: int = 0
 
     def __call__(self, rows: TaskRows) -> Estimates:
@@ -248,6 +256,7 @@ class RowMeasure:
                 lambda half: self.function(*(values[:, half] for values in inputs)),
                 len(sample),
                 half_samples=self.half_samples,
+                half_means=self.half_means,
                 seed=self.seed,
             )
         return Estimates(_array(self.function(*inputs).double()), len(sample), errors)
@@ -260,7 +269,8 @@ class BetweenTasks:
     Prompts name their task, so tasks with instructions are easily separated, mostly by wording; without instructions
     they are separated by what their texts are about.
 
-    Errors are from half samples, each of half the rows of every task. The null is the chance level, as one draw.
+    Errors are from pairs of complementary half samples, each of half the rows of every task. The null is the chance
+    level, as one draw.
 
     Args:
         quantity: Its name.
@@ -269,7 +279,9 @@ class BetweenTasks:
         of_draws: An optional quicker way to compute the function of several subsets of the rows: it gets their row
             positions, a list of int64 tensors, as a third argument and returns `(draws, layers)`.
         chance: Value where tasks do not differ; `None` for one over the number of tasks.
-        half_samples: Number of half samples behind the interval; 0 for no interval.
+        half_means: `subtracted` for functions made of sums over pairs of rows, such as distances; see
+            `errors_of_halves`.
+        half_samples: Number of half samples behind the interval, even and at least 4; 0 for no interval.
         seed: Seed of the half samples.
     """
 
@@ -278,7 +290,8 @@ class BetweenTasks:
     function: Callable[[Tensor, Tensor], Tensor]
     of_draws: Callable[[Tensor, Tensor, list[Tensor]], Tensor] | None = None
     chance: float | None = 0.0
-    half_samples: int = 20
+    half_means: HalfMeans = "ignored"
+    half_samples: int = 40
     seed: int = 0
 
     def __call__(self, rows_by_task: Sequence[Tensor]) -> Estimates:
@@ -299,7 +312,7 @@ class BetweenTasks:
         if self.half_samples > 0:
             halves = halves_of(x.shape[1], groups=tasks, half_samples=self.half_samples, seed=self.seed)
         values = self._values_of_draws(x, tasks, [torch.arange(x.shape[1]), *halves]).double()  # (1 + halves, layers)
-        errors = errors_of_halves(values[1:], len(halves[0]), x.shape[1]) if halves else None
+        errors = errors_of_halves(values[1:], half_means=self.half_means) if halves else None
         chance = 1 / len(rows_by_task) if self.chance is None else self.chance
         return Estimates(_array(values[0]), x.shape[1], errors, np.full((1, len(x)), chance))
 

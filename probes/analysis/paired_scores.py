@@ -35,7 +35,8 @@ def paired_score_difference(
 
     The null is that it makes no difference which probe predicted a row. In each draw the two predictions of every row
     are exchanged with probability ½, at all layers together. If the two are exchangeable, the observed difference is
-    one more of these draws; two-sided.
+    one more of these draws; two-sided. The test is about the two trained probes as they are: other training rows might
+    reverse a small difference, which only the interval over training sets accounts for.
 
     Args:
         first: Of one run.

@@ -40,8 +40,10 @@ class _Score:
 
 def report_jobs(sweep: Path, records: Sequence[JobRecord]) -> None:
     """Write the jobs of a sweep to its `jobs.csv`, and print them; what has failed is listed with its error."""
-    scores = [_score(Path(record.folder)) if record.state == "finished" else _Score() for record in records]
-    path = write_table(sweep / "jobs.csv", JOB_COLUMNS, map(_row, records, scores))
+    scores = [_score(sweep / record.folder) if record.state == "finished" else _Score() for record in records]
+    path = write_table(
+        sweep / "jobs.csv", JOB_COLUMNS, [_row(sweep, *job) for job in zip(records, scores, strict=True)]
+    )
     common = set(records[0].overrides).intersection(*(record.overrides for record in records)) if records else set()
     table = empty_table("Jobs of the sweep: mean over tasks of test scores at the best layer [95 %]")
     for column in ("job", "overrides", "state", "score", "best layers"):
@@ -54,8 +56,8 @@ def report_jobs(sweep: Path, records: Sequence[JobRecord]) -> None:
     print_screen(table, f"jobs: {path}", *errors)
 
 
-def _row(record: JobRecord, score: _Score) -> list[str]:
-    state = read_state(Path(record.folder))
+def _row(sweep: Path, record: JobRecord, score: _Score) -> list[str]:
+    state = read_state(sweep / record.folder)
     if state is not None and record.state != state.state:
         state = None  # of another run, in whose folder this job was refused
     numbers = (score.value, score.low, score.high)

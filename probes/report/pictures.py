@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
-import time
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from probes.files import replaced_file
+from probes.signals import follow
 
 Drawing = Callable[[], Figure]
 """Draws a figure: a `partial` of a figure function and its values, which joblib can send to another process."""
 
 PICTURES_PER_WORKER = 16  # drawing them takes several times as long as starting a process
 MOST_WORKERS = 4  # each loads matplotlib and its fonts into memory
-_SECONDS_BETWEEN_LOOKS = 1.0
 
 _PNG_OPTIONS = {"compress_level": 3}  # of 9; PIL's default, 6, takes three times as long to save a tenth of the bytes
 
@@ -69,22 +65,9 @@ def save_pictures(drawings: Mapping[Path, Drawing], *, workers: int | None = Non
 
 def _save_picture(path: Path, draw: Drawing, style: dict[Any, Any], main_process: int) -> None:
     if os.getpid() != main_process:
-        _end_with(main_process)
+        follow(main_process)
     with rc_context(style):
         save_png(draw(), path)
-
-
-@cache
-def _end_with(parent: int) -> None:
-    """Have this helper process end when the one that started it does, even by SIGKILL, and leave Ctrl-C to that one."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
 def _changed_style() -> dict[Any, Any]:

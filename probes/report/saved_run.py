@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from probes.report.figures.task_maps import TaskMap
     from probes.training import LayerProbes
 
+_FIRST_QUANTITY = {"layer_by_layer": "tuning_gain", "compare": "reference_cka"}
+"""Study → the quantity that answers its question."""
+
 
 @dataclass(frozen=True)
 class SavedRun:
@@ -134,14 +137,17 @@ class SavedRun:
 
     @property
     def main_quantity(self) -> str:
-        """The quantity to look at first: the main metric of the probes, else the first that has a matrix.
+        """The quantity to look at first: the study's own, else the probes' main metric, else the first with a matrix.
 
         Raises:
             KeyError: The run has no matrix.
         """
-        main = [name for name in self.quantities if name.removeprefix("probe/") in MAIN_METRIC.values()]
         if not self.quantities:
             raise KeyError(f"The run {self.path} has no layer × task matrix.")
+        of_study = _FIRST_QUANTITY.get(self.rows[0].study)
+        if of_study in self.quantities:
+            return of_study
+        main = [name for name in self.quantities if name.removeprefix("probe/") in MAIN_METRIC.values()]
         return (main or self.quantities)[0]
 
     @cached_property

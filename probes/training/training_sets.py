@@ -19,7 +19,6 @@ import torch
 from scipy.stats import t as student_t
 from torch import Tensor
 
-from probes.analysis.intervals import halves_of
 from probes.seeds import derive_seed
 from probes.threads import map_on_cores
 from probes.training.bank.probe_module import row_batched_logits
@@ -128,9 +127,10 @@ def _layers_of_one_penalty(selection: Selection) -> list[Tensor]:
 
 def half_weights(rows: int, sets: int, *, seed: int) -> Tensor:
     """Weights, mean 1 over rows, that keep a half of the rows in each set and drop the others, shape `(sets, rows)`."""
-    weights = torch.zeros(sets, rows)
-    for of_set, half in zip(weights, halves_of(rows, half_samples=sets, seed=seed), strict=True):
-        of_set[half] = rows / len(half)
+    generator = torch.Generator().manual_seed(seed)
+    weights, half = torch.zeros(sets, rows), rows // 2
+    for of_set in weights:
+        of_set[torch.randperm(rows, generator=generator)[:half]] = rows / half
     return weights
 
 

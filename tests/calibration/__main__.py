@@ -1,7 +1,8 @@
 """`make calibrate`: the long simulations, and the table of `docs/calibration.md`.
 
 Each simulation's rates are stored in a file named after it and after the digest of the code, so that a run that was
-interrupted goes on where it stopped, and code that changed is measured anew.
+interrupted goes on where it stopped, and code that changed is measured anew. `--only` measures some simulations, after
+a change that concerns no other, and leaves the other rows of the table as they are.
 """
 
 from __future__ import annotations
@@ -51,19 +52,39 @@ def stored(simulation: Simulation, folder: Path) -> list[Measured]:
     return [Measured(**rate) for rate in json.loads(path.read_text())["rates"]]
 
 
-def table(rates: list[Measured]) -> str:
-    """Markdown: one row for each quantity and setting."""
-    lines = [
-        "| quantity | setting | what is counted | nominal | measured | its 95 % interval | repetitions | claim |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+HEAD = (
+    "| quantity | setting | what is counted | nominal | measured | its 95 % interval | repetitions | claim |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+
+
+def row(rate: Measured) -> str:
+    """Markdown of one quantity in one setting."""
+    low, high = rate.interval
+    return (
+        f"{key(rate)} {nominal(rate)} | {rate.value:.3f} | {low:.3f} – {high:.3f} | {rate.repetitions:,} | "
+        f"{verdict(rate)} |"
+    )
+
+
+def key(rate: Measured) -> str:
+    """The first cells of a row, which tell it from all others."""
+    return f"| `{rate.quantity}` | {rate.setting} | {rate.rate} |"
+
+
+def with_rows(rows: list[str], rates: list[Measured]) -> list[str]:
+    """Rows of a table in which those of some rates take the place of those with the same first cells.
+
+    Raises:
+        ValueError: A rate has no row yet.
+    """
+    rows = list(rows)
     for rate in rates:
-        low, high = rate.interval
-        lines.append(
-            f"| `{rate.quantity}` | {rate.setting} | {rate.rate} | {nominal(rate)} | {rate.value:.3f} | "
-            f"{low:.3f} – {high:.3f} | {rate.repetitions:,} | {verdict(rate)} |"
-        )
-    return "\n".join(lines)
+        places = [i for i, old in enumerate(rows) if old.startswith(key(rate))]
+        if not places:
+            raise ValueError(f"The table has no row '{key(rate)}'. Measure all simulations, without `--only`.")
+        rows[places[0]] = row(rate)
+    return rows
 
 
 def nominal(rate: Measured) -> str:
@@ -85,15 +106,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=2, help="simulations at the same time")
     parser.add_argument("--store", type=Path, default=ROOT / "outputs" / "calibration", help="folder of the rates")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="simulations whose names start so")
     options = parser.parse_args()
     folder = options.store / digest_of_code()
-    jobs = (joblib.delayed(stored)(simulation, folder) for simulation in SIMULATIONS)
+    chosen = [simulation for simulation in SIMULATIONS if simulation.name.startswith(tuple(options.only))]
+    jobs = (joblib.delayed(stored)(simulation, folder) for simulation in chosen)
     by_simulation = joblib.Parallel(n_jobs=options.jobs, verbose=5)(jobs)
     rates = [rate for of_simulation in by_simulation for rate in of_simulation]
     before, _, rest = PAGE.read_text().partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
+    old, _, after = rest.partition(MARKS[1])
+    is_whole = len(chosen) == len(SIMULATIONS)
+    rows = [row(rate) for rate in rates] if is_whole else with_rows(old.strip().splitlines()[2:], rates)
+    table = "\n".join([HEAD, *rows])
     with replaced_file(PAGE) as temporary:
-        temporary.write_text(f"{before}{MARKS[0]}\n{table(rates)}\n{MARKS[1]}{after}")
+        temporary.write_text(f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}")
     missed = [rate for rate in rates if not rate.may_hold]
     console = Console()
     console.print(f"{len(rates)} rates, {len(missed)} of them outside what is claimed. Written to {PAGE}.")

@@ -58,7 +58,12 @@ def row_measure_right(name: str, rows: int, seed: int) -> dict[str, np.ndarray]:
     measure = (
         SpectralMeasure()
         if name == "effective_rank"
-        else RowMeasure(quantity=name, unit="", function=ROW_MEASURES[name])
+        else RowMeasure(
+            quantity=name,
+            unit="",
+            function=ROW_MEASURES[name],
+            half_means="added" if name == "participation_ratio" else "ignored",
+        )
     )
     estimates = measure(TaskRows(cloud(rows, seed=seed // 2)))
     return {name: covered(*interval_of(profile(estimates)), expected_of_rows(name, rows))}
@@ -86,7 +91,13 @@ OF_DRAWS = {"silhouette": silhouette_of_draws, "between_share": between_share_of
 def separability_right(
     name: str, tasks: int, rows: int, distance: float, layers: int, seed: int
 ) -> dict[str, np.ndarray]:
-    measure = BetweenTasks(quantity=name, unit="", function=SEPARABILITY[name], of_draws=OF_DRAWS.get(name))
+    measure = BetweenTasks(
+        quantity=name,
+        unit="",
+        function=SEPARABILITY[name],
+        of_draws=OF_DRAWS.get(name),
+        half_means="subtracted" if name in OF_DRAWS else "ignored",
+    )
     estimates = measure(tasks_apart(tasks, rows, distance, seed=seed // 2, layers=layers))
     truth = expected_separability(name, tasks, rows, distance)
     return {f"task_separability/{name}": covered(*interval_of(profile(estimates)), truth)}

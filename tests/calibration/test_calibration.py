@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from calibration.__main__ import row, with_rows
 from calibration.catalogue import SIMULATIONS
 from calibration.simulation import Measured, Simulation, measure
 from scipy.stats import binomtest
@@ -49,3 +50,11 @@ def test_a_conservative_claim_allows_one_side_only_and_power_has_a_least_rate():
     assert rate_of(0.0, 2000, **false_alarms).holds
     assert not rate_of(0.08, 2000, **false_alarms).holds
     assert not rate_of(0.8, 2000, claim="power", rate="power", nominal=0.9).holds
+
+
+def test_some_rates_take_the_place_of_their_own_rows_only():
+    first, second = rate_of(0.9, 100, setting="a"), rate_of(0.9, 100, setting="b")
+    again = rate_of(0.95, 1000, setting="b")
+    assert with_rows([row(first), row(second)], [again]) == [row(first), row(again)]
+    with pytest.raises(ValueError, match=r"no row '\| `q` \| c \| coverage \|'"):
+        with_rows([row(first)], [rate_of(0.9, 100, setting="c")])

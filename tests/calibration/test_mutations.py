@@ -13,7 +13,7 @@ from calibration.simulation import Measured, measure
 from scipy.stats import norm, spearmanr
 from torch import Tensor
 
-from probes.analysis import intervals, linear_cka, significance
+from probes.analysis import intervals, linear_cka, measures, significance
 from probes.analysis.between_tasks import tuning_gain
 from probes.analysis.between_tasks.tuning_gain import RankAgreement
 from probes.analysis.measures import ReferenceCKA, TaskRows
@@ -85,6 +85,18 @@ def test_percentile_intervals_miss_scores_near_the_end_of_their_range(monkeypatc
 
     monkeypatch.setattr(Scores, "interval", percentiles)
     assert not rates("probe scores, easy, 60 rows, ('auroc',)", 15)["auroc"].may_hold
+
+
+def test_halves_whose_pairs_of_rows_count_three_times_make_the_interval_of_separability_too_wide(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def plain(values: Tensor, *, half_means: str) -> np.ndarray:
+        return intervals.errors_of_halves(values, half_means="added")
+
+    name = "task_separability/between_share"
+    assert rates("between_share 0.0", 10)[name].may_hold
+    monkeypatch.setattr(measures, "errors_of_halves", plain)
+    assert not rates("between_share 0.0", 10)[name].may_hold
 
 
 def test_a_normal_quantile_is_too_small_for_three_tasks(monkeypatch: pytest.MonkeyPatch):

@@ -65,7 +65,7 @@ def test_the_state_is_running_within_and_finished_after(tmp_path):
 
 def test_an_objective_that_is_no_number_reads_back(tmp_path):
     assert math.isnan(run_in_folder(tmp_path, lambda: math.nan, digest="a"))
-    assert math.isnan(run_in_folder(tmp_path, lambda: 1 / 0, digest="a", repeats=True))
+    assert math.isnan(run_in_folder(tmp_path, lambda: 1 / 0, digest="a"))
 
 
 @pytest.mark.parametrize(
@@ -114,20 +114,18 @@ def test_another_config_is_refused_and_changes_nothing(tmp_path, ending):
     except ValueError:
         assert ending == "failed"
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
-    with pytest.raises(RunFolderError, match=rf"another config \({ending}, .*`hydra.run.dir`.*`resume=true`"):
+    with pytest.raises(RunFolderError, match=rf"another config has left \({ending}, .*`hydra.run.dir`.*`resume=true`"):
         run_in_folder(tmp_path, study(tmp_path), digest="b", key="hydra.run.dir")
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before
 
 
-def test_a_finished_run_of_the_same_config_is_refused_unless_it_may_be_a_repetition(tmp_path, caplog):
+def test_a_finished_run_of_the_same_config_is_taken_as_it_is(tmp_path, caplog):
     run_in_folder(tmp_path, study(tmp_path, 0.25), digest="a")
-    with pytest.raises(RunFolderError, match=r"the same config.*`resume=true` to keep its results"):
-        run_in_folder(tmp_path, study(tmp_path), digest="a")
-    with caplog.at_level("INFO"):
-        for allowed in ({"resume": True}, {"repeats": True}):
-            assert run_in_folder(tmp_path, study(tmp_path), digest="a", **allowed) == 0.25
+    for resume in (False, True):
+        assert run_in_folder(tmp_path, study(tmp_path), digest="a", resume=resume) == 0.25
     assert value_in(tmp_path) == 0.25
     assert caplog.text.count("nothing is computed again") == 2
+    assert "set `paths.output_dir` to another folder" in caplog.text
 
 
 def test_results_without_a_state_are_those_of_an_unknown_run(tmp_path):

@@ -166,7 +166,7 @@ def test_every_logger_is_given_a_masked_config(tmp_path):
 
 def test_the_config_that_a_run_keeps_is_masked(tmp_path):
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        cfg = compose("train", overrides=["experiment=quick", "suite=local", "suite.path=nowhere"])
+        cfg = compose("train", overrides=["experiment=quick", "suite=local", f"suite.path='nowhere?token={SECRET}'"])
     OmegaConf.update(cfg, "paths.hub_token", SECRET, force_add=True)
     OmegaConf.update(cfg, "paths.output_dir", str(tmp_path), force_add=True)
     with pytest.raises(InstantiationException, match="nowhere"):
@@ -241,3 +241,11 @@ def test_command_line_and_place_of_the_program_do_not_go_to_the_tracker(sweep):
     (log,) = (sweep / "out").rglob("run-*.wandb")
     for needle in ("hydra.sweep.dir", "train.py", str(ROOT), sys.executable):
         assert needle.encode() not in log.read_bytes()
+
+
+def test_the_working_folder_is_no_password(monkeypatch):
+    monkeypatch.setenv("PWD", "/home/somebody/project")
+    monkeypatch.setenv("OLDPWD", "/home/somebody/elsewhere")
+    monkeypatch.setenv("DB_PWD", "correct-horse-battery")
+    paths = {"a": "/home/somebody/project/out", "b": "/home/somebody/elsewhere", "c": "correct-horse-battery"}
+    assert mask_secrets(paths) == paths | {"c": MASK}

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from fault_samples import filled
 from lightning import LightningModule
 from torch.utils.data import DataLoader
 
 from probes import signals
+from probes.activations.store import ActivationStore
+from probes.backbones import tiny_backbone
 from probes.signals import Interrupted, at_hard_exit, ended_by_signals
 from probes.threads import map_on_cores, stop_if_abandoned
 from probes.trainers import default_trainer, quiet_lightning
@@ -166,7 +169,7 @@ def test_a_process_that_hangs_ends_at_its_time_limit_after_its_last_actions(tmp_
     process.stdout.readline()
     process.terminate()
     _, errors = process.communicate(timeout=20)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + signal.SIGTERM, errors
     assert (tmp_path / "last").read_text() == "SIGTERM"
     assert errors == "Interrupted by SIGTERM: the run did not end within 0.5 s and was stopped.\n"
 
@@ -215,6 +218,23 @@ def wait_until(condition, *, seconds: float) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_signal_during_extraction_loses_less_than_one_shard(tmp_path, monkeypatch):
+    add, added = ActivationStore.add, []
+
+    def add_and_signal(self, names, layers, values):
+        add(self, names, layers, values)
+        added.extend(names)
+        if len(added) == 16:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ActivationStore, "add", add_and_signal)
+    with pytest.raises(Interrupted), ended_by_signals():
+        filled(tiny_backbone(), tmp_path, texts_per_shard=8)
+    assert len(added) == 16
+    _, report = filled(tiny_backbone(), tmp_path, texts_per_shard=8)
+    assert report.texts_computed == report.texts - 16
 
 
 def alive(pid: int) -> bool:

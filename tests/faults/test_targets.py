@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from probes.cli import CONFIG_DIR
+from probes.cli import CONFIG_DIR, OverrideError, refuse_foreign_hydra_nodes
 from probes.run import check_targets, run
 
 MY_PROBES = """
@@ -82,12 +82,12 @@ def test_nothing_is_said_of_the_configs_of_the_package(tmp_path, caplog, overrid
     assert caplog.messages == []
 
 
-def test_what_a_strict_run_refuses_is_not_imported_and_leaves_nothing(tmp_path, imported):
+def test_what_a_strict_run_refuses_is_not_imported_and_leaves_only_the_record_of_that(tmp_path, imported):
     cfg = composed(tmp_path, "probe.architecture._target_=my_probes.Probe", "strict_targets=true")
     with pytest.raises(ValueError, match=r"probe\.architecture\._target_=my_probes\.Probe"):
         run(cfg)
     assert not imported.exists()
-    assert not (tmp_path / "out").exists()
+    assert {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")} == {"run_state.json"}
     assert not (tmp_path / "cache").exists()
 
 
@@ -112,3 +112,12 @@ def test_an_interpolated_target_is_seen():
     cfg = OmegaConf.create({"name": "joblib.load", "suite": {"_target_": "${name}"}, "strict_targets": True})
     with pytest.raises(ValueError, match=r"suite\._target_=joblib\.load"):
         check_targets(cfg)
+
+
+@pytest.mark.parametrize("node", ["hydra.callbacks.mine={_target_: joblib.load}", "hydra.launcher._target_=os.system"])
+def test_code_that_hydra_itself_would_build_is_refused_by_a_strict_run(node):
+    added = f"+{node}" if "callbacks" in node else node
+    refuse_foreign_hydra_nodes([added])
+    with pytest.raises(OverrideError, match=r"hydra\.(callbacks\.mine|launcher)\._target_=.*nothing was built"):
+        refuse_foreign_hydra_nodes([added, "strict_targets=true"])
+    refuse_foreign_hydra_nodes(["strict_targets=true"])

@@ -61,7 +61,7 @@ def silhouette_of_draws(x: Tensor, groups: Tensor, draws: Sequence[Tensor]) -> T
     values = []
     for layer in x:
         distances = distance_matrix(layer.double())
-        values.append(torch.stack([_silhouette(distances[d][:, d], m) for d, m in zip(draws, members, strict=True)]))
+        values.append(torch.stack([_silhouette(distances[d], d, m) for d, m in zip(draws, members, strict=True)]))
     return torch.stack(values, dim=1)
 
 
@@ -225,17 +225,24 @@ def _among_all_rows(members: Tensor, draw: Tensor, rows: int) -> Tensor:
     return members.new_zeros(rows, members.shape[1]).index_copy_(0, draw.to(members.device), members)
 
 
-def _silhouette(distances: Tensor, members: Tensor) -> Tensor:
-    """Mean silhouette from distances `(rows, rows)` and 0/1 members `(rows, groups)`; NaN if all rows are equal."""
+def _silhouette(distances: Tensor, draw: Tensor, members: Tensor) -> Tensor:
+    """Mean silhouette of a draw; NaN if all its rows are equal.
+
+    Args:
+        distances: Of each row of the draw to all rows, shape `(rows of the draw, all rows)`.
+        draw: Positions of the draw among all rows.
+        members: 0 or 1, shape `(rows of the draw, groups)`.
+    """
     sizes, is_member = members.sum(dim=0), members.bool()
-    distance_sums = distances @ members  # of each row to each group, (rows, groups)
+    # of each row to each group, (rows, groups); zeros for the rows not drawn cost less than a copy without them
+    distance_sums = distances @ _among_all_rows(members, draw, distances.shape[1])
     # a row's distance to itself is 0, so the mean over the rest of its group divides by size − 1
     within = distance_sums[is_member] / (sizes - 1).clamp(min=1)[members.argmax(dim=1)]
     nearest_other = (distance_sums / sizes).masked_fill(is_member, torch.inf).amin(dim=1)
     larger = torch.maximum(within, nearest_other)
     is_defined = (members @ sizes > 1) & (larger > 0)
     mean = torch.where(is_defined, (nearest_other - within) / larger, 0.0).mean()
-    return torch.where((distances > 0).any(), mean, torch.nan)
+    return torch.where((distance_sums > 0).any(), mean, torch.nan)
 
 
 def _stratified_folds(numbers: Tensor, folds: int, seed: int) -> Tensor:

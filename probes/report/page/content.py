@@ -33,6 +33,7 @@ def page_content(run: SavedRun) -> dict[str, Any]:
         },
         "pairs": [_pair(matrix) for matrix in run.layer_by_layer],
         "maps": _maps(run),
+        "start": run.quantities.index(run.main_quantity) if run.matrices else 0,
         "level": SIGNIFICANCE_LEVEL,
     }
 

@@ -131,7 +131,7 @@
   }
 
   function layerTicks(layers) {
-    const step = Math.max(1, Math.ceil(layers.length / 20));
+    const step = Math.max(1, Math.ceil(layers.length / (window.innerWidth < 640 ? 8 : 20)));
     const shown = layers.map((_, row) => row).filter((row) => row % step === 0 || row === layers.length - 1);
     return { tickvals: shown, ticktext: shown.map((row) => escaped(layers[row])) };
   }
@@ -249,7 +249,10 @@
   fill(element("quantity"), quantities.map((q, index) => [index, q.primary ? q.name : `${q.name} (${q.reading})`, q.kind]));
   fill(element("pair"), content.pairs.map((pair, index) => [index, pair.task, pair.quantity]));
   fill(element("map"), content.maps.map((map, index) => [index, `layer ${map.layer}`, map.role]));
-  if (quantities.length) fillTasks();
+  if (quantities.length) {
+    element("quantity").value = content.start;
+    fillTasks();
+  }
   element("quantity").addEventListener("change", () => { fillTasks(); drawHeatmap(); drawProfile(); drawNumbers(); });
   for (const id of ["marks", "columns", "clusters"]) element(id).addEventListener("change", () => { drawHeatmap(); drawNumbers(); });
   element("task").addEventListener("change", drawProfile);

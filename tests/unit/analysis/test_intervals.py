@@ -5,6 +5,7 @@ from gaussian_rows import draw
 from scipy import stats
 
 from probes.analysis import cka_leave_one_out, confidence_interval, half_sample_errors, jackknife_errors, linear_cka
+from probes.analysis.intervals import halves_of
 from probes.analysis.similarity.leave_one_out import LeaveOneOut
 
 
@@ -88,13 +89,56 @@ def test_halves_hold_no_row_twice_and_are_decided_by_the_seed():
         seen.append(half)
         return half.double().mean()[None]
 
-    half_sample_errors(remember, 11, half_samples=3)
-    half_sample_errors(remember, 11, half_samples=3)
-    half_sample_errors(remember, 11, half_samples=3, seed=1)
+    half_sample_errors(remember, 11, half_samples=4)
+    half_sample_errors(remember, 11, half_samples=4)
+    half_sample_errors(remember, 11, half_samples=4, seed=1)
     assert all(len(half.unique()) == 5 for half in seen)
-    assert [torch.equal(seen[i], seen[i + 3]) for i in range(3)] == [True] * 3
-    assert not any(torch.equal(seen[i], seen[i + 6]) for i in range(3))
-    assert not torch.equal(seen[0], seen[1])
+    assert [torch.equal(seen[i], seen[i + 4]) for i in range(4)] == [True] * 4
+    assert not any(torch.equal(seen[i], seen[i + 8]) for i in range(4))
+    assert not torch.equal(seen[0], seen[2])
+    assert all(len(torch.cat(seen[i : i + 2]).unique()) == 10 for i in range(0, 12, 2))  # a pair shares no row
+
+
+@pytest.mark.parametrize("half_samples", [2, 5])
+def test_halves_that_are_no_pairs_are_refused(half_samples: int):
+    with pytest.raises(ValueError, match=rf"even number of at least 4.*got {half_samples}"):
+        half_sample_errors(lambda half: half.double().mean()[None], 20, half_samples=half_samples)
+
+
+def squared_mean(x: torch.Tensor) -> torch.Tensor:
+    """The squared length of the mean row without bias, from pairs of rows: `(sets, rows, features)` → `(sets,)`."""
+    rows = x.shape[1]
+    return (x.sum(1).square() - x.square().sum(1)).sum(1) / (rows * (rows - 1))
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.1, 1.0])
+def test_errors_have_the_variance_of_a_statistic_of_pairs_also_where_the_sum_over_rows_vanishes(mean: float):
+    x = mean + draw(1000, 40, 20, seed=5)
+    errors = half_sample_errors(lambda half: squared_mean(x[:, half]), 40, half_samples=100, half_means="subtracted")
+    variance = np.square(errors).sum(0).mean()
+    # an estimate that is kept from falling below its least value is somewhat too large on average where that is true
+    assert variance == pytest.approx(squared_mean(x).var().item(), rel=0.4 if mean == 0 else 0.15)
+    if mean == 0:
+        plain = np.var([squared_mean(x[:, half]) for half in halves_of(40)], axis=0, ddof=1).mean()
+        assert plain > 2 * variance
+
+
+def test_the_variance_of_the_means_of_halves_is_added_or_ignored_or_subtracted_down_to_half_of_the_whole():
+    x = draw(50, 40, 20, seed=6)
+    of_halves = torch.stack([squared_mean(x[:, half]) for half in halves_of(40)]).numpy()
+    means = of_halves.reshape(20, 2, 50).mean(1).var(0, ddof=1)
+    added, ignored, subtracted = (
+        np.square(half_sample_errors(lambda half: squared_mean(x[:, half]), 40, half_means=what)).sum(0)
+        for what in ("added", "ignored", "subtracted")
+    )
+    np.testing.assert_allclose(ignored, np.square(of_halves[::2] - of_halves[1::2]).mean(0) / 4)
+    np.testing.assert_allclose(added, ignored + means)
+    np.testing.assert_allclose(subtracted, np.maximum(ignored - means, ignored / 2))
+    assert 0 < np.mean(subtracted > ignored / 2) < 1
+
+
+def test_a_statistic_that_does_not_vary_has_no_errors():
+    assert not half_sample_errors(lambda half: torch.ones(3), 20).any()
 
 
 def test_rows_drawn_with_replacement_look_similar_and_rows_left_out_do_not():
@@ -109,7 +153,7 @@ def test_rows_drawn_with_replacement_look_similar_and_rows_left_out_do_not():
         halves.append(linear_cka(x[:, half], y[:, half]).item())
         return torch.tensor(halves[-1:])
 
-    half_sample_errors(of_half, 400, half_samples=5)
+    half_sample_errors(of_half, 400, half_samples=6)
     jackknife = cka_leave_one_out(x, y).without_row.mean().item()
     assert abs(value) < 0.02
     assert bootstrap > 0.4

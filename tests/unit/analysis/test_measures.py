@@ -179,11 +179,11 @@ class TestRowMeasure:
             shapes.append([tuple(values.shape) for values in given])
             return torch.zeros(3)
 
-        RowMeasure(quantity="m", unit="", function=count, half_samples=2)(rows)
-        RowMeasure(quantity="m", unit="", function=count, half_samples=2, needs="reference", max_rows=10)(rows)
+        RowMeasure(quantity="m", unit="", function=count, half_samples=4)(rows)
+        RowMeasure(quantity="m", unit="", function=count, half_samples=4, needs="reference", max_rows=10)(rows)
         half, whole = [(3, 30, 8)], [(3, 60, 8)]
-        assert shapes[:3] == [half, half, whole]
-        assert shapes[3:] == [[(3, 5, 8), (3, 5, 6)]] * 2 + [[(3, 10, 8), (3, 10, 6)]]
+        assert shapes[:5] == [half, half, half, half, whole]
+        assert shapes[5:] == [[(3, 5, 8), (3, 5, 6)]] * 4 + [[(3, 10, 8), (3, 10, 6)]]
 
     def test_both_models_are_compared_on_the_same_rows(self):
         x = draw(3, 60, 8)
@@ -231,6 +231,16 @@ class TestConfigs:
             estimates = measure(rows_by_task)
             assert np.isfinite(estimates.values).all(), measure.quantity
             assert np.argmax(estimates.values) == PLANTED, measure.quantity
+
+    def test_means_of_halves_count_as_the_calibration_of_each_measure_says(self):
+        full = configured("full")
+        counted = {m.quantity: m.half_means for m in (*full.measures, *full.between) if hasattr(m, "half_means")}
+        assert {quantity: what for quantity, what in counted.items() if what != "ignored"} == {
+            "participation_ratio": "added",
+            "reference_procrustes": "added",
+            "task_separability/silhouette": "subtracted",
+            "task_separability/between_share": "subtracted",
+        }
 
     def test_the_seed_of_the_analysis_reaches_every_measure(self):
         built = configured("full", "analysis.seed=7")
@@ -319,4 +329,4 @@ def test_every_half_sample_has_half_of_every_task():
 
     BetweenTasks(quantity="q", unit="", function=count)(tasks(sizes=(4, 10, 6)))
     assert seen[0] == [4, 10, 6]
-    assert seen[1:] == [[2, 5, 3]] * 20
+    assert seen[1:] == [[2, 5, 3]] * 40
