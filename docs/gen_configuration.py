@@ -70,11 +70,17 @@ def _section(path: Path) -> str:
         if not line.startswith("#"):
             break
         head.append(line.removeprefix("#").strip())
-    told = " ".join(line for line in head if not line.startswith("@package"))
+    told = _plain(" ".join(line for line in head if not line.startswith("@package")))
     keys = keys_of(path)
     rows = [f"| `{key.path}` | {_cell(key.default, code=True)} | {_cell(key.comment)} |" for key in keys]
     table = ["| key | default | |", "|---|---|---|", *rows] if rows else []
     return "\n".join([told, "", *table]).strip()
+
+
+def _plain(text: str) -> str:
+    """Text whose underscores are no emphasis; what stands in backticks is left alone."""
+    parts = text.split("`")
+    return "`".join(part.replace("_", "\\_") if number % 2 == 0 else part for number, part in enumerate(parts))
 
 
 def _cell(text: str, *, code: bool = False) -> str:

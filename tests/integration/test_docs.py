@@ -99,6 +99,7 @@ def test_the_page_of_the_configuration_tells_defaults_and_comments():
     assert "| `study.mixture.merge_coefficient`" not in page
     assert "| `max_epochs` | <code>100</code> | passes over the training rows at most, minibatch fits only |" in page
     assert "| `seed` | <code>0</code> | decides initialisation" in page
+    assert r"probe.architecture.\_target\_=my.module.MyProbe" in page  # no emphasis
     assert "Any model on the Hub: `backbone=hub backbone.name=gpt2`." in page
 
 
