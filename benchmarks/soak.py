@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from probes.files import write_json
-from probes.run_folder import read_state
+from probes.runs.run_folder import read_state
 
 ROOT = Path(__file__).resolve().parent.parent
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
@@ -162,20 +162,21 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="no cycle starts after so many minutes")
     parser.add_argument("--seed", type=int, default=0, help="decides studies, signals and moments")
     parser.add_argument("--out", type=Path, default=Path("outputs/soak.json"), help="where the counts are written")
+    parser.add_argument("--studies", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS), help="in turns")
     arguments = parser.parse_args()
-    counts = soak(arguments.cycles, arguments.minutes, random.Random(arguments.seed))
+    counts = soak(arguments.studies, arguments.cycles, arguments.minutes, random.Random(arguments.seed))
     write_json(arguments.out, vars(counts))
     print(arguments.out.read_text())
     faults = (counts.wrong_exits, counts.helpers_left, counts.failed, counts.lost, counts.duplicated, counts.different)
     sys.exit(1 if any(faults) or counts.litter else 0)
 
 
-def soak(cycles: int | None, minutes: float, draw: random.Random) -> Counts:
+def soak(studies: list[str], cycles: int | None, minutes: float, draw: random.Random) -> Counts:
     counts, start = Counts(), time.monotonic()
     undisturbed: dict[str, tuple[dict, float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         while time.monotonic() - start < 60 * minutes and (cycles is None or counts.cycles.total() < cycles):
-            name = list(WORKLOADS)[counts.cycles.total() % len(WORKLOADS)]
+            name = studies[counts.cycles.total() % len(studies)]
             if name not in undisturbed:
                 undisturbed[name] = reference(name, Path(scratch, name))
             tables, seconds = undisturbed[name]
@@ -200,7 +201,8 @@ def reference(name: str, folder: Path) -> tuple[dict, float]:
 def cycle(name: str, folder: Path, tables: dict, seconds: float, draw: random.Random, counts: Counts) -> None:
     study = Study(name, folder)
     for _ in range(draw.randint(1, MOST_KILLS)):
-        kill(study, draw.choice(SIGNALS), draw.uniform(0, seconds), draw.random() < 0.1, counts)
+        after = seconds * draw.random() ** 2  # early moments are likelier: the last half draws figures
+        kill(study, draw.choice(SIGNALS), after, draw.random() < 0.1, counts)
     error = study.finish()
     if error is not None:
         counts.failed += 1

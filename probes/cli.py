@@ -22,11 +22,11 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from probes.endings import ended_in_words, versions, without_bars
+from probes.commands.endings import ended_in_words, versions, without_bars
+from probes.commands.plugins import options, plugin_folders, register_plugins
 from probes.files import write_text
-from probes.masking import SecretFilter, find_secrets, mask_secrets
-from probes.plugins import options, plugin_folders, register_plugins
-from probes.targets import foreign_code, is_known, targets_of
+from probes.runs.masking import SecretFilter, find_secrets, mask_secrets
+from probes.runs.targets import foreign_code, is_known, targets_of
 
 _PACKAGE = Path(__file__).resolve().parent
 CONFIG_DIR = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
@@ -39,10 +39,10 @@ _INFORMATION_FLAGS = {"--help", "-h", "--hydra-help", "--info", "-i", "--shell-c
 
 
 _COMMANDS = {
-    "cache": "probes.cache_command.main",
-    "compare": "probes.compare_command.compare",
-    "report": "probes.compare_command.report",
-    "wandb-report": "probes.wandb_report_command.main",
+    "cache": "probes.commands.cache.main",
+    "compare": "probes.commands.compare.compare",
+    "report": "probes.commands.compare.report",
+    "wandb-report": "probes.commands.wandb_report.main",
 }
 """First word of a command line that runs no study → the function that takes the other words."""
 
@@ -54,14 +54,14 @@ class OverrideError(ValueError):
 def main() -> None:
     """Entry point of `python train.py` and of the console command `probes`."""
     arguments = sys.argv[1:]
-    if arguments and arguments[0] in _COMMANDS:
-        get_object(_COMMANDS[arguments[0]])(arguments[1:])
-        return
     if "--version" in arguments:
         sys.stdout.write(versions())
         return
     without_bars()
     with ended_in_words():
+        if arguments and arguments[0] in _COMMANDS:
+            get_object(_COMMANDS[arguments[0]])(arguments[1:])
+            return
         if not _INFORMATION_FLAGS.intersection(arguments):
             overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("--")]
             check_overrides(overrides)

@@ -22,11 +22,11 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from probes.files import write_text
-from probes.masking import mask_secrets
 from probes.report import FilesOnly
-from probes.run_folder import config_digest, run_in_folder
+from probes.runs.masking import mask_secrets
+from probes.runs.run_folder import config_digest, run_in_folder
+from probes.runs.targets import foreign_code, is_defined_by_known, is_known, targets_of
 from probes.studies import RunContext
-from probes.targets import foreign_code, is_defined_by_known, is_known, targets_of
 
 _log = logging.getLogger(__name__)
 

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from probes.report.figures.profiles import profiles
     from probes.report.figures.task_maps import TaskMap, task_maps
     from probes.report.job_table import report_jobs
-    from probes.report.mlflow_logger import MlflowRunLogger
+    from probes.report.loggers.mlflow_logger import MlflowRunLogger
+    from probes.report.loggers.run_logger import FilesOnly, RunLogger
+    from probes.report.loggers.tensorboard_logger import TensorBoardRunLogger
+    from probes.report.loggers.wandb_logger import WandbRunLogger
+    from probes.report.loggers.wandb_report import group_report, save_group_report
     from probes.report.page.build import write_report
     from probes.report.pictures import save_png
     from probes.report.predictions_file import read_predictions, write_predictions
-    from probes.report.run_logger import FilesOnly, RunLogger
     from probes.report.run_report import RunReport, curve_of, report_findings, report_layer_by_layer, report_run
     from probes.report.saved_run import SavedRun, read_run
     from probes.report.tables import (
@@ -40,9 +43,6 @@ if TYPE_CHECKING:
         print_best_layers,
         print_screen,
     )
-    from probes.report.tensorboard_logger import TensorBoardRunLogger
-    from probes.report.wandb_logger import WandbRunLogger
-    from probes.report.wandb_report import group_report, save_group_report
 
 __all__ = [
     "Curve",
@@ -104,7 +104,7 @@ __getattr__ = lazy_names(
         "figures.task_maps": ("TaskMap", "task_maps"),
         "job_table": ("report_jobs",),
         "page.build": ("write_report",),
-        "mlflow_logger": ("MlflowRunLogger",),
+        "loggers.mlflow_logger": ("MlflowRunLogger",),
         "pictures": ("save_png",),
         "predictions_file": ("read_predictions", "write_predictions"),
         "run_report": ("RunReport", "curve_of", "report_findings", "report_layer_by_layer", "report_run"),
@@ -118,9 +118,9 @@ __getattr__ = lazy_names(
             "print_best_layers",
             "print_screen",
         ),
-        "run_logger": ("FilesOnly", "RunLogger"),
-        "tensorboard_logger": ("TensorBoardRunLogger",),
-        "wandb_logger": ("WandbRunLogger",),
-        "wandb_report": ("group_report", "save_group_report"),
+        "loggers.run_logger": ("FilesOnly", "RunLogger"),
+        "loggers.tensorboard_logger": ("TensorBoardRunLogger",),
+        "loggers.wandb_logger": ("WandbRunLogger",),
+        "loggers.wandb_report": ("group_report", "save_group_report"),
     },
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probes.files import file_name, replaced_file
-from probes.run_folder import STATE_FILE, read_state
+from probes.runs.run_folder import STATE_FILE, read_state
 from probes.values import RESULT_COLUMNS, BestLayers, Layer, LayerByLayer, LayerByTask, Result
 
 if TYPE_CHECKING:

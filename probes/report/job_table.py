@@ -11,10 +11,10 @@ from statistics import fmean
 
 from rich.markup import escape
 
-from probes.job_records import JobRecord
 from probes.report.csv_files import read_results, write_table
 from probes.report.tables import empty_table, print_screen
-from probes.run_folder import read_state
+from probes.runs.job_records import JobRecord
+from probes.runs.run_folder import read_state
 from probes.values import Result
 
 JOB_COLUMNS = (

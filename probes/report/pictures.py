@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from probes.files import replaced_file
-from probes.signals import follow
+from probes.runs.signals import follow
 
 Drawing = Callable[[], Figure]
 """Draws a figure: a `partial` of a figure function and its values, which joblib can send to another process."""

@@ -23,8 +23,8 @@ from probes.report.figures.band_profiles import Curve, band_profiles
 from probes.report.figures.heatmap import heatmap
 from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
 from probes.report.figures.profiles import profiles
+from probes.report.loggers.run_logger import RunLogger
 from probes.report.pictures import Drawing, save_pictures, save_png
-from probes.report.run_logger import RunLogger
 from probes.values import BestLayers, Layer, LayerByLayer, LayerByTask, LayerProfile, Reading, Result, RunNames
 
 

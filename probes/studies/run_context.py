@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from probes.files import write_json
-from probes.masking import mask_secrets
 from probes.report import RunLogger
+from probes.runs.masking import mask_secrets
 
 _PACKAGES = ("probes", "torch", "transformers", "lightning", "torchmetrics", "hydra-core", "wandb", "datasets", "peft")
 

@@ -16,7 +16,7 @@ from tuning_samples import toy_splits
 
 from probes.activations import ExtractionSettings, open_stores
 from probes.backbones import tiny_backbone
-from probes.cache_command import entries, main, to_prune
+from probes.commands.cache import entries, main, to_prune
 from probes.trainers import default_trainer
 from probes.tuning import TunedBackbone, TuningSettings, tune
 

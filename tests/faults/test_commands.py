@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from probes.run_folder import read_state
+from probes.runs.run_folder import read_state
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("experiment=quick", "suite.tasks=[topic]", "analysis=none")

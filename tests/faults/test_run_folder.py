@@ -14,8 +14,15 @@ from pathlib import Path
 import pytest
 
 from probes.report import read_results, write_results
-from probes.run_folder import RunFolderError, RunState, config_digest, new_numbered_folder, read_state, run_in_folder
-from probes.signals import Interrupted
+from probes.runs.run_folder import (
+    RunFolderError,
+    RunState,
+    config_digest,
+    new_numbered_folder,
+    read_state,
+    run_in_folder,
+)
+from probes.runs.signals import Interrupted
 from probes.values import Result
 
 
@@ -89,7 +96,7 @@ def test_finished_results_are_read_without_a_warning(tmp_path, caplog):
 
 def test_a_run_that_was_killed_counts_as_interrupted(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from probes.run_folder import run_in_folder\n"
+        "import os, sys; from pathlib import Path; from probes.runs.run_folder import run_in_folder\n"
         "run_in_folder(Path(sys.argv[1]), lambda: os.kill(os.getpid(), 9), digest='a')"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)

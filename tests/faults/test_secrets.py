@@ -19,9 +19,9 @@ from omegaconf import OmegaConf
 from wandb_log import offline_run_dirs, read_offline_run
 
 from probes.cli import CONFIG_DIR
-from probes.masking import MASK, SecretFilter, is_secret_name, mask_secrets, mask_text
 from probes.report import FilesOnly, WandbRunLogger
 from probes.run import run
+from probes.runs.masking import MASK, SecretFilter, is_secret_name, mask_secrets, mask_text
 from probes.studies import RunContext
 
 ROOT = Path(__file__).parents[2]

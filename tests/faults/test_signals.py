@@ -17,10 +17,10 @@ from fault_samples import filled
 from lightning import LightningModule
 from torch.utils.data import DataLoader
 
-from probes import signals
 from probes.activations.store import ActivationStore
 from probes.backbones import tiny_backbone
-from probes.signals import Interrupted, at_hard_exit, ended_by_signals
+from probes.runs import signals
+from probes.runs.signals import Interrupted, at_hard_exit, ended_by_signals
 from probes.threads import map_on_cores, stop_if_abandoned
 from probes.trainers import default_trainer, quiet_lightning
 from probes.training.linear_solver.solve import solve_linear
@@ -156,7 +156,7 @@ def test_a_process_that_hangs_ends_at_its_time_limit_after_its_last_actions(tmp_
         """
         import time
         from pathlib import Path
-        from probes import signals
+        from probes.runs import signals
         signals.SECONDS_TO_END = 0.5
         with signals.ended_by_signals(), signals.at_hard_exit(lambda reason: Path("last").write_text(reason.name)):
             try:
@@ -191,7 +191,7 @@ def test_no_process_that_draws_figures_outlives_the_run(tmp_path, number):
         from pathlib import Path
         from matplotlib.figure import Figure
         from probes.report.pictures import save_pictures
-        from probes.signals import ended_by_signals
+        from probes.runs.signals import ended_by_signals
 
         def draw(number):
             Path(f"{os.getpid()}.pid").touch()

@@ -19,7 +19,7 @@ from probes.backbones import tiny_backbone
 from probes.cli import CONFIG_DIR
 from probes.files import file_name
 from probes.report import FilesOnly, read_run
-from probes.report.mlflow_logger import _allowed
+from probes.report.loggers.mlflow_logger import _allowed
 from probes.run import run
 from probes.studies import CompareStudy, RunContext
 from probes.tasks import Suite, Task, load_local_suite

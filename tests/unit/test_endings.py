@@ -10,7 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from probes.cli import CONFIG_DIR, OverrideError, check_overrides
-from probes.errors import explanation, unwrapped
+from probes.commands.errors import explanation, unwrapped
 
 
 def raised(call) -> Exception:
@@ -60,6 +60,7 @@ def test_an_error_of_other_code_needs_its_traceback(call):
 
 @pytest.mark.parametrize(("first", "bars"), [("", True), ("without_bars()", False)])
 def test_where_there_is_no_terminal_libraries_draw_no_progress_bars(first, bars):
-    code = f"from probes.endings import without_bars; {first or None}\nfrom tqdm import tqdm; list(tqdm(range(3)))"
+    imports = "from probes.commands.endings import without_bars"
+    code = f"{imports}; {first or None}\nfrom tqdm import tqdm; list(tqdm(range(3)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ("3/3" in done.stderr) == bars

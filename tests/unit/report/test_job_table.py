@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from report_samples import a_matrix, best_at, results_of
 
-from probes.job_records import JobRecord, forget_records, read_records, write_record
 from probes.report import report_jobs, write_best_layers, write_results
-from probes.run_folder import run_in_folder
+from probes.runs.job_records import JobRecord, forget_records, read_records, write_record
+from probes.runs.run_folder import run_in_folder
 
 BEST = best_at({"sst2": 1, "trec": "final"})
 

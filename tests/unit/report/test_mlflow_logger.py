@@ -20,7 +20,7 @@ from report_samples import MEAN, a_matrix, best_at, results_of
 from similarity_samples import a_layer_by_layer
 
 from probes.report import MlflowRunLogger, report_run
-from probes.report.servers import server_responds
+from probes.report.loggers.servers import server_responds
 
 if any(importlib.util.find_spec(name) is None for name in ("mlflow", "sqlalchemy", "alembic")):
     pytest.skip("needs the extra mlflow", allow_module_level=True)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import wandb
 
-from probes.report.wandb_download import download_run
+from probes.report.loggers.wandb_download import download_run
 
 
 class Artifact(SimpleNamespace):
@@ -37,9 +37,7 @@ def test_the_last_files_of_a_run_are_downloaded(monkeypatch, tmp_path):
 
 def test_a_run_that_uploaded_nothing_is_named_with_the_key_to_set(monkeypatch, tmp_path):
     served(monkeypatch, Artifact(type="run_table", content=""))
-    with pytest.raises(
-        FileNotFoundError, match=r"'entity/project/abc' has no files. Set `logger.upload_artifacts=true`"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"has no files. Set `logger.upload_artifacts=true`"):
         download_run("entity/project/abc", tmp_path)
     with pytest.raises(FileNotFoundError, match="W&B has no run 'entity/project/nothing'"):
         download_run("entity/project/nothing", tmp_path)

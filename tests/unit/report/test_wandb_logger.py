@@ -246,4 +246,6 @@ def test_the_csv_logger_imports_neither_wandb_nor_pyplot(tmp_path):
 def test_where_the_run_is_is_logged_once(tmp_path, caplog):
     with caplog.at_level(logging.INFO), WandbRunLogger(mode="offline").run({}, tmp_path):
         pass
-    assert [record.name for record in caplog.records if "W&B" in record.message] == ["probes.report.wandb_logger"]
+    assert [record.name for record in caplog.records if "W&B" in record.message] == [
+        "probes.report.loggers.wandb_logger"
+    ]

@@ -14,8 +14,8 @@ import wandb
 from wandb_log import offline_run_dirs
 
 from probes.report import servers, wandb_mode
-from probes.report.servers import server_responds
-from probes.report.wandb_mode import choose_mode
+from probes.report.loggers.servers import server_responds
+from probes.report.loggers.wandb_mode import choose_mode
 
 ROOT = Path(__file__).parents[3]
 KEY = "k" * 40

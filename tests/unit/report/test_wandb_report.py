@@ -17,10 +17,10 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from probes.cli import check_overrides
+from probes.commands.wandb_report import main
 from probes.report import group_report, run_logger, save_group_report
-from probes.report.run_logger import TABLE_COLUMNS
-from probes.report.wandb_report import chart_name, layer_curves_spec
-from probes.wandb_report_command import main
+from probes.report.loggers.run_logger import TABLE_COLUMNS
+from probes.report.loggers.wandb_report import chart_name, layer_curves_spec
 
 ROOT = Path(__file__).parents[3]
 needs_workspaces = pytest.mark.skipif(

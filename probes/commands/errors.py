@@ -8,7 +8,7 @@ from traceback import walk_tb
 from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 _FORESEEN = (ValueError, TypeError, OSError, ImportError)
 _PASSED_ON = "/pathlib"
 """Part of the name of files whose errors are those of the line that called them."""

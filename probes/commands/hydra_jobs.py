@@ -14,9 +14,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, flag_override
 
-from probes.errors import explanation
-from probes.job_records import JobRecord, forget_records, write_record
-from probes.run_folder import new_numbered_folder
+from probes.commands.errors import explanation
+from probes.runs.job_records import JobRecord, forget_records, write_record
+from probes.runs.run_folder import new_numbered_folder
 
 _log = logging.getLogger(__name__)
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.image import imread
 
-from probes.masking import mask_secrets
-from probes.report.run_logger import (
+from probes.report.loggers.run_logger import (
     PAIR_COLUMNS,
     TABLE_COLUMNS,
     Cell,
@@ -22,6 +21,7 @@ from probes.report.run_logger import (
     require_packages,
     table_rows,
 )
+from probes.runs.masking import mask_secrets
 from probes.values import LayerByLayer, LayerByTask
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import wandb
 from wandb.errors import AuthenticationError
 from wandb.sdk.lib import wbauth
 
-from probes.report.servers import server_responds
+from probes.report.loggers.servers import server_responds
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 MODES: tuple[Mode, ...] = get_args(Mode)

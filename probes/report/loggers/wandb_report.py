@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probes.report.run_logger import TABLE_COLUMNS, require_packages
+from probes.report.loggers.run_logger import TABLE_COLUMNS, require_packages
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import Report

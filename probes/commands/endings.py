@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from probes.errors import explanation, unwrapped
-from probes.hydra_jobs import Command, is_first_process, override
-from probes.job_records import read_records
-from probes.masking import mask_text
-from probes.run_folder import read_state
-from probes.signals import Interrupted, ended_by_signals, follow
+from probes.commands.errors import explanation, unwrapped
+from probes.commands.hydra_jobs import Command, is_first_process, override
+from probes.runs.job_records import read_records
+from probes.runs.masking import mask_text
+from probes.runs.run_folder import read_state
+from probes.runs.signals import Interrupted, ended_by_signals, follow
 
 _PACKAGES = ("torch", "transformers", "lightning")
 _NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE")
@@ -24,7 +24,7 @@ _NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS",
 
 @contextmanager
 def ended_in_words() -> Iterator[None]:
-    """Run a command of Hydra's within the context; it ends with exit code 0, or with an explanation.
+    """Run a command within the context; it ends with exit code 0, or with an explanation.
 
     An error that explains itself ends in its message alone. One that nobody foresaw is shown with its traceback, as all
     are under `debug=true`. A signal ends in one line that says how to go on. After a sweep, its jobs are listed.
@@ -91,7 +91,7 @@ def _end_of_sweep() -> bool:
 
 def _how_to_go_on() -> str:
     if not Command.key:
-        return "Nothing had begun."
+        return "No run had begun: give the command again."
     state = read_state(Path(Command.folder))
     if state is not None and state.state == "finished":
         return f"The run had finished: everything is in '{Command.folder}'."

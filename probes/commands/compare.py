@@ -59,7 +59,7 @@ def report(arguments: Sequence[str]) -> None:
 def _open(name: str, downloads: Path) -> SavedRun:
     """A run from its folder, or from W&B if there is no such folder and the name has three parts."""
     if not Path(name).exists() and name.count("/") == 2:
-        from probes.report.wandb_download import download_run
+        from probes.report.loggers.wandb_download import download_run
 
         return read_run(download_run(name, downloads))
     return read_run(name)

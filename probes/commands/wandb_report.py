@@ -9,7 +9,7 @@ from pathlib import Path
 
 from probes.files import write_text
 from probes.report import group_report, print_screen, save_group_report
-from probes.report.wandb_report import QUANTITIES
+from probes.report.loggers.wandb_report import QUANTITIES
 
 
 def main(arguments: Sequence[str]) -> None:

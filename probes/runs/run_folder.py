@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args
 
 from probes.files import digest_of_json, write_json
 from probes.locks import holder_of, process_lock
-from probes.masking import mask_secrets
-from probes.signals import at_hard_exit, ended_by_signals
+from probes.runs.masking import mask_secrets
+from probes.runs.signals import at_hard_exit, ended_by_signals
 
 _log = logging.getLogger(__name__)
 

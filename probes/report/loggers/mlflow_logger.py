@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from probes.files import write_text
 from probes.locks import process_lock
-from probes.masking import mask_secrets, mask_text
-from probes.report.run_logger import (
+from probes.report.loggers.run_logger import (
     PAIR_COLUMNS,
     TABLE_COLUMNS,
     Cell,
@@ -27,7 +26,8 @@ from probes.report.run_logger import (
     require_packages,
     table_rows,
 )
-from probes.report.servers import server_responds
+from probes.report.loggers.servers import server_responds
+from probes.runs.masking import mask_secrets, mask_text
 from probes.values import LayerByLayer, LayerByTask
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import wandb.apis.public  # noqa: F401  # every run imports it when it starts, w
 from wandb.errors import Error as WandbError
 
 from probes.files import write_text
-from probes.masking import mask_secrets
-from probes.report.run_logger import PAIR_COLUMNS, TABLE_COLUMNS, logged_name, pair_rows, plain_path, table_rows
-from probes.report.wandb_mode import MODES, Mode, choose_mode
+from probes.report.loggers.run_logger import PAIR_COLUMNS, TABLE_COLUMNS, logged_name, pair_rows, plain_path, table_rows
+from probes.report.loggers.wandb_mode import MODES, Mode, choose_mode
+from probes.runs.masking import mask_secrets
 from probes.values import LayerByLayer, LayerByTask
 
 RUN_ID_FILE = "wandb_run_id.txt"

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from probes.files import write_json
-from probes.masking import mask_secrets
-from probes.run_folder import read_state
+from probes.runs.masking import mask_secrets
+from probes.runs.run_folder import read_state
 
 _FOLDER = ".jobs"
 

@@ -1,0 +1,1 @@
+"""Where results are logged besides files: Weights & Biases, MLflow, TensorBoard, or nowhere."""
