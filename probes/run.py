@@ -49,8 +49,6 @@ def run(cfg: DictConfig) -> float:
             outside the known packages, or the folder holds what another run has left.
         Interrupted: A signal asked the run to end.
     """
-    check_targets(cfg)
-    check_arguments(cfg)
     with _output_dir(cfg) as output_dir:
         if _rank() != 0:
             return _run_study(cfg, output_dir)
@@ -69,6 +67,8 @@ def _circumstances(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _run_study(cfg: DictConfig, output_dir: Path) -> float:
+    check_targets(cfg)
+    check_arguments(cfg)
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     output_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(mask_secrets(config)), output_dir / "config.yaml")

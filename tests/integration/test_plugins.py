@@ -109,7 +109,7 @@ def test_an_entry_point_without_a_config_folder_is_warned_of(
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[probes.commands.plugins]\nmine = {value}\n")
+    (info / "entry_points.txt").write_text(f"[probes.plugins]\nmine = {value}\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.warns(UserWarning, match=rf"Plug-in 'mine' of broken adds no options: there is no package '{value}'"):
         assert plugin_folders() == {}

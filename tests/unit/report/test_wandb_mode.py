@@ -13,7 +13,7 @@ import pytest
 import wandb
 from wandb_log import offline_run_dirs
 
-from probes.report import servers, wandb_mode
+from probes.report.loggers import servers, wandb_mode
 from probes.report.loggers.servers import server_responds
 from probes.report.loggers.wandb_mode import choose_mode
 

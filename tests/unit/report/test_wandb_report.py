@@ -18,7 +18,8 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from probes.cli import check_overrides
 from probes.commands.wandb_report import main
-from probes.report import group_report, run_logger, save_group_report
+from probes.report import group_report, save_group_report
+from probes.report.loggers import run_logger
 from probes.report.loggers.run_logger import TABLE_COLUMNS
 from probes.report.loggers.wandb_report import chart_name, layer_curves_spec
 
