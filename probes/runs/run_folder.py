@@ -163,10 +163,10 @@ def run_in_folder(
             state="running", config_digest=digest, command=list(command), overrides=list(overrides), pid=os.getpid(),
             host=platform.node(), started=_now(),
         )  # fmt: skip
-        _write(folder, state)
         with at_hard_exit(lambda signal: _end(folder, state, "interrupted", error=str(signal))):
             try:
                 with ended_by_signals():
+                    _write(folder, state)
                     objective = study()
             except KeyboardInterrupt as interrupt:
                 _end(folder, state, "interrupted", error=str(interrupt) or "Interrupted")
