@@ -93,8 +93,8 @@ def test_names_that_would_be_lost_in_the_results_are_refused(names, message):
 def test_a_folder_whose_name_is_no_text_is_refused(tmp_path):
     folder = tmp_path / "suite" / "caf\udce9"  # as Python reads the byte E9 of a name that is not UTF-8
     folder.mkdir(parents=True)
-    rows = "".join(f'{{"inputs": "row {i}", "label": {i % 2}}}\n' for i in range(20))
     for split in ("train", "validation", "test"):
+        rows = "".join(f'{{"inputs": "{split} row {i}", "label": {i % 2}}}\n' for i in range(20))
         (folder / f"{split}.jsonl").write_text(rows)
     with pytest.raises(ValueError, match="cannot be written as UTF-8"):
         load_local_suite(tmp_path / "suite")
