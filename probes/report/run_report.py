@@ -53,7 +53,7 @@ def report_findings(
         best_layers: Each task's layers chosen on validation.
     """
     results = result_rows(findings.profiles, names)
-    matrices = [layer_by_task(result_rows(group)) for group in findings.matrices]
+    matrices = [layer_by_task(result_rows(group, names)) for group in findings.matrices]
     primary = matrices[0].reading if matrices else None
     heatmaps = report_run(
         output_dir,
