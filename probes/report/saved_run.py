@@ -19,6 +19,7 @@ from probes.files import file_name
 from probes.metrics import MAIN_METRIC, Predictions
 from probes.report.csv_files import read_best_layers, read_layer_by_layer, read_results, read_task_maps
 from probes.report.predictions_file import read_predictions
+from probes.runs.run_folder import read_state
 from probes.values import BestLayers, LayerByLayer, LayerByTask, Reading, Result
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ class SavedRun:
     best_layers: Mapping[str, BestLayers]
     config: Mapping[str, Any]
     provenance: Mapping[str, Any]
+
+    @property
+    def state(self) -> str:
+        """`running`, `finished`, `failed` or `interrupted`; empty if the folder does not say."""
+        state = read_state(self.path)
+        return "" if state is None else state.state
 
     @property
     def results(self) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from probes.report.saved_run import SavedRun
 from probes.values import SIGNIFICANCE_LEVEL, Layer, LayerByTask
 
 _NAMES_SHOWN = 6
+_ENDED = {"failed": "failed", "interrupted": "was interrupted"}
 
 
 def findings_in_words(run: SavedRun) -> list[str]:
@@ -22,7 +23,9 @@ def findings_in_words(run: SavedRun) -> list[str]:
     """
     study = run.rows[0].study if run.rows else ""
     tell = _TELLERS.get(study, _extremes)
-    return [_question(run), *tell(run), *_limits(run)]
+    ended = _ENDED.get(run.state)
+    warning = [f"This run {ended} before its end: its results are not complete."] if ended else []
+    return [*warning, _question(run), *tell(run), *_limits(run)]
 
 
 def _question(run: SavedRun) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -107,6 +108,17 @@ def test_the_report_says_what_was_found(folder):
     page = (folder / "report.html").read_text()
     assert "is decoded best" in page
     assert "python train.py seed=0" in page
+
+
+def test_the_report_of_an_interrupted_run_says_so_first(folder, tmp_path):
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    assert read_run(moved).state == ""
+    for state, words in (("interrupted", "This run was interrupted before its end"), ("finished", "This run asks")):
+        (moved / "run_state.json").write_text(f'{{"state": "{state}", "config_digest": ""}}')
+        with warnings.catch_warnings(action="ignore"):
+            page = write_report(moved).read_text()
+        assert page.split("<li>")[1].startswith(words)
+        assert read_run(moved).state == state
 
 
 def test_best_layers_and_maps_read_back(tmp_path):
