@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from probes.files import replaced_file
+from probes.progress import tracked
 from probes.runs.signals import follow
 
 Drawing = Callable[[], Figure]
@@ -59,8 +60,10 @@ def save_pictures(drawings: Mapping[Path, Drawing], *, workers: int | None = Non
     # joblib's processes are neither forks of this one, whose threads (torch, W&B) would not survive, nor do they import
     # the main script as those of `multiprocessing` do: a script without `if __name__ == "__main__"` would run again.
     style = _changed_style()
-    parallel = Parallel(n_jobs=workers, backend="loky")
-    parallel(delayed(_save_picture)(path, draw, style, os.getpid()) for path, draw in drawings.items())
+    parallel = Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered")
+    jobs = (delayed(_save_picture)(path, draw, style, os.getpid()) for path, draw in drawings.items())
+    for _ in tracked(parallel(jobs), "figures", total=len(drawings)):
+        pass
 
 
 def _save_picture(path: Path, draw: Drawing, style: dict[Any, Any], main_process: int) -> None:

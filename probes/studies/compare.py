@@ -11,6 +11,7 @@ import numpy as np
 from probes.activations import ExtractionSettings
 from probes.analysis import LayerAnalysis, cka_pairs, join_rows
 from probes.backbones import FrozenBackbone
+from probes.progress import tracked
 from probes.report import layer_table, path_lines, print_screen, report_findings, report_layer_by_layer, write_report
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import facts_of, labels_of_test_rows, matching_test_rows, names_of, read_suite
@@ -72,7 +73,8 @@ class CompareStudy:
             context.provenance.record({**facts_of(loaded, x), "reference": facts_of(loaded, y)})
             reference = matching_test_rows(y, loaded, like=x)
             pairs: list[LayerByLayer] = []
-            for reading, task in ((reading, task) for reading in x.layers for task in loaded.tasks):
+            places = [(reading, task) for reading in x.layers for task in loaded.tasks]
+            for reading, task in tracked(places, "tasks compared", total=len(places)):
                 with context.stage("analysis"):
                     rows, other = x.rows(task, "test", reading), reference(task.name, reading)
                     pairs.append(_all_pairs(task, rows, other, names=(x.backbone, y.backbone)))

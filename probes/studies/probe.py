@@ -14,6 +14,7 @@ from probes.analysis import LayerAnalysis, result_rows
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
 from probes.files import file_name
+from probes.progress import tracked
 from probes.report import print_best_layers, report_findings, write_predictions, write_report, write_results
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import (
@@ -95,7 +96,8 @@ class ProbeStudy:
             callback = callbacks(analysis, reference=reference)
             with_callback = partial(trainer, callbacks=[*_callbacks_of(trainer), callback])
             fits: dict[Reading, dict[str, TaskProbes]] = {reading: {} for reading in activations.layers}
-            for reading, task in ((reading, task) for reading in fits for task in loaded_suite.tasks):
+            places = [(reading, task) for reading in fits for task in loaded_suite.tasks]
+            for reading, task in tracked(places, "tasks probed", total=len(places)):
                 with context.stage("probes"):
                     data = task_data(task, activations, reading)
                     fit = fit_task(data, probe, with_callback, context.seed)

@@ -14,6 +14,7 @@ from probes.analysis.between_tasks.tuning_gain import paired_difference
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
 from probes.metrics import MAIN_METRIC
+from probes.progress import tracked
 from probes.report import (
     layer_table,
     learning_table,
@@ -164,7 +165,7 @@ class LayerByLayerStudy:
             comparison = Comparison(
                 suite, reading, layers, self.similarity, max_rows=self.similarity_rows, every=self.similarity_every
             )
-            for task in suite.tasks:
+            for task in tracked(suite.tasks, "tasks compared", total=len(suite.tasks)):
                 models = read.task(task, reading)
                 comparison.add(task.name, models)
                 labels = labels_of_test_rows(task)
@@ -197,7 +198,8 @@ def _probe_roles(
     """
     first = next(iter(roles.values()))
     tasks = [task for task in suite.tasks if task.kind != "generation"]
-    for reading, task in ((reading, task) for reading in first.layers for task in tasks):
+    places = [(reading, task) for reading in first.layers for task in tasks]
+    for reading, task in tracked(places, "tasks probed", total=len(places)):
         scores = []
         for role, activations in roles.items():
             data = task_data(task, activations, reading)

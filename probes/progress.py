@@ -1,0 +1,48 @@
+"""Progress of a loop: a bar with the time left where standard error is a terminal, else at most a line a minute."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_log = logging.getLogger(__name__)
+_SECONDS_BETWEEN_LINES = 60.0
+
+T = TypeVar("T")
+
+
+def tracked(items: Iterable[T], what: str, *, total: int, console: Console | None = None) -> Iterator[T]:
+    """Yield the items one by one, and show how many are done and how long the others will take.
+
+    The bar is gone when the loop ends. A loop that takes less than a minute leaves no line.
+
+    Args:
+        items: What is looped over.
+        what: Their name in the plural, such as `tasks`.
+        total: Their number.
+        console: Where a bar is shown if it is a terminal; by default standard error.
+
+    Example:
+        >>> from io import StringIO
+        >>> list(tracked("ab", "letters", total=2, console=Console(file=StringIO())))
+        ['a', 'b']
+    """
+    console = Console(stderr=True) if console is None else console
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+            yield from progress.track(items, total=total, description=what)
+        return
+    start = last_line = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if done > 0 and now - last_line >= _SECONDS_BETWEEN_LINES:
+            last_line = now
+            left = (now - start) / done * (total - done)
+            _log.info("%d of %d %s, about %.0f s left", done, total, what, left)
+        yield item
