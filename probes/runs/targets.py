@@ -9,9 +9,14 @@ KNOWN_PACKAGES = ("probes", "torch", "lightning", "torchmetrics", "transformers"
 """Packages whose classes and functions a config may name without a word, but for those that load code or pickles."""
 
 _LOADERS = (
-    "torch.load", "torch.hub", "torch.jit", "torch.package", "torch.serialization", "torch.compile", "torch.library",
-    "torch.ops", "torch.classes", "torch.utils.cpp_extension", "torch.utils.model_zoo", "torch.multiprocessing",
-    "torch.distributed", "transformers.pipeline", "transformers.dynamic_module_utils",
+    *(
+        f"torch.{name}"
+        for name in (
+            "load", "hub", "jit", "package", "serialization", "compile", "library", "ops", "classes",
+            "utils.cpp_extension", "utils.model_zoo", "multiprocessing", "distributed",
+        )
+    ),
+    *(f"transformers.{name}" for name in ("pipeline", "dynamic_module_utils")),
 )  # fmt: skip
 """Parts of known packages that run what a file or a server holds."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -126,15 +126,9 @@ def score_table(run: SavedRun) -> list[dict[str, Any]]:
                 "selectivity": cells.get((task, best.layer, "selectivity", "")),
                 "majority": cells.get((task, None, metric, "majority")),
                 "n": score.n,
-                "profile": _profile_of(run.rows, task, metric),
             }
         )
     return table
-
-
-def _profile_of(rows: Iterable[Result], task: str, metric: str) -> list[float]:
-    own = [row for row in rows if (row.task, row.metric, row.control, row.role) == (task, metric, "", "")]
-    return [row.value for row in own if row.layer is not None and row.split == "test"]
 
 
 def row_table(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -80,10 +80,10 @@ def _probe_sentences(run: SavedRun) -> Iterator[str]:
 
 
 def _compare_sentences(run: SavedRun) -> Iterator[str]:
-    for name, what in (("reference_cka", "debiased CKA of matched layers"),):
-        if name in run.quantities:
-            yield from _extremes_of(run.matrix(name), what)
-            yield _by_depth(run.matrix(name), what)
+    if "reference_cka" in run.quantities:
+        matrix, what = run.matrix("reference_cka"), "debiased CKA of matched layers"
+        yield from _extremes_of(matrix, what)
+        yield _by_depth(matrix, what)
 
 
 def _layer_by_layer_sentences(run: SavedRun) -> Iterator[str]:
