@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from probes.report import RunLogger, report_run
 from probes.values import BestLayers, Layer, LayerByTask, Reading, Result
 
 LAST, MEAN = Reading("decoder", "residual", "last"), Reading("decoder", "residual", "mean")
@@ -65,3 +67,19 @@ def results_of(
         for row, layer in enumerate(matrix.layers)
         for column, task in enumerate(matrix.tasks)
     ]
+
+
+def report_two_quantities(folder: Path, logger: RunLogger) -> tuple[list[LayerByTask], list[Path]]:
+    """Report a matrix with a missing cell and one of another reading in an open run; the matrices and heatmaps."""
+    values = np.random.default_rng(1).uniform(size=(4, 3))
+    values[0, 1] = np.nan
+    matrices = [a_matrix(values=values, notes={(0, "trec"): "constant layer"}), a_matrix(reading=MEAN)]
+    heatmaps = report_run(
+        folder,
+        results=results_of(matrices[0]),
+        matrices=matrices,
+        best_layers=best_at({"sst2": "final", "topic": 0}),
+        logger=logger,
+        summary={"mean/accuracy": 0.5, "mean/unknown": float("nan")},
+    )
+    return matrices, heatmaps

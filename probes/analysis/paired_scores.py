@@ -7,11 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy.stats import t as student_t
 from torch import Tensor
 
 from probes.analysis.join import match_layers
-from probes.metrics import MAIN_METRIC, Predictions, TargetKind, bootstrap_counts, score_interval, score_rows
+from probes.metrics import (
+    MAIN_METRIC,
+    Predictions,
+    TargetKind,
+    bootstrap_counts,
+    errors_of_draws,
+    score_interval,
+    score_rows,
+    widened,
+)
 from probes.values import Estimates, Layer
 
 _ELEMENTS_AT_ONCE = 2**23
@@ -67,22 +75,20 @@ def paired_score_difference(
     (one, other) = (score_rows(first.kind, logits, targets, counts, names={metric}) for logits in pair)
     value = other.values[metric] - one.values[metric]
     draws = other.draws[metric] - one.draws[metric]
-    ends = torch.stack(score_interval(value, draws, rows=rows, scale="difference")).numpy()
-    errors, over = _errors_of(draws.numpy()), "rows"
+    ends = torch.stack(score_interval(value, draws, rows=rows, scale="difference"))
+    errors, over = errors_of_draws(draws), "rows"
     over_sets = _errors_over_training_sets(first, second, matched) if metric == MAIN_METRIC[first.kind] else None
     if over_sets is not None:
-        reach = student_t.ppf(0.975, len(over_sets) - 1) * np.sqrt(np.square(over_sets).sum(0))
-        half = np.hypot((ends[1] - ends[0]) / 2, reach)
-        ends, over = np.stack([value.numpy() - half, value.numpy() + half]), "rows and training sets"
-        errors = np.concatenate([errors, over_sets])
+        ends, over = widened(ends, value, over_sets), "rows and training sets"
+        errors = torch.cat([errors, over_sets])
     return Estimates(
         value.numpy(),
         rows,
-        errors=errors,
+        errors=errors.numpy(),
         null=_exchanged(pair, targets, first.kind, metric, exchanges, seed=seed + 1),
         alternative="two-sided",
         note="the score is undefined",
-        interval=ends,
+        interval=ends.numpy(),
         interval_over=over,
         remarks=tuple("" if a == b else f"against layer {b}" for a, b in zip(first.layers, matched, strict=True)),
     )
@@ -114,20 +120,14 @@ def _same_rows(first: Predictions, second: Predictions) -> Predictions:
     return replace(second, row_ids=first.row_ids, predicted=second.predicted[:, order], targets=targets)
 
 
-def _errors_of(draws: np.ndarray) -> np.ndarray:
-    """Bootstrap draws `(samples, layers)` as errors, without resamples that leave the metric undefined."""
-    defined = draws[np.isfinite(draws).all(1)]
-    return (defined - defined.mean(0)) / np.sqrt(max(len(defined) - 1, 1))
-
-
-def _errors_over_training_sets(first: Predictions, second: Predictions, matched: Sequence[Layer]) -> np.ndarray | None:
-    """Errors of the difference over training sets, `(errors, layers)`; `None` if one side does not know its own."""
+def _errors_over_training_sets(first: Predictions, second: Predictions, matched: Sequence[Layer]) -> Tensor | None:
+    """Errors of the difference over training sets, float64 `(errors, layers)`; `None` if one side lacks its own."""
     if len(first.training_errors) == 0 or len(second.training_errors) == 0:
         return None
-    own = first.training_errors.astype(np.float64)
-    other = second.training_errors[:, [second.layers.index(layer) for layer in matched]].astype(np.float64)
+    own = torch.from_numpy(first.training_errors).double()
+    other = torch.from_numpy(second.training_errors[:, [second.layers.index(layer) for layer in matched]]).double()
     paired = first.training_seed == second.training_seed and len(own) == len(other)
-    return other - own if paired else np.concatenate([own, other])
+    return other - own if paired else torch.cat([own, other])
 
 
 def _exchanged(

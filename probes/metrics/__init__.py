@@ -6,7 +6,9 @@ thousand bootstrap resamples are the same few matrix products. With counts of on
 
 from probes.metrics.classification import auroc as auroc
 from probes.metrics.predictions import Predictions as Predictions
+from probes.metrics.score_intervals import errors_of_draws as errors_of_draws
 from probes.metrics.score_intervals import score_interval as score_interval
+from probes.metrics.score_intervals import widened as widened
 from probes.metrics.scores import LARGER_IS_BETTER as LARGER_IS_BETTER
 from probes.metrics.scores import MAIN_METRIC as MAIN_METRIC
 from probes.metrics.scores import METRICS as METRICS

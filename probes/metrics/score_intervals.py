@@ -88,6 +88,38 @@ def standard_errors(draws: Tensor, *, rows: int) -> Tensor:
     return (variance * rows / (rows - 1)).sqrt()
 
 
+def errors_of_draws(draws: Tensor) -> Tensor:
+    """Bootstrap draws as errors: deviations scaled so that their squares sum to the variance.
+
+    Args:
+        draws: Shape `(samples, layers)`; resamples in which the score is undefined at some layer are left out.
+
+    Returns:
+        Shape `(defined samples, layers)`, as `Estimates.errors`; NaN with one sample.
+    """
+    draws = draws[draws.isfinite().all(1)]
+    return (draws - draws.mean(0)) / max(len(draws) - 1, 0) ** 0.5
+
+
+def widened(ends: Tensor, values: Tensor, errors: Tensor) -> Tensor:
+    """Widen intervals over test rows to intervals over test rows and training sets.
+
+    The distances of an end from the value, over rows and over training sets (Student's t), are added in quadrature.
+
+    Args:
+        ends: Lower and upper ends over test rows, shape `(2, layers)`.
+        values: Shape `(layers,)`.
+        errors: Over training sets, scaled as in `Estimates.errors`, shape `(sets, layers)`.
+
+    Source:
+        Zou and Donner 2008, "Construction of confidence limits about effect measures: a general approach".
+    """
+    quantile = float(student_t.ppf(0.975, max(len(errors), 2) - 1))
+    reach = quantile * errors.square().sum(0).sqrt()
+    below, above = (values - ends[0]).clamp_min(0), (ends[1] - values).clamp_min(0)
+    return torch.stack([values - torch.hypot(below, reach), values + torch.hypot(above, reach)])
+
+
 def _around(centre: Tensor, error: Tensor, t: float, back: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """The interval centre ± t error on one scale, taken back to that of the score."""
     return back(centre - t * error), back(centre + t * error)

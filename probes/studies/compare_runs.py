@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -61,13 +60,14 @@ def compare_runs(
     Args:
         runs: At least two, each with stored predictions.
         output_dir: Its folder is made if need be.
-        labels: Short names of the runs; by default what differs between their configs, or the names of their folders.
+        labels: Short names of the runs, all different; by default what differs between their configs, or the names of
+            their folders.
         resamples: Of the rows, for intervals.
         exchanges: Draws of the null, for p.
         seed: Of both.
 
     Raises:
-        ValueError: Fewer than two runs, one without predictions, no common task, or other test rows.
+        ValueError: Fewer than two runs, one without predictions, no common task, other test rows, or equal names.
         FileExistsError: The output folder holds something other than an earlier comparison.
     """
     if len(runs) < 2:
@@ -78,6 +78,8 @@ def compare_runs(
                 f"The run {run.path} has no predictions to compare. They are written by `study=probe`: run it again."
             )
     names = tuple(labels) if labels else labels_of(runs)
+    if len(set(names)) < len(runs) or len(names) != len(runs):
+        raise ValueError(f"{len(runs)} runs need as many different names; got {', '.join(names)}. Set `--names`.")
     common = [stem for stem in runs[0].predictions if all(stem in run.predictions for run in runs)]
     if not common:
         tasks = "; ".join(f"{name}: {', '.join(run.predictions)}" for name, run in zip(names, runs, strict=True))
@@ -140,7 +142,7 @@ def _make_folder(folder: Path) -> None:
     """
     record = folder / "provenance.json"
     if folder.is_dir() and any(folder.iterdir()):
-        if not (record.is_file() and "runs" in json.loads(record.read_text(encoding="utf-8"))):
+        if not (record.is_file() and f'"study": "{STUDY}"' in record.read_text(encoding="utf-8")):
             raise FileExistsError(f"'{folder}' holds something other than a comparison. Choose another `--output`.")
         for name in ("figures", "layer_by_task"):
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -191,6 +193,7 @@ def _own_scores(names: Sequence[str], runs: Sequence[SavedRun], tasks: set[str])
 
 def _provenance(names: Sequence[str], runs: Sequence[SavedRun], left_out: Sequence[str]) -> dict[str, Any]:
     return {
+        "study": STUDY,
         "command": ["probes", "compare", *(str(run.path) for run in runs)],
         "runs": {name: str(run.path) for name, run in zip(names, runs, strict=True)},
         "fingerprints": [run.provenance.get("backbone_fingerprint") for run in runs],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,13 +17,15 @@ from probes.metrics import (
     Scores,
     TargetKind,
     bootstrap_counts,
+    errors_of_draws,
     majority_logits,
     permuted_scores,
     score_rows,
+    widened,
 )
 from probes.seeds import derive_seed
 from probes.training.task_data import TaskData
-from probes.training.training_sets import training_set_errors, widened
+from probes.training.training_sets import training_set_errors
 from probes.values import Estimates, Layer, LayerProfile
 
 _REFIT_RESAMPLES = 100
@@ -205,18 +206,12 @@ def _uncertainty(scores: Scores, metric: str) -> tuple[Tensor | None, Tensor | N
     ends = scores.interval(metric)
     if ends is None:
         return None, None, "rows"
-    interval, errors = torch.stack(ends), _errors_of_draws(scores.draws[metric])
+    interval, errors = torch.stack(ends), errors_of_draws(scores.draws[metric])
     if metric not in scores.refits:
         return interval, errors, "rows"
     over_sets = training_set_errors(scores.refits[metric])
     errors = torch.cat([errors, over_sets])
     return widened(interval, scores.values[metric], over_sets), errors, "rows and training sets"
-
-
-def _errors_of_draws(draws: Tensor) -> Tensor:
-    """Bootstrap draws `(samples, layers)` as errors: deviations scaled so that their squares sum to the variance."""
-    draws = draws[draws.isfinite().all(1)]  # without resamples that leave the metric undefined
-    return (draws - draws.mean(0)) / math.sqrt(len(draws) - 1)
 
 
 def _main_metric_first(values: Mapping[str, Tensor], kind: TargetKind) -> list[tuple[str, Tensor]]:

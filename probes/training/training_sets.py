@@ -8,7 +8,7 @@ refitted probe keeps the penalty that was chosen with all rows, and is scored on
 remains that of the probe trained on all rows.
 
 The variance of the score over sets, less what is due to the choice of test rows, is then added to the variance over
-test rows (`training_set_errors`, `widened`).
+test rows (`training_set_errors`, `probes.metrics.widened`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from scipy.stats import t as student_t
 from torch import Tensor
 
 from probes.seeds import derive_seed
@@ -167,22 +166,3 @@ def training_set_errors(refits: Tensor) -> Tensor:
     of_rows = (draws - draws.mean(1, keepdim=True)).var(0).mean(0) * sets / (sets - 1)
     remaining = (1 - of_rows / variance.clamp_min(torch.finfo(variance.dtype).tiny)).clamp_min(0)
     return deviations * (remaining / (sets - 1)).sqrt()
-
-
-def widened(ends: Tensor, values: Tensor, errors: Tensor) -> Tensor:
-    """Widen intervals over test rows to intervals over test rows and training sets.
-
-    The distances of an end from the value, over rows and over training sets (Student's t), are added in quadrature.
-
-    Args:
-        ends: Lower and upper ends over test rows, shape `(2, layers)`.
-        values: Shape `(layers,)`.
-        errors: From `training_set_errors`, shape `(sets, layers)`.
-
-    Source:
-        Zou and Donner 2008, "Construction of confidence limits about effect measures: a general approach".
-    """
-    quantile = float(student_t.ppf(0.975, max(len(errors), 2) - 1))
-    reach = quantile * errors.square().sum(0).sqrt()
-    below, above = (values - ends[0]).clamp_min(0), (ends[1] - values).clamp_min(0)
-    return torch.stack([values - torch.hypot(below, reach), values + torch.hypot(above, reach)])

@@ -72,6 +72,11 @@ def test_other_test_rows_are_refused_by_name(runs, tmp_path):
         compare_runs([read_run(folder) for folder in (runs[0], runs[2])], tmp_path / "out")
 
 
+def test_equal_names_are_refused(runs, tmp_path):
+    with pytest.raises(ValueError, match="2 runs need as many different names; got a, a"):
+        compare_runs([read_run(folder) for folder in runs[:2]], tmp_path / "out", labels=["a", "a"])
+
+
 def test_a_folder_that_holds_something_else_is_not_overwritten(runs, tmp_path, monkeypatch):
     (tmp_path / "thesis.txt").write_text("mine")
     monkeypatch.setattr(sys, "argv", ["probes", "compare", *map(str, runs[:2]), "--output", str(tmp_path)])

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_samples import MEAN, a_matrix, best_at, results_of
+from report_samples import MEAN, report_two_quantities
 from similarity_samples import a_layer_by_layer
 
-from probes.report import MlflowRunLogger, report_run
+from probes.report import MlflowRunLogger
 from probes.report.loggers.servers import server_responds
 
 if any(importlib.util.find_spec(name) is None for name in ("mlflow", "sqlalchemy", "alembic")):
@@ -41,20 +41,10 @@ pytestmark = [
 
 def report(logger: MlflowRunLogger, folder: Path) -> SimpleNamespace:
     """Log two quantities, a matrix between layers and a summary in one run."""
-    values = np.random.default_rng(1).uniform(size=(4, 3))
-    values[0, 1] = np.nan
-    matrices = [a_matrix(values=values, notes={(0, "trec"): "constant layer"}), a_matrix(reading=MEAN)]
     (folder / "probes").mkdir(parents=True)
     (folder / "probes/sst2.safetensors").write_bytes(b"weights")
     with logger.run(CONFIG, folder):
-        heatmaps = report_run(
-            folder,
-            results=results_of(matrices[0]),
-            matrices=matrices,
-            best_layers=best_at({"sst2": "final", "topic": 0}),
-            logger=logger,
-            summary={"mean/accuracy": 0.5, "mean/unknown": float("nan")},
-        )
+        matrices, heatmaps = report_two_quantities(folder, logger)
         logger.log_layer_by_layer("cka", [a_layer_by_layer("sst2"), a_layer_by_layer("trec")], heatmaps[0])
         logger.log_picture("bands/cka", heatmaps[1])
     return SimpleNamespace(run_id=logger.run_id, matrices=matrices, heatmaps=heatmaps, folder=folder)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_samples import LAST, MEAN, a_matrix, best_at, results_of
+from report_samples import LAST, MEAN, a_matrix, report_two_quantities
 from similarity_samples import a_layer_by_layer
 
-from probes.report import TensorBoardRunLogger, report_run
+from probes.report import TensorBoardRunLogger
 from probes.report.pictures import save_png
 
 if importlib.util.find_spec("tensorboard") is None:
@@ -54,19 +54,9 @@ def hparams_of(events: EventAccumulator) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("out")
-    values = np.random.default_rng(1).uniform(size=(4, 3))
-    values[0, 1] = np.nan
-    matrices = [a_matrix(values=values, notes={(0, "trec"): "constant layer"}), a_matrix(reading=MEAN)]
     logger = TensorBoardRunLogger()
     with logger.run(CONFIG, folder):
-        heatmaps = report_run(
-            folder,
-            results=results_of(matrices[0]),
-            matrices=matrices,
-            best_layers=best_at({"sst2": "final", "topic": 0}),
-            logger=logger,
-            summary={"mean/accuracy": 0.5, "mean/unknown": float("nan")},
-        )
+        matrices, heatmaps = report_two_quantities(folder, logger)
     return SimpleNamespace(matrices=matrices, heatmaps=heatmaps, events=read(folder / "tensorboard"))
 
 

@@ -13,12 +13,13 @@ from scipy.stats import t as student_t
 from sklearn.linear_model import LogisticRegression
 
 from probes.analysis.between_tasks.tuning_gain import paired_difference
+from probes.metrics import widened
 from probes.seeds import derive_seed
 from probes.training import default_trainer, fit_probes
 from probes.training.data_module import Rows
 from probes.training.selection import select
 from probes.training.train_bank import BankSpec
-from probes.training.training_sets import half_weights, refitted_logits, training_set_errors, widened
+from probes.training.training_sets import half_weights, refitted_logits, training_set_errors
 from probes.values import Estimates
 
 WIDE = replace(EXACT, training_sets=8)
