@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from statistics import fmean
 
 from rich.markup import escape
 
-from probes.report.csv_files import read_results, write_table
-from probes.report.tables import empty_table, print_screen
+from probes.report.csv_files import read_best_layers, read_results, write_table
+from probes.report.tables import empty_table, path_lines, print_screen
 from probes.runs.job_records import JobRecord
 from probes.runs.run_folder import read_state
 from probes.values import Result
@@ -53,7 +52,7 @@ def report_jobs(sweep: Path, records: Sequence[JobRecord]) -> None:
         cells = (str(record.job), own, record.state, _text_of(score), _layers(score))
         table.add_row(*map(escape, cells))
     errors = [f"job {record.job} {record.state}: {record.error}" for record in records if record.error]
-    print_screen(table, f"jobs: {path}", *errors)
+    print_screen(table, *path_lines(jobs=path), *errors)
 
 
 def _row(sweep: Path, record: JobRecord, score: _Score) -> list[str]:
@@ -80,16 +79,15 @@ def _row(sweep: Path, record: JobRecord, score: _Score) -> list[str]:
 def _score(folder: Path) -> _Score:
     """The scores at the best layers in a run's folder; empty for studies that choose none."""
     try:
-        with (folder / "best_layers.csv").open(newline="", encoding="utf-8") as file:
-            best = {row["task"]: row for row in csv.DictReader(file)}
+        best = {own.task: own for own in read_best_layers(folder / "best_layers.csv")}
         results = read_results(folder / "results.csv")
     except (OSError, ValueError):
         return _Score()
-    layers = {task: row["best_layer"] for task, row in best.items()}
+    layers = {task: str(own.layer) for task, own in best.items()}
     cells: dict[str, Result] = {}
     for result in results:
-        row = best.get(result.task, {})
-        chosen = (result.metric, str(result.layer)) == (row.get("metric"), row.get("best_layer"))
+        own = best.get(result.task)
+        chosen = own is not None and (result.metric, result.layer) == (own.metric, own.layer)
         if chosen and (result.split, result.control) == ("test", ""):
             cells.setdefault(result.task, result)  # the first reading is the one the layers were chosen for
     metrics = {cell.metric for cell in cells.values()}
