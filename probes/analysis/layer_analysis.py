@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ class LayerAnalysis:
         between: Quantities of all tasks together, in a column of their own.
         specificity_of: Names of quantities to double-centre, layer by task; `*` stands for anything.
         segments_of: Names of quantities whose spread over tasks divides the layers into bands; `*` as above.
+        probe_measures: Quantities of one task that need its probes; studies that train probes take them
+            (`probes.probe_measures`).
         tail: `counted`, or `moments` for p smaller than permutations can count; see `permutation_p`.
         rows_per_task: Rows of each task, drawn by `seed`, that quantities between tasks use.
         seed: Decides these rows; 0 is a seed like any other.
@@ -53,11 +56,13 @@ class LayerAnalysis:
         between: Mapping[str, BetweenTasks] | None = None,
         specificity_of: Sequence[str] = (),
         segments_of: Sequence[str] = (),
+        probe_measures: Mapping[str, Callable[[Any], Iterable[LayerProfile]]] | None = None,
         tail: Tail = "counted",
         rows_per_task: int = 64,
         seed: int = 0,
     ) -> None:
         self.measures, self.between = tuple((measures or {}).values()), tuple((between or {}).values())
+        self.probe_measures = tuple((probe_measures or {}).values())
         self.table = LayerTable(specificity_of=specificity_of, segments_of=segments_of, tail=tail)
         self.rows_per_task, self.seed = rows_per_task, seed
         self._samples: dict[tuple[Reading, str], dict[str, Tensor]] = {}

@@ -14,6 +14,7 @@ from probes.analysis import LayerAnalysis, result_rows
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
 from probes.files import file_name
+from probes.probe_measures import ProbedTask
 from probes.progress import tracked
 from probes.report import print_best_layers, report_findings, write_predictions, write_report, write_results
 from probes.studies.run_context import RunContext
@@ -103,6 +104,12 @@ class ProbeStudy:
                     fit = fit_task(data, probe, with_callback, context.seed)
                     callback.add_task(data)  # if no trainer ran, because every layer is constant
                     analysis.table.add(fit.profiles)
+                with context.stage("probe measures"):
+                    probed = ProbedTask(
+                        task=task, data=data, fit=fit, settings=probe, trainer=trainer, seed=context.seed
+                    )
+                    for measure in analysis.probe_measures:
+                        analysis.table.add(measure(probed))
                 fits[reading][task.name] = fit
                 stem = _file_stem(task, reading, first=next(iter(fits)))
                 fit.save(context.output_dir / "probes" / f"{stem}.safetensors", metadata=_identity(activations))

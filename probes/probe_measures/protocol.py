@@ -1,0 +1,45 @@
+"""What a measure of probes is given, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from probes.tasks import Task
+from probes.trainers import TrainerFactory
+from probes.training import ProbeSettings, TaskData, TaskProbes
+from probes.values import LayerProfile
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbedTask:
+    """One task at one reading, with the probes that were trained on it.
+
+    Attributes:
+        task: The examples; row i of a split is row i of its activations.
+        data: Activations and targets of all splits.
+        fit: The chosen probe of each layer, its scores and its predictions.
+        settings: How probes are trained.
+        trainer: Makes the Lightning trainer of a fit.
+        seed: Decides every random choice.
+    """
+
+    task: Task
+    data: TaskData
+    fit: TaskProbes
+    settings: ProbeSettings
+    trainer: TrainerFactory
+    seed: int
+
+
+class ProbeMeasure(Protocol):
+    """A quantity, or several, that need the probes of a task; a config names them under `analysis.probe_measures`."""
+
+    def __call__(self, probed: ProbedTask) -> Iterable[LayerProfile]:
+        """Profiles over the layers of `probed.data`.
+
+        A layer that cannot be measured is NaN, and the profile's note says why; a measure that does not suit the kind
+        of task returns nothing.
+        """
+        ...
