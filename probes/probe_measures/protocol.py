@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from probes.tasks import Task
@@ -23,6 +23,7 @@ class ProbedTask:
         settings: How probes are trained.
         trainer: Makes the Lightning trainer of a fit.
         seed: Decides every random choice.
+        token_counts: Split → number of tokens of each row; empty if not known.
     """
 
     task: Task
@@ -31,6 +32,7 @@ class ProbedTask:
     settings: ProbeSettings
     trainer: TrainerFactory
     seed: int
+    token_counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 class ProbeMeasure(Protocol):

@@ -29,7 +29,7 @@ from probes.studies.suite_activations import (
 from probes.tasks import Suite, Task
 from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings, TaskProbes, fit_task
-from probes.values import Reading
+from probes.values import SPLITS, Reading
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +106,13 @@ class ProbeStudy:
                     analysis.table.add(fit.profiles)
                 with context.stage("probe measures"):
                     probed = ProbedTask(
-                        task=task, data=data, fit=fit, settings=probe, trainer=trainer, seed=context.seed
+                        task=task,
+                        data=data,
+                        fit=fit,
+                        settings=probe,
+                        trainer=trainer,
+                        seed=context.seed,
+                        token_counts={split: activations.token_counts[task.name, split] for split in SPLITS},
                     )
                     for measure in analysis.probe_measures:
                         analysis.table.add(measure(probed))

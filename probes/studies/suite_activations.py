@@ -40,6 +40,7 @@ class SuiteActivations:
         report: What the pass computed.
         num_cut: Rows whose beginning was cut off, by task.
         certificate: How well the backbone's passes agreed on a few of the texts; `None` if this was never checked.
+        token_counts: Number of tokens of each row, by task and split.
     """
 
     backbone: str
@@ -48,6 +49,7 @@ class SuiteActivations:
     report: PassReport
     num_cut: Mapping[str, int]
     certificate: Certificate | None
+    token_counts: Mapping[tuple[str, str], Sequence[int]]
     _stores: Mapping[Reading, ActivationStore]
     _text_ids: Mapping[tuple[str, str], Sequence[str]]
 
@@ -106,6 +108,7 @@ def read_suite(
         report=report,
         num_cut=num_cut,
         certificate=certificate,
+        token_counts={key: tuple(map(len, texts.ids)) for key, texts in tokenized.items()},
         _stores=stores,
         _text_ids={key: texts.text_ids for key, texts in tokenized.items()},
     )

@@ -25,17 +25,19 @@ Render = Callable[[Row], str]
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of one split, in order; the three tuples have one entry per row.
+    """The rows of one split, in order; every tuple has one entry per row.
 
     Attributes:
         prompts: What the backbone reads.
         labels: What a probe predicts.
         targets: The answer in words; `""` where there is none.
+        columns: Name → values of further columns, such as the source of each row, that an audit for nuisances needs.
     """
 
     prompts: tuple[str, ...]
     labels: tuple[Label, ...]
     targets: tuple[str, ...]
+    columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompts)
