@@ -92,7 +92,8 @@ class _TaskAudit:
         kind, targets = self.labelled.kind, self.labelled.targets["test"]
         alone = self._alone()
         for name, estimates in alone.estimates.items():
-            yield replace(self._profile(f"alone_{name.replace(' ', '_')}", estimates), layers=(None,))
+            remark = "strongest by validation rows" if name == alone.strongest else ""
+            yield self._profile(f"alone_{name.replace(' ', '_')}", replace(estimates, remarks=(remark,)))
         standardised = self._standardised()
         together = list(dict.fromkeys((alone.strongest, next(reversed(alone.test)))))
         without = residuals(standardised, self.groups, self.labelled.fold)
