@@ -17,6 +17,7 @@ from probes.files import file_name
 from probes.probe_measures import ProbedTask
 from probes.progress import tracked
 from probes.report import print_best_layers, report_findings, write_predictions, write_report, write_results
+from probes.studies.further_passes import read_with_further_passes
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import (
     SuiteActivations,
@@ -82,18 +83,26 @@ class ProbeStudy:
             with context.stage("backbone"):
                 loaded = backbone()
             with context.stage("activations"):
-                activations = read_suite(loaded_suite, loaded, extraction, context.cache_dir)
+                read = read_with_further_passes(
+                    loaded_suite,
+                    loaded,
+                    extraction,
+                    context.cache_dir,
+                    measures=analysis.probe_measures,
+                    seed=context.seed,
+                )
+                activations = read.activations
             del loaded
             context.provenance.record(facts_of(loaded_suite, activations))
             names = names_of(self.name, loaded_suite, activations.backbone)
             reference = None
             if reference_backbone is not None:
                 with context.stage("reference activations"):
-                    read = read_suite(
+                    other = read_suite(
                         loaded_suite, reference_backbone(), extraction, context.cache_dir, splits=("test",)
                     )
-                names = names_of(self.name, loaded_suite, activations.backbone, read.backbone)
-                reference = matching_test_rows(read, loaded_suite, like=activations)
+                names = names_of(self.name, loaded_suite, activations.backbone, other.backbone)
+                reference = matching_test_rows(other, loaded_suite, like=activations)
             callback = callbacks(analysis, reference=reference)
             with_callback = partial(trainer, callbacks=[*_callbacks_of(trainer), callback])
             fits: dict[Reading, dict[str, TaskProbes]] = {reading: {} for reading in activations.layers}
@@ -113,6 +122,8 @@ class ProbeStudy:
                         trainer=trainer,
                         seed=context.seed,
                         token_counts={split: activations.token_counts[task.name, split] for split in SPLITS},
+                        variants=read.variants_of(data, reading),
+                        random_weights=read.random_weights_of(task, reading),
                     )
                     for measure in analysis.probe_measures:
                         analysis.table.add(measure(probed))

@@ -159,7 +159,7 @@ def facts_of(suite: Suite, activations: SuiteActivations) -> dict[str, Any]:
         "backbone_fingerprint": activations.fingerprint,
         "suite": suite.name,
         "tasks": {task.name: {split: len(rows) for split, rows in task.splits.items()} for task in suite.tasks},
-        "rows_cut": dict(activations.num_cut),
+        "rows_cut": {task.name: activations.num_cut[task.name] for task in suite.tasks},
         "texts": report.texts,
         "texts_computed": report.texts_computed,
         "tokens_computed": report.tokens_computed,

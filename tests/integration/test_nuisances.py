@@ -53,3 +53,15 @@ def test_a_tag_in_the_texts_of_a_folder_is_found(tmp_path):
     assert {"nuisance/residual_macro_f1", "nuisance/alone_words", "nuisance/alone_all_nuisances"} <= metrics
     assert (out / "figures" / "nuisance_residual_macro_f1.png").is_file()
     assert "explained by first word" in (out / "report.html").read_text()
+
+
+def test_random_weights_are_read_in_another_pass_only_if_a_measure_asks(tmp_path):
+    run(configured(tmp_path, "analysis=baselines", "analysis.probe_measures.baselines.resamples=50"))
+    rows = read_results(tmp_path / "out" / "results.csv")
+    metrics = {row.metric for row in rows}
+    gains = {f"gain_over/{name}_macro_f1" for name in ("tfidf", "layer_0", "random_weights")}
+    assert gains | {"baseline/tfidf_macro_f1", "baseline/random_weights_macro_f1"} <= metrics
+    (tfidf,) = [row for row in rows if row.metric == "baseline/tfidf_macro_f1"]
+    assert tfidf.value > 0.8
+    stores = [path for path in (tmp_path / "cache" / "activations").iterdir() if path.is_dir()]
+    assert len(stores) == 2  # of both backbones

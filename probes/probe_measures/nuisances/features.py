@@ -77,7 +77,7 @@ def nuisances_of(
     words = {split: [_WORD.findall(prompt.lower()) for prompt in rows.prompts] for split, rows in splits.items()}
     lengths = [
         _map(splits, lambda rows: [len(prompt) for prompt in rows.prompts]),
-        _map(words, lambda rows: [len(row) for row in rows]),
+        _map(splits, lambda rows: [len(prompt.split()) for prompt in rows.prompts]),
         *([token_counts] if token_counts else []),
     ]
     blocks: list[NuisanceGroup] = [
