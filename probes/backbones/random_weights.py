@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
+from transformers import PreTrainedModel
 
 from probes.backbones.frozen import FrozenBackbone
 from probes.seeds import derive_seed
@@ -24,12 +27,12 @@ def with_random_weights(backbone: FrozenBackbone, *, seed: int = 0) -> FrozenBac
     """
     config = copy.deepcopy(backbone.model.config)
     if hasattr(config, "quantization_config"):
-        del config.quantization_config
+        delattr(config, "quantization_config")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "random weights"))
-        model = type(backbone.model)(config)
+        model = cast("Callable[[Any], PreTrainedModel]", type(backbone.model))(config)
     return FrozenBackbone(
-        model.to(device=backbone.device, dtype=backbone.dtype),
+        model.to(backbone.device).to(backbone.dtype),
         backbone.tokenizer.wrapped,
         name=f"{backbone.name}, random weights",
         stack=backbone.stacks,

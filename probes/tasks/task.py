@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from probes.values import ALL_TASKS
@@ -41,6 +41,17 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def at(self, rows: Sequence[int]) -> Split:
+        """Some of the rows, by their positions."""
+
+        def of(values: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(values[row] for row in rows)
+
+        columns = {name: of(values) for name, values in self.columns.items()}
+        return replace(
+            self, prompts=of(self.prompts), labels=of(self.labels), targets=of(self.targets), columns=columns
+        )
 
 
 @dataclass(frozen=True)
