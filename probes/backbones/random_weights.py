@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from probes.backbones.frozen import FrozenBackbone
 from probes.seeds import derive_seed
@@ -30,9 +28,9 @@ def with_random_weights(backbone: FrozenBackbone, *, seed: int = 0) -> FrozenBac
         delattr(config, "quantization_config")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "random weights"))
-        model = cast("Callable[[Any], PreTrainedModel]", type(backbone.model))(config)
+        model: Any = type(backbone.model)(config)  # pyright: ignore[reportCallIssue]
     return FrozenBackbone(
-        model.to(backbone.device).to(backbone.dtype),
+        model.to(device=backbone.device, dtype=backbone.dtype),
         backbone.tokenizer.wrapped,
         name=f"{backbone.name}, random weights",
         stack=backbone.stacks,
