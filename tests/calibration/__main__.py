@@ -26,7 +26,14 @@ from probes.files import replaced_file
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "calibration.md"
-CODE = ("probes/analysis", "probes/metrics", "probes/training", "probes/probe_measures", "probes/values.py", "tests/calibration")
+CODE = (
+    "probes/analysis",
+    "probes/metrics",
+    "probes/training",
+    "probes/probe_measures",
+    "probes/values.py",
+    "tests/calibration",
+)
 MARKS = ("<!-- table: make calibrate -->", "<!-- end of table -->")
 
 
