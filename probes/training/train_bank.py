@@ -32,7 +32,7 @@ class BankSpec:
     """Everything that decides a trained bank except its rows.
 
     Attributes:
-        task_data: The task that the rows come from.
+        task_data: The task that the rows come from; `None` for probes that bring their own targets and loss.
         layers: Names of the layers; fewer than the task has where some are constant or belong to another chunk.
         num_classes: Width of the logits.
         exact: Whether the optimum is solved for, instead of trained towards by minibatches.
@@ -41,7 +41,7 @@ class BankSpec:
         seed: Decides initialisation, dropout and the order of the rows.
     """
 
-    task_data: TaskData
+    task_data: TaskData | None
     layers: tuple[Layer, ...]
     num_classes: int
     exact: bool
@@ -51,8 +51,8 @@ class BankSpec:
 
     @property
     def kind(self) -> TargetKind:
-        """Kind of task."""
-        return self.task_data.kind
+        """Kind of task; probes that bring their own loss predict numbers."""
+        return "regression" if self.task_data is None else self.task_data.kind
 
     def of_layers(self, layers: slice) -> BankSpec:
         """Return the specification of the bank of some of the layers."""
@@ -123,7 +123,7 @@ def train_bank(train: Rows, validation: Rows | None, spec: BankSpec) -> TrainedB
     Raises:
         ValueError: Minibatch training has no validation rows; or the probe's loss does not suit the settings.
     """
-    mean, deviation = _target_scale(spec.kind, train.targets[0])
+    mean, deviation = (0.0, 1.0) if spec.task_data is None else _target_scale(spec.kind, train.targets[0])
     train = _with_standardised_targets(train, mean, deviation)
     if validation is not None:
         validation = _with_standardised_targets(validation, mean, deviation)
