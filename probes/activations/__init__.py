@@ -9,3 +9,4 @@ from probes.activations.extract import fill_stores as fill_stores
 from probes.activations.extract import open_stores as open_stores
 from probes.activations.extract import row_ids as row_ids
 from probes.activations.store import ActivationStore as ActivationStore
+from probes.activations.store import names_under as names_under

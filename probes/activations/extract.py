@@ -11,27 +11,32 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from probes.activations.batches import token_budget
-from probes.activations.passes import ForwardPasses
-from probes.activations.store import ActivationStore
+from probes.activations.passes import ForwardPasses, vectors_of
+from probes.activations.store import ActivationStore, names_under
 from probes.backbones import LayerSpec, ReadableBackbone, TokenizedTexts
 from probes.kept_files import Verify, check_cache_settings, check_writable
 from probes.locks import process_lock
+from probes.token_values import SUBWORD_POOLINGS, TOKEN_MODES, token_mode, token_pooling
 from probes.values import Activations, Layer, Reading
 
 _log = logging.getLogger(__name__)
 
 Stores = Mapping[Reading, ActivationStore]
 """One store for each reading, all of one backbone."""
+
+_WORDS_PER_SHARD = 4096
+"""Words of a shard after which no further text is added to it; 0.3 GB for 31 layers of 576 features in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,9 @@ class ExtractionSettings:
     Attributes:
         pooling: `last`, `first`, `mean`, `max` or several; default `last` for decoders, `mean` for encoders.
         site: `residual`, `attention`, `mlp` or several.
+        tokens: What each text keeps a vector for each of, besides its pooled vectors: its `words`, its tokens
+            (`subwords`), or the `spans` that its task names; default `words` for tasks of words, nothing for others.
+        subword_pooling: Which vector a word or span has: that of its `last` or `first` token, or their `mean`.
         max_length: Number of tokens to which texts are truncated on the left; default the backbone's longest input.
         tokens_per_batch: Most tokens of one forward pass, padding included. `auto` is 1,024 on a CPU, and on a CUDA GPU
             the largest power of two up to 65,536 that fits into its free memory. It is halved whenever a pass runs out
@@ -53,11 +61,14 @@ class ExtractionSettings:
 
     Raises:
         TypeError: A number is not an integer.
-        ValueError: A number is below 1, or `verify` is neither `full` nor `quick`.
+        ValueError: A number is below 1, `verify` is neither `full` nor `quick`, or there is no such kind of tokens or
+            pooling of sub-words.
     """
 
     pooling: str | Sequence[str] | None = None
     site: str | Sequence[str] = "residual"
+    tokens: str | None = None
+    subword_pooling: str = "last"
     max_length: int | None = None
     tokens_per_batch: int | Literal["auto"] = "auto"
     texts_per_shard: int = 512
@@ -74,6 +85,10 @@ class ExtractionSettings:
                 raise TypeError(f"`extraction.{key}` must be {expected}; got {value!r}.")
             if value < 1:
                 raise ValueError(f"`extraction.{key}` must be at least 1; got {value}.")
+        for key, choices in (("tokens", (None, *TOKEN_MODES)), ("subword_pooling", SUBWORD_POOLINGS)):
+            if getattr(self, key) not in choices:
+                listed = ", ".join("null" if choice is None else choice for choice in choices)
+                raise ValueError(f"`extraction.{key}` must be one of {listed}; got {getattr(self, key)!r}.")
         check_cache_settings(self.verify, self.lock_timeout)
 
 
@@ -134,10 +149,30 @@ def extract(
     return Activations(values, names, row_ids("", "", tokenized.text_ids, tokenized.text_ids), reading)
 
 
-def open_stores(backbone: ReadableBackbone, settings: ExtractionSettings, root: Path) -> dict[Reading, ActivationStore]:
-    """The stores of a backbone's activations under these settings, by reading, the primary reading first."""
+def open_stores(
+    backbone: ReadableBackbone,
+    settings: ExtractionSettings,
+    root: Path,
+    *,
+    pooled: bool = True,
+    tokens: str | None = None,
+) -> dict[Reading, ActivationStore]:
+    """The stores of a backbone's activations under these settings, by reading, the primary reading first.
+
+    Args:
+        backbone: Whose activations.
+        settings: Poolings and sites.
+        root: Folder of all stores.
+        pooled: Whether one vector a text is read.
+        tokens: Of what one vector each is read: `words`, `subwords`, `spans` or nothing.
+
+    Raises:
+        ValueError: As in `FrozenBackbone.readings`.
+    """
     fingerprint = backbone.fingerprint()
-    readings = backbone.readings(settings.pooling, settings.site)
+    readings = backbone.readings(settings.pooling, settings.site) if pooled else ()
+    if tokens is not None:
+        readings += backbone.readings(token_pooling(tokens, settings.subword_pooling), settings.site)
     return {
         reading: ActivationStore(
             root,
@@ -177,21 +212,26 @@ def fill_stores(
         MemoryError: A single text does not fit into a GPU's memory.
     """
     start = time.monotonic()
-    ids = dict(zip(texts.text_ids, texts.ids, strict=True))
+    # Texts of equal tokens may have other words, so a text that is read word by word is named by its words, too.
+    names = texts.span_ids or texts.text_ids
+    ids, spans = dict(zip(names, texts.ids, strict=True)), dict(zip(names, texts.spans, strict=False))
+    stored_as = {reading: dict(zip(names, names_under(reading, texts), strict=True)) for reading in stores}
     wanted = {reading: backbone.layers(reading.stack, site=reading.site, spec=layers) for reading in stores}
     passes, missing = 0, []
-    if any(_lacking(stores, ids, wanted).values()):
+    if any(_lacking(stores, stored_as, wanted).values()):
         with _backbone_lock(backbone, stores, settings.lock_timeout):
-            lacking = _lacking(stores, ids, wanted)  # another run may have computed some meanwhile
+            lacking = _lacking(stores, stored_as, wanted)  # another run may have computed some meanwhile
             missing = list(dict.fromkeys(text for texts_of_reading in lacking.values() for text in texts_of_reading))
             incomplete = {reading: stores[reading] for reading, lacks in lacking.items() if lacks}
             if missing:
-                _check_disk(backbone, {reading: len(missing) * len(wanted[reading]) for reading in incomplete}, stores)
+                vectors = {r: {t: vectors_of(r, ids[t], spans.get(t)) for t in missing} for r in incomplete}
+                _check_disk(backbone, {r: sum(vectors[r].values()) * len(wanted[r]) for r in incomplete}, stores)
                 longest = max(len(ids[text]) for text in missing)
                 budget = token_budget(backbone, settings.tokens_per_batch, longest=longest)
-                forward = ForwardPasses(backbone, list(incomplete), layers, budget)
+                forward = ForwardPasses(backbone, list(incomplete), layers, budget, spans or None)
                 computed = forward.over([(text, ids[text]) for text in missing])
-                _write(computed, incomplete, wanted, settings.texts_per_shard)
+                shards = _Shards(incomplete, wanted, stored_as, vectors, settings.texts_per_shard)
+                shards.write(computed)
                 passes = forward.done
     tokens = sum(len(ids[text]) for text in missing)
     return PassReport(len(ids), len(missing), tokens, passes, time.monotonic() - start)
@@ -224,14 +264,16 @@ def row_ids(task: str, split: str, texts: Sequence[str], labels: Sequence[object
 
 
 def _lacking(
-    stores: Stores, texts: Iterable[str], wanted: Mapping[Reading, tuple[Layer, ...]]
+    stores: Stores, stored_as: Mapping[Reading, Mapping[str, str]], wanted: Mapping[Reading, tuple[Layer, ...]]
 ) -> dict[Reading, list[str]]:
     """The texts that each store lacks at the wanted layers, after those that it has were verified."""
-    names, lacking = list(texts), {}
+    lacking = {}
     for reading, store in stores.items():
+        names = stored_as[reading]
         store.refresh()
-        store.verify(names, wanted[reading])
-        lacking[reading] = store.missing(names, wanted[reading])
+        store.verify(names.values(), wanted[reading])
+        missing = set(store.missing(list(names.values()), wanted[reading]))
+        lacking[reading] = [text for text, name in names.items() if name in missing]
     return lacking
 
 
@@ -261,7 +303,7 @@ def _backbone_lock(backbone: ReadableBackbone, stores: Stores, timeout: float | 
 def _check_disk(backbone: ReadableBackbone, vectors: Mapping[Reading, int], stores: Stores) -> None:
     """Raise unless so many vectors of each reading fit on the disk."""
     root = next(iter(stores.values())).folder.parent
-    itemsize = {r: torch.float32.itemsize if r.pooling == "mean" else backbone.dtype.itemsize for r in vectors}
+    itemsize = {r: torch.float32.itemsize if r.pooling.endswith("mean") else backbone.dtype.itemsize for r in vectors}
     needed = sum(count * backbone.hidden_size * itemsize[reading] for reading, count in vectors.items())
     free = shutil.disk_usage(root).free
     _log.info("Activations to compute: %.2f GB on disk, %.0f GB free at '%s'.", needed / 1e9, free / 1e9, root)
@@ -272,31 +314,58 @@ def _check_disk(backbone: ReadableBackbone, vectors: Mapping[Reading, int], stor
         )
 
 
-def _write(
-    computed: Iterator[tuple[list[str], dict[Reading, Tensor]]],
-    stores: Stores,
-    layers: Mapping[Reading, tuple[Layer, ...]],
-    texts_per_shard: int,
-) -> None:
-    """Write shards of `texts_per_shard` texts, whatever the sizes of the batches."""
-    names: list[str] = []
-    pending: dict[Reading, list[Tensor]] = {reading: [] for reading in stores}  # each (texts, layers, features)
+class _Shards:
+    """Writes shards of `texts_per_shard` texts, whatever the sizes of the batches, or fewer if these have many words.
 
-    def flush() -> None:
-        for reading, store in stores.items():
-            store.add(names, layers[reading], torch.cat(pending[reading]))
-            pending[reading].clear()
-        names.clear()
+    Args:
+        stores: Where each reading goes.
+        layers: Of each reading.
+        stored_as: Text → its name in the store, for each reading.
+        vectors: Text → its number of vectors, for each reading.
+        texts_per_shard: Most texts of a shard.
+    """
 
-    for batch_names, values in computed:
-        start = 0
-        while start < len(batch_names):
-            chunk = slice(start, start + texts_per_shard - len(names))
-            names += batch_names[chunk]
-            for reading in stores:
-                pending[reading].append(values[reading][chunk])
-            start = chunk.stop
-            if len(names) == texts_per_shard:
-                flush()
-    if names:
-        flush()
+    def __init__(
+        self,
+        stores: Stores,
+        layers: Mapping[Reading, tuple[Layer, ...]],
+        stored_as: Mapping[Reading, Mapping[str, str]],
+        vectors: Mapping[Reading, Mapping[str, int]],
+        texts_per_shard: int,
+    ) -> None:
+        self._stores, self._layers, self._stored_as, self._vectors = stores, layers, stored_as, vectors
+        self._texts_per_shard = texts_per_shard
+        self._names: list[str] = []
+        self._pending: dict[Reading, list[Tensor]] = {reading: [] for reading in stores}  # (vectors, layers, features)
+        self._of_words = [reading for reading in stores if token_mode(reading) is not None]
+
+    def write(self, computed: Iterator[tuple[list[str], dict[Reading, Tensor]]]) -> None:
+        """Write all batches."""
+        words = 0
+        for names, values in computed:
+            ends = {r: np.cumsum([0, *(self._vectors[r][name] for name in names)]) for r in self._stores}
+            start = 0
+            for end, name in enumerate(names, start=1):
+                words += max((self._vectors[r][name] for r in self._of_words), default=0)
+                full = len(self._names) + end - start == self._texts_per_shard or words >= _WORDS_PER_SHARD
+                if not full and end < len(names):
+                    continue
+                for reading in self._stores:
+                    self._pending[reading].append(values[reading][ends[reading][start] : ends[reading][end]])
+                self._names += names[start:end]
+                start = end
+                if full:
+                    self._flush()
+                    words = 0
+        if self._names:
+            self._flush()
+
+    def _flush(self) -> None:
+        for reading, store in self._stores.items():
+            offsets: list[int] = []
+            if reading in self._of_words:
+                offsets = np.cumsum([0, *(self._vectors[reading][name] for name in self._names)]).tolist()
+            names = [self._stored_as[reading][name] for name in self._names]
+            store.add(names, self._layers[reading], torch.cat(self._pending[reading]), offsets=offsets)
+            self._pending[reading].clear()
+        self._names.clear()

@@ -33,6 +33,8 @@ from probes.values import Reading
 
 _log = logging.getLogger(__name__)
 
+_WITHOUT_LABELS = {"generation", "trees"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeStudy:
@@ -144,10 +146,10 @@ def with_labels(suite: Suite) -> Suite:
     Raises:
         ValueError: None is left.
     """
-    without = [task.name for task in suite.tasks if task.kind == "generation"]
+    without = [task.name for task in suite.tasks if task.kind in _WITHOUT_LABELS]
     if without:
         _log.info("%d tasks have no labels and are not probed: %s.", len(without), ", ".join(without))
-    tasks = tuple(task for task in suite.tasks if task.kind != "generation")
+    tasks = tuple(task for task in suite.tasks if task.kind not in _WITHOUT_LABELS)
     if not tasks:
         raise ValueError(
             f"Suite '{suite.name}' has no task with labels: {', '.join(without) or 'it is empty'}. "

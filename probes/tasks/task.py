@@ -6,15 +6,18 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from probes.values import ALL_TASKS
 
+if TYPE_CHECKING:
+    from probes.tasks.words.sentence import WordRows
+
 Label = int | float | tuple[int, ...] | None
 """A class index (classification), a real number (regression), one 0 or 1 per class (multi-label), or `None`
-(generation)."""
+(generation, trees)."""
 
-TaskKind = Literal["classification", "multilabel", "regression", "generation"]
+TaskKind = Literal["classification", "multilabel", "regression", "generation", "trees"]
 
 Row = Mapping[str, Any]
 """One example as it was read: field name → value."""
@@ -31,11 +34,14 @@ class Split:
         prompts: What the backbone reads.
         labels: What a probe predicts.
         targets: The answer in words; `""` where there is none.
+        words: Which words the rows are, of tasks of words; then the prompt of a row is its sentence. `None`: a row is
+            its whole prompt.
     """
 
     prompts: tuple[str, ...]
     labels: tuple[Label, ...]
     targets: tuple[str, ...]
+    words: WordRows | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -64,6 +70,11 @@ class Task:
     unseen: bool = False
     source: str = ""
     ordered: bool = False
+
+    @property
+    def of_words(self) -> bool:
+        """Whether the rows are words, pairs of words or trees, in place of texts."""
+        return any(split.words is not None for split in self.splits.values())
 
 
 @dataclass(frozen=True)
