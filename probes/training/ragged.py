@@ -98,6 +98,11 @@ def concatenated_rows(parts: Sequence[RowValues]) -> RowValues:
     return RaggedRows(torch.cat([p.tokens for p in ragged], dim=1), torch.cat([p.lengths for p in ragged]))
 
 
+def as_float(values: RowValues) -> RowValues:
+    """The same activations in float32."""
+    return RaggedRows(values.tokens.float(), values.lengths) if isinstance(values, RaggedRows) else values.float()
+
+
 def as_batch(values: RowValues) -> tuple[Tensor, Tensor | None]:
     """What a probe is given: the vectors as they are, or padded tokens with their mask."""
     return values.padded() if isinstance(values, RaggedRows) else (values, None)
