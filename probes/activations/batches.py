@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,9 @@ import torch
 from probes.backbones import ReadableBackbone
 
 _log = logging.getLogger(__name__)
+
+_TOKENS_OF_A_TEXT = 64
+"""A shard holds at most so many tokens for each text that it may hold."""
 
 _MIN_BUDGET, _MAX_BUDGET = 1024, 65536
 """Tokens of one pass under `auto`."""
@@ -61,6 +64,33 @@ def plan_batches(lengths: Sequence[int], *, tokens_per_batch: int, limit: int) -
         texts, size = by_length[length], max(1, tokens_per_batch // length)
         batches += [Batch(tuple(texts[i : i + size]), length) for i in range(0, len(texts), size)]
     return batches
+
+
+def next_shard(lengths: Mapping[str, int], *, texts_per_shard: int, limit: int) -> list[str]:
+    """The texts of the next file of a store: the longest first, as many as the file takes.
+
+    Shards that are taken one after another divide the texts in the same way whoever takes them: where one ends depends
+    on its own texts alone.
+
+    Args:
+        lengths: Number of tokens of each text that is left.
+        texts_per_shard: Most texts. The shard ends earlier where it has 64 tokens for each of so many texts, padding
+            included, so that shards of long texts do not take much longer.
+        limit: As in `plan_batches`.
+
+    >>> next_shard({"a": 3, "b": 200, "c": 3, "d": 5}, texts_per_shard=3, limit=1000)
+    ['b']
+    >>> next_shard({"a": 3, "c": 3, "d": 5}, texts_per_shard=2, limit=1000)
+    ['d', 'a']
+    """
+    names, tokens = [], 0
+    padded = {text: padded_length(length, limit=limit) for text, length in lengths.items()}
+    for text in sorted(padded, key=lambda text: (-padded[text], text)):
+        if names and (len(names) == texts_per_shard or tokens >= _TOKENS_OF_A_TEXT * texts_per_shard):
+            break
+        names.append(text)
+        tokens += padded[text]
+    return names
 
 
 def padded_length(tokens: int, *, limit: int) -> int:

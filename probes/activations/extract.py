@@ -12,20 +12,20 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from probes.activations.batches import token_budget
-from probes.activations.passes import ForwardPasses
+from probes.activations.batches import next_shard, token_budget
+from probes.activations.claims import Claims
+from probes.activations.passes import ForwardPasses, pass_progress
 from probes.activations.store import ActivationStore
 from probes.backbones import LayerSpec, ReadableBackbone, TokenizedTexts
 from probes.kept_files import Verify, check_cache_settings, check_writable
-from probes.locks import process_lock
+from probes.locks import SECONDS_BETWEEN_LOOKS, Patience, process_lock
 from probes.values import Activations, Layer, Reading
 
 _log = logging.getLogger(__name__)
@@ -45,11 +45,12 @@ class ExtractionSettings:
         tokens_per_batch: Most tokens of one forward pass, padding included. `auto` is 1,024 on a CPU, and on a CUDA GPU
             the largest power of two up to 65,536 that fits into its free memory. It is halved whenever a pass runs out
             of GPU memory all the same.
-        texts_per_shard: Number of texts in one file of the store, at most so many are lost when a run is killed.
+        texts_per_shard: Most texts in one file of the store, and most that a killed run loses. A file ends earlier
+            where its texts are long, at 64 tokens for each of so many texts.
         verify: Whether the values of a stored file are compared with their digest before they are used (`full`), or
             only its header and size (`quick`).
-        lock_timeout: Seconds to wait for another run that computes activations of the same backbone and writes none;
-            `None` waits for ever.
+        lock_timeout: Seconds to wait for another run that computes the last of the texts and writes none; `None` waits
+            for ever.
 
     Raises:
         TypeError: A number is not an integer.
@@ -161,7 +162,9 @@ def fill_stores(
     """Run the backbone on every text that some store lacks, and add its activations to these stores.
 
     Stored texts are verified first; those of a damaged file are lacking. A run that lacks nothing waits for nobody and
-    writes nothing. Of several runs that lack texts of one backbone, whatever their settings, one computes at a time.
+    writes nothing. Runs that lack texts of one backbone share the work, whatever their settings: each claims as many
+    texts as fill a shard, the longest that nobody has claimed, and computes them. If all want the same texts, the
+    shards are the same whatever the number of runs, and whichever of them die.
 
     Args:
         backbone: The backbone that is run.
@@ -172,29 +175,36 @@ def fill_stores(
 
     Raises:
         OSError: There is too little free disk space, or texts are missing in a cache that cannot be written.
-        TimeoutError: Another run of this backbone holds its lock and writes nothing.
+        TimeoutError: Another run computes texts that are wanted, and writes nothing.
         ValueError: An activation is NaN or infinite.
         MemoryError: A single text does not fit into a GPU's memory.
     """
     start = time.monotonic()
     ids = dict(zip(texts.text_ids, texts.ids, strict=True))
     wanted = {reading: backbone.layers(reading.stack, site=reading.site, spec=layers) for reading in stores}
-    passes, missing = 0, []
-    if any(_lacking(stores, ids, wanted).values()):
-        with _backbone_lock(backbone, stores, settings.lock_timeout):
-            lacking = _lacking(stores, ids, wanted)  # another run may have computed some meanwhile
-            missing = list(dict.fromkeys(text for texts_of_reading in lacking.values() for text in texts_of_reading))
-            incomplete = {reading: stores[reading] for reading, lacks in lacking.items() if lacks}
-            if missing:
-                _check_disk(backbone, {reading: len(missing) * len(wanted[reading]) for reading in incomplete}, stores)
-                longest = max(len(ids[text]) for text in missing)
-                budget = token_budget(backbone, settings.tokens_per_batch, longest=longest)
-                forward = ForwardPasses(backbone, list(incomplete), layers, budget)
-                computed = forward.over([(text, ids[text]) for text in missing])
-                _write(computed, incomplete, wanted, settings.texts_per_shard)
-                passes = forward.done
-    tokens = sum(len(ids[text]) for text in missing)
-    return PassReport(len(ids), len(missing), tokens, passes, time.monotonic() - start)
+    computed: list[str] = []
+    passes = 0
+    lacking = _lacking(stores, ids, wanted)
+    if missing := set().union(*lacking.values()):
+        root = next(iter(stores.values())).folder.parent
+        check_writable(root, f"and some activations of '{backbone.name}' are missing or damaged there")
+        root.mkdir(parents=True, exist_ok=True)
+        vectors = {reading: len(lacks) * len(wanted[reading]) for reading, lacks in lacking.items()}
+        _check_disk(backbone, vectors, root)
+        longest, limit = max(len(ids[text]) for text in missing), backbone.tokenizer.max_length
+        forward = ForwardPasses(backbone, layers, token_budget(backbone, settings.tokens_per_batch, longest=longest))
+        shards = _claimed_shards(backbone, stores, ids, wanted, settings, limit=limit)
+        with pass_progress(texts=len(missing), tokens=sum(len(ids[text]) for text in missing)) as progress:
+            for texts_of_shard, readings in shards:
+                batches = list(forward.over([(text, ids[text]) for text in texts_of_shard], readings, progress))
+                names = [name for names_of_batch, _ in batches for name in names_of_batch]
+                for reading in readings:
+                    values = torch.cat([values[reading] for _, values in batches])
+                    stores[reading].add(names, wanted[reading], values)
+                computed += names
+        passes = forward.done
+    tokens = sum(len(ids[text]) for text in computed)
+    return PassReport(len(ids), len(computed), tokens, passes, time.monotonic() - start)
 
 
 def row_ids(task: str, split: str, texts: Sequence[str], labels: Sequence[object]) -> tuple[str, ...]:
@@ -225,42 +235,68 @@ def row_ids(task: str, split: str, texts: Sequence[str], labels: Sequence[object
 
 def _lacking(
     stores: Stores, texts: Iterable[str], wanted: Mapping[Reading, tuple[Layer, ...]]
-) -> dict[Reading, list[str]]:
+) -> dict[Reading, set[str]]:
     """The texts that each store lacks at the wanted layers, after those that it has were verified."""
     names, lacking = list(texts), {}
     for reading, store in stores.items():
         store.refresh()
         store.verify(names, wanted[reading])
-        lacking[reading] = store.missing(names, wanted[reading])
+        lacking[reading] = set(store.missing(names, wanted[reading]))
     return lacking
 
 
-@contextmanager
-def _backbone_lock(backbone: ReadableBackbone, stores: Stores, timeout: float | None) -> Iterator[None]:
-    """Within the context, no other run computes activations of this backbone, under whatever settings.
+def _claimed_shards(
+    backbone: ReadableBackbone,
+    stores: Stores,
+    ids: Mapping[str, np.ndarray],
+    wanted: Mapping[Reading, tuple[Layer, ...]],
+    settings: ExtractionSettings,
+    *,
+    limit: int,
+) -> Iterator[tuple[list[str], list[Reading]]]:
+    """Claim one shard after another until the stores lack nothing: its texts, and the readings that lack some of them.
+
+    A shard is claimed while the caller computes it, and must be stored when the next one is asked for.
 
     Raises:
-        PermissionError: The stores cannot be written.
-        TimeoutError: The holder of the lock wrote nothing for `timeout` seconds.
+        TimeoutError: Another run that computes the last texts wrote nothing for `settings.lock_timeout` seconds.
     """
-    lock_file = next(iter(stores.values())).lock_file
-    check_writable(lock_file.parent, f"and some activations of '{backbone.name}' are missing or damaged there")
-    folders = [store.folder for store in stores.values()]
+    store = next(iter(stores.values()))
+    what = f"the activations of '{backbone.name}'"
+    claims = Claims(store.lock_file)
+    timeout, is_first = settings.lock_timeout, True
 
     def newest_file() -> list[int]:
-        return [folder.stat().st_mtime_ns for folder in folders if folder.exists()]
+        return [store.folder.stat().st_mtime_ns for store in stores.values() if store.folder.exists()]
 
-    what = f"the activations of '{backbone.name}'"
-    with process_lock(lock_file, what=what, timeout=timeout, progress=newest_file) as held:
-        if held:
-            for store in stores.values():
-                store.remove_litter()
-        yield
+    patience = Patience(what, timeout, newest_file)
+    while True:
+        with process_lock(store.lock_file, what=what, timeout=timeout, progress=newest_file):
+            others = claims.of_others()
+            if is_first and not others:
+                for store in stores.values():
+                    store.remove_litter()
+            is_first = False
+            lacking = _lacking(stores, ids, wanted)
+            missing = set().union(*lacking.values())
+            if not missing:
+                return
+            free = missing.difference(*others.values())
+            names = next_shard(
+                {text: len(ids[text]) for text in free}, texts_per_shard=settings.texts_per_shard, limit=limit
+            )
+            claim = claims.claim(names) if names else None
+        if claim is None:
+            patience.look(lambda: " and ".join(who for who, texts in others.items() if texts & missing))  # noqa: B023
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            continue
+        with claims.beating(claim):
+            yield names, [reading for reading, lacks in lacking.items() if lacks.intersection(names)]
+        patience = Patience(what, timeout, newest_file)
 
 
-def _check_disk(backbone: ReadableBackbone, vectors: Mapping[Reading, int], stores: Stores) -> None:
+def _check_disk(backbone: ReadableBackbone, vectors: Mapping[Reading, int], root: Path) -> None:
     """Raise unless so many vectors of each reading fit on the disk."""
-    root = next(iter(stores.values())).folder.parent
     itemsize = {r: torch.float32.itemsize if r.pooling == "mean" else backbone.dtype.itemsize for r in vectors}
     needed = sum(count * backbone.hidden_size * itemsize[reading] for reading, count in vectors.items())
     free = shutil.disk_usage(root).free
@@ -270,33 +306,3 @@ def _check_disk(backbone: ReadableBackbone, vectors: Mapping[Reading, int], stor
             f"The activations need {needed / 1e9:.2f} GB and '{root}' has {free / 1e9:.2f} GB free. Set "
             "`paths.cache_dir` to a larger disk, or fewer `backbone.layers`, poolings or `suite.max_rows`."
         )
-
-
-def _write(
-    computed: Iterator[tuple[list[str], dict[Reading, Tensor]]],
-    stores: Stores,
-    layers: Mapping[Reading, tuple[Layer, ...]],
-    texts_per_shard: int,
-) -> None:
-    """Write shards of `texts_per_shard` texts, whatever the sizes of the batches."""
-    names: list[str] = []
-    pending: dict[Reading, list[Tensor]] = {reading: [] for reading in stores}  # each (texts, layers, features)
-
-    def flush() -> None:
-        for reading, store in stores.items():
-            store.add(names, layers[reading], torch.cat(pending[reading]))
-            pending[reading].clear()
-        names.clear()
-
-    for batch_names, values in computed:
-        start = 0
-        while start < len(batch_names):
-            chunk = slice(start, start + texts_per_shard - len(names))
-            names += batch_names[chunk]
-            for reading in stores:
-                pending[reading].append(values[reading][chunk])
-            start = chunk.stop
-            if len(names) == texts_per_shard:
-                flush()
-    if names:
-        flush()
