@@ -21,6 +21,7 @@ from probes.seeds import derive_seed
 from probes.threads import map_on_cores
 from probes.training import ProbeSettings, Standardiser, TaskData, solve_linear
 from probes.training.selection import fold_of_rows
+from probes.training.training_sets import training_set_errors
 
 _LAYERS_SOLVED_TOGETHER = 2
 """Layers that one core solves together: few, so that their problems fit in its cache and no core is idle at the end."""
@@ -137,6 +138,15 @@ def bits_of_targets(kind: TargetKind, logits: Tensor, targets: Tensor) -> Tensor
         return -of_target[..., 0] / math.log(2)
     signs = 2 * targets.double() - 1
     return -functional.logsigmoid(signs * logits.double()).mean(-1) / math.log(2)
+
+
+def errors_over_sets(refits: Tensor) -> Tensor:
+    """`training_set_errors` where some layers are constant: these are NaN in `refits`, and in the errors."""
+    live = refits[0].isfinite().any(0)
+    of_live = training_set_errors(refits[:, :, live])
+    errors = of_live.new_full((len(of_live), len(live)), torch.nan)
+    errors[:, live] = of_live
+    return errors
 
 
 @dataclass(frozen=True)

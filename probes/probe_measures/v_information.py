@@ -23,12 +23,13 @@ from probes.probe_measures.linear_refits import (
     LossSelected,
     SolvedLayers,
     bits_of_targets,
+    errors_over_sets,
     select_by_loss,
     solve_sets,
 )
 from probes.probe_measures.protocol import ProbedTask, TaskTable
 from probes.seeds import derive_seed
-from probes.training.training_sets import half_weights, training_set_errors
+from probes.training.training_sets import half_weights
 from probes.values import Estimates, Layer, LayerProfile
 
 _TEXT_CHARACTERS = 300
@@ -66,7 +67,7 @@ class VInformation:
         errors = (pointwise - pointwise.mean(1, keepdim=True)).T / (rows * (rows - 1)) ** 0.5
         over = "rows"
         if probed.settings.sets_to_refit(len(data.train.targets), exact=True) > 0:
-            over_sets = training_set_errors(self._refits(probed, selected))
+            over_sets = errors_over_sets(self._refits(probed, selected))
             errors, over = torch.cat([errors, over_sets]), "rows and training sets"
         estimates = Estimates(
             pointwise.mean(1).numpy(),
@@ -87,7 +88,7 @@ class VInformation:
         return without - bits_of_targets(data.kind, logits, data.test.targets)
 
     def _refits(self, probed: ProbedTask, selected: LossSelected) -> Tensor:
-        """V-information of probes refitted on halves of the training rows, as `training_set_errors` expects it.
+        """V-information of probes refitted on halves of the training rows, as `errors_over_sets` expects it.
 
         Each half has its own class frequencies, too.
         """

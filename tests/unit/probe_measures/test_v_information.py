@@ -110,9 +110,11 @@ def test_a_constant_layer_has_no_value():
     data = planted_task()
     for split in (data.train, data.validation, data.test):
         split.activations.values[0] = 1.0
-    profile = profiles_of(VInformation()(probed(data)))["v_information"]
+    profile = profiles_of(VInformation()(probed(data, settings=replace(FEW, training_sets=4))))["v_information"]
     assert np.isnan(profile.estimates.values[0])
     assert np.isfinite(profile.estimates.values[1:]).all()
+    assert np.isfinite(profile.estimates.errors[:, 1:]).all()
+    assert np.isnan(profile.estimates.errors[:, 0]).any()
 
 
 def test_bits_of_labels_are_the_mean_of_their_binary_cross_entropies():
