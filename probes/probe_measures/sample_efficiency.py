@@ -19,6 +19,7 @@ from probes.metrics import (
     MAIN_METRIC,
     bootstrap_counts,
     majority_logits,
+    permuted_scores,
     score_interval,
     score_rows,
     widened,
@@ -30,6 +31,8 @@ from probes.probe_measures.protocol import ProbedTask, TaskTable
 from probes.seeds import derive_seed
 from probes.values import Estimates, LayerProfile
 
+_PERMUTATIONS = 50
+"""Permutations of the test labels behind the score by chance."""
 _RESAMPLES = 200
 """Resamples of the test rows and of the subsets."""
 
@@ -45,7 +48,7 @@ class SampleEfficiency:
     Attributes:
         subsets: Random subsets of each size.
         smallest: Least rows of a subset; it also holds as many rows as there are classes.
-        share: Share of the last gain over the baseline that is asked for.
+        share: Share of the last gain over chance that is asked for.
     """
 
     subsets: int = 8
@@ -82,7 +85,7 @@ class SampleEfficiency:
             rows,
             interval=np.where(above, interval, np.nan),
             interval_over="rows and training sets",
-            note="constant layer, or no score above the majority baseline",
+            note="constant layer, or no score above chance",
             remarks=tuple(remark if is_above else "" for remark, is_above in zip(remarks, above, strict=True)),
         )
         yield LayerProfile(estimates=estimates, **named)
@@ -100,7 +103,7 @@ class SampleEfficiency:
                 metric: [float(curve.values[cell]) for cell in cells],
                 "lower end": [float(curve.low[cell]) for cell in cells],
                 "upper end": [float(curve.high[cell]) for cell in cells],
-                "majority": [curve.chance for _ in cells],
+                "by chance": [float(curve.chance[layer]) for layer, _ in cells],
             }
             yield TaskTable(name=name, task=data.task, reading=data.reading, columns=columns)
 
@@ -115,7 +118,8 @@ class LearningCurve:
         low: Lower ends of 95 % intervals over test rows and training sets, same shape.
         high: Upper ends.
         draws: Scores in resamples of test rows and of subsets, shape `(resamples, layers, sizes)`.
-        chance: Score of the majority baseline.
+        chance: Score by chance at each layer, shape `(layers,)`: of the majority baseline, or of the probe of all rows
+            against permuted labels, whichever is larger.
     """
 
     sizes: tuple[int, ...]
@@ -123,7 +127,7 @@ class LearningCurve:
     low: np.ndarray
     high: np.ndarray
     draws: np.ndarray
-    chance: float
+    chance: np.ndarray
 
 
 def learning_curve(probed: ProbedTask, starts: list[int], *, subsets: int) -> LearningCurve:
@@ -152,34 +156,38 @@ def learning_curve(probed: ProbedTask, starts: list[int], *, subsets: int) -> Le
     picked = torch.randint(subsets, (_RESAMPLES, subsets), generator=generator)
     resampled = torch.stack([of_subsets[1 + s][..., picked[s]].mean(-1) for s in range(_RESAMPLES)])
     constant = majority_logits(data.kind, data.train.targets, len(test), classes=data.num_classes)
-    chance = score_rows(data.kind, constant, test, names={metric}).values[metric]
+    majority = score_rows(data.kind, constant, test, names={metric}).values[metric]
+    permuted = torch.stack([torch.randperm(len(test), generator=generator) for _ in range(_PERMUTATIONS)])
+    chance = torch.full((len(live),), torch.nan, dtype=torch.float64)
+    by_chance = permuted_scores(data.kind, logits[live, -1], test, permuted, names={metric})[metric].mean(0)
+    chance[live] = by_chance.maximum(majority)
     return LearningCurve(
         (*starts, rows),
         means[0].numpy(),
         low.numpy(),
         high.numpy(),
         torch.cat([resampled, by_set[1:, :, -1:]], dim=2).numpy(),
-        float(chance),
+        chance.numpy(),
     )
 
 
-def rows_to_reach(values: np.ndarray, sizes: tuple[int, ...], *, chance: float, share: float) -> np.ndarray:
+def rows_to_reach(values: np.ndarray, sizes: tuple[int, ...], *, chance: np.ndarray, share: float) -> np.ndarray:
     """Where curves first exceed chance by a share of what they do at their end.
 
     Args:
         values: Scores, shape `(..., sizes)`.
         sizes: Training rows, ascending.
-        chance: Score of the baseline.
+        chance: Score by chance of each curve, shape `(layers,)`, the last axis but one of `values`.
         share: Of the last gain over it.
 
     Returns:
         Rows, interpolated linearly in their logarithm, shape `(...)`; at least the smallest size, and the largest for a
         curve that ends below chance.
 
-    >>> rows_to_reach(np.array([0.5, 0.6, 0.8, 0.9]), (16, 32, 64, 128), chance=0.5, share=0.5).item()
+    >>> rows_to_reach(np.array([0.5, 0.6, 0.8, 0.9]), (16, 32, 64, 128), chance=np.array(0.5), share=0.5).item()
     45.25483399593904
     """
-    goal = chance + share * (values[..., -1:] - chance)
+    goal = (chance + share * (values[..., -1] - chance))[..., None]
     positions = np.log2(np.array(sizes, dtype=np.float64))
     first = (values >= goal).argmax(-1)
     before = np.maximum(first - 1, 0)
