@@ -52,6 +52,7 @@ class SuiteActivations:
         report: What the pass computed.
         num_cut: Rows whose beginning was cut off, by task.
         certificate: How well the backbone's passes agreed on a few of the texts; `None` if this was never checked.
+        token_counts: Number of tokens of each row, by task and split.
     """
 
     backbone: str
@@ -60,6 +61,7 @@ class SuiteActivations:
     report: PassReport
     num_cut: Mapping[str, int]
     certificate: Certificate | None
+    token_counts: Mapping[tuple[str, str], Sequence[int]]
     _stores: Mapping[Reading, ActivationStore]
     _texts: Mapping[tuple[str, str], ReadTexts]
 
@@ -165,6 +167,7 @@ def read_suite(
         report=report,
         num_cut=num_cut,
         certificate=certificate,
+        token_counts={key: tuple(map(len, texts.ids)) for key, texts in tokenized.items()},
         _stores=stores,
         _texts=read,
     )
@@ -216,7 +219,7 @@ def facts_of(suite: Suite, activations: SuiteActivations) -> dict[str, Any]:
         "backbone_fingerprint": activations.fingerprint,
         "suite": suite.name,
         "tasks": {task.name: {split: len(rows) for split, rows in task.splits.items()} for task in suite.tasks},
-        "rows_cut": dict(activations.num_cut),
+        "rows_cut": {task.name: activations.num_cut[task.name] for task in suite.tasks},
         "texts": report.texts,
         "texts_computed": report.texts_computed,
         "tokens_computed": report.tokens_computed,

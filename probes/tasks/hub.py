@@ -31,6 +31,7 @@ def load_hub_suite(
     max_rows: MaxRows = None,
     prompt: str = "instruction",
     template: str | None = None,
+    nuisances: Sequence[str] = (),
     seed: int = 0,
     strict: bool = False,
     name: str | None = None,
@@ -55,6 +56,7 @@ def load_hub_suite(
         max_rows: At most this many rows in each split, or a mapping split → rows, drawn so that no class vanishes.
         prompt: `instruction` or `raw`.
         template: A string with `{column}` placeholders, used for all tasks in place of `prompt`.
+        nuisances: Columns that may explain the label, such as its source, for an audit for nuisances.
         seed: Decides which rows are drawn, and the carved validation split.
         strict: Raise on prompts that two splits share instead of warning.
         name: Name of the suite; `None` for the last part of `path`.
@@ -80,8 +82,8 @@ def load_hub_suite(
         source_splits = _source_splits(definition, dataset)
         columns = [column for column in dataset[source_splits["train"]].column_names if column != definition.label]
         render = template_renderer(task, text_template, columns, key)
-        raw = _read(definition, dataset, source_splits, text_template)
-        built.append(build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict))
+        raw = _read(definition, dataset, source_splits, text_template, nuisances)
+        built.append(build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict, columns=nuisances))
     return Suite(suite_name, tuple(built))
 
 
@@ -164,7 +166,13 @@ def _source_splits(definition: HubTask, dataset: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def _read(definition: HubTask, dataset: Mapping[str, Any], splits: Mapping[str, str], template: str) -> RawTask:
+def _read(
+    definition: HubTask,
+    dataset: Mapping[str, Any],
+    splits: Mapping[str, str],
+    template: str,
+    nuisances: Sequence[str],
+) -> RawTask:
     train = dataset[splits["train"]]
     if definition.kind != "generation" and definition.label not in train.column_names:
         raise ValueError(
@@ -173,7 +181,7 @@ def _read(definition: HubTask, dataset: Mapping[str, Any], splits: Mapping[str, 
         )
     return RawTask(
         name=definition.name,
-        rows={split: _rows(dataset[source], definition, template) for split, source in splits.items()},
+        rows={split: _rows(dataset[source], definition, template, nuisances) for split, source in splits.items()},
         kind=definition.kind,
         labels=_class_names(definition, train.features.get(definition.label)),
         cluster=definition.cluster,
@@ -183,9 +191,10 @@ def _read(definition: HubTask, dataset: Mapping[str, Any], splits: Mapping[str, 
     )
 
 
-def _rows(dataset: Any, definition: HubTask, template: str) -> list[Row]:
-    """The columns that the template names and the label, which is the answer (`targets`) of a generation task."""
-    names = [name for name in dataset.column_names if f"{{{name}" in template and name != definition.label]
+def _rows(dataset: Any, definition: HubTask, template: str, nuisances: Sequence[str]) -> list[Row]:
+    """The nuisances, the columns that the template names and the label, the answer (`targets`) of a generation task."""
+    columns = [name for name in dataset.column_names if name != definition.label]
+    names = [name for name in columns if f"{{{name}" in template or name in nuisances]
     columns = [list(dataset[name]) for name in names]
     if definition.label in dataset.column_names:
         names.append("targets" if definition.kind == "generation" else "label")

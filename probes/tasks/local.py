@@ -33,6 +33,7 @@ def load_local_suite(
     max_rows: MaxRows = None,
     prompt: str = "instruction",
     template: str | None = None,
+    nuisances: Sequence[str] = (),
     seed: int = 0,
     strict: bool = False,
     name: str | None = None,
@@ -51,6 +52,7 @@ def load_local_suite(
         max_rows: At most this many rows in each split, or a mapping split → rows, drawn so that no class vanishes.
         prompt: `instruction` or `raw`; see `probes.tasks.prompts.prompt_renderer`.
         template: A string with `{field}` placeholders, used in place of `prompt`.
+        nuisances: Fields of every row that may explain the label, such as its source, for an audit.
         seed: Decides which rows are drawn, and the validation split where there is none.
         strict: Raise on prompts that two splits share instead of warning.
         name: Name of the suite; `None` for that in `suite.json`, or else the folder's.
@@ -70,7 +72,7 @@ def load_local_suite(
         raw = _read_task(task, files, entries[task], folder)
         check_splits(raw)
         render = prompt_renderer(task, raw.rows["train"], prompt=prompt, template=template)
-        built.append(build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict))
+        built.append(build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict, columns=nuisances))
     return Suite(name or str(listing.get("name", folder.resolve().name)), tuple(built))
 
 

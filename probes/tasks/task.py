@@ -28,7 +28,7 @@ Render = Callable[[Row], str]
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of one split, in order; the three tuples have one entry per row.
+    """The rows of one split, in order; every tuple has one entry per row.
 
     Attributes:
         prompts: What the backbone reads.
@@ -36,12 +36,14 @@ class Split:
         targets: The answer in words; `""` where there is none.
         words: Which words the rows are, of tasks of words; then the prompt of a row is its sentence. `None`: a row is
             its whole prompt.
+        columns: Name → values of further columns, such as the source of each row, that an audit for nuisances needs.
     """
 
     prompts: tuple[str, ...]
     labels: tuple[Label, ...]
     targets: tuple[str, ...]
     words: WordRows | None = None
+    columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -7,6 +7,7 @@ from statistics import median
 
 import numpy as np
 
+from probes.report.audit import audit_at_best_layers
 from probes.report.page.content import score_table
 from probes.report.saved_run import SavedRun
 from probes.values import SIGNIFICANCE_LEVEL, Layer, LayerByTask
@@ -56,6 +57,7 @@ def _probe_sentences(run: SavedRun) -> Iterator[str]:
             f"At its best layer, chosen on validation rows, the score is above chance for {len(found)} of "
             f"{_count(tested, 'task')} (p < {SIGNIFICANCE_LEVEL}, corrected for all cells){none}."
         )
+    yield from _audit_sentences(run)
     ranked = sorted(table, key=lambda row: row["score"].value)
     high, low = ranked[-1]["score"], ranked[0]["score"]
     text = f"{ranked[-1]['task']} is decoded best, {_number(high)} at layer {high.layer}"
@@ -77,6 +79,26 @@ def _probe_sentences(run: SavedRun) -> Iterator[str]:
             "Validation rows cannot tell the best layer from several others: "
             f"{alone}, and for {wide} it may be any of {len(sets[wide])}."
         )
+
+
+def _audit_sentences(run: SavedRun) -> Iterator[str]:
+    tasks: dict[str, list[str]] = {}
+    for row in audit_at_best_layers(run.rows, run.best_layers):
+        tasks.setdefault(row.verdict, []).append(row.task)
+    explained = [
+        f"{names[0] if len(names) == 1 else _names(names)} ({verdict.removeprefix('explained by ')})"
+        for verdict, names in tasks.items()
+        if verdict.startswith("explained by ")
+    ]
+    parts = []
+    if stands := tasks.get("stands"):
+        parts.append(f"{_names(stands)} {'stands' if len(stands) == 1 else 'stand'}")
+    if explained:
+        parts.append(f"{_names(explained)} {'is' if len(explained) == 1 else 'are'} explained by a nuisance")
+    if unknown := tasks.get("not identifiable"):
+        parts.append(f"for {_names(unknown)} label and nuisance cannot be told apart")
+    if parts:
+        yield f"By the audit for nuisances at the best layers, {'; '.join(parts)}."
 
 
 def _compare_sentences(run: SavedRun) -> Iterator[str]:
