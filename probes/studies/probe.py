@@ -14,9 +14,16 @@ from probes.analysis import LayerAnalysis, result_rows
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
 from probes.files import file_name
-from probes.probe_measures import ProbedTask
+from probes.probe_measures import ProbedTask, TaskTable
 from probes.progress import tracked
-from probes.report import print_best_layers, report_findings, write_predictions, write_report, write_results
+from probes.report import (
+    print_best_layers,
+    report_findings,
+    write_predictions,
+    write_report,
+    write_results,
+    write_task_table,
+)
 from probes.studies.further_passes import read_with_further_passes
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import (
@@ -30,9 +37,11 @@ from probes.studies.suite_activations import (
 from probes.tasks import Suite, Task
 from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings, TaskProbes, fit_task
-from probes.values import SPLITS, Reading
+from probes.values import SPLITS, LayerProfile, Reading
 
 _log = logging.getLogger(__name__)
+
+_WITHOUT_LABELS = {"generation", "trees"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +130,16 @@ class ProbeStudy:
                         settings=probe,
                         trainer=trainer,
                         seed=context.seed,
-                        token_counts={split: activations.token_counts[task.name, split] for split in SPLITS},
+                        token_counts={split: activations.token_counts(task, split) for split in SPLITS},
                         variants=read.variants_of(data, reading),
                         random_weights=read.random_weights_of(task, reading),
                     )
-                    for measure in analysis.probe_measures:
-                        analysis.table.add(measure(probed))
+                    found = [item for measure in analysis.probe_measures for item in measure(probed)]
+                    analysis.table.add(item for item in found if isinstance(item, LayerProfile))
                 fits[reading][task.name] = fit
                 stem = _file_stem(task, reading, first=next(iter(fits)))
+                for table in (item for item in found if isinstance(item, TaskTable)):
+                    write_task_table(table, context.output_dir / "tables", stem=stem)
                 fit.save(context.output_dir / "probes" / f"{stem}.safetensors", metadata=_identity(activations))
                 if fit.predictions is not None:
                     write_predictions(fit.predictions, context.output_dir / "predictions" / f"{stem}.npz")
@@ -161,10 +172,10 @@ def with_labels(suite: Suite) -> Suite:
     Raises:
         ValueError: None is left.
     """
-    without = [task.name for task in suite.tasks if task.kind == "generation"]
+    without = [task.name for task in suite.tasks if task.kind in _WITHOUT_LABELS]
     if without:
         _log.info("%d tasks have no labels and are not probed: %s.", len(without), ", ".join(without))
-    tasks = tuple(task for task in suite.tasks if task.kind != "generation")
+    tasks = tuple(task for task in suite.tasks if task.kind not in _WITHOUT_LABELS)
     if not tasks:
         raise ValueError(
             f"Suite '{suite.name}' has no task with labels: {', '.join(without) or 'it is empty'}. "

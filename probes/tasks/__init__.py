@@ -1,4 +1,4 @@
-"""Where examples come from: generated sentences, JSON lines, tables, the Hub; their prompts, splits and checks."""
+"""Where examples come from: generated sentences, JSON lines, tables, treebanks, the Hub; prompts, splits, checks."""
 
 from probes.tasks.flan2021 import load_flan2021_suite as load_flan2021_suite
 from probes.tasks.groups import aligned as aligned
@@ -12,3 +12,9 @@ from probes.tasks.task import Split as Split
 from probes.tasks.task import Suite as Suite
 from probes.tasks.task import Task as Task
 from probes.tasks.task import TaskKind as TaskKind
+from probes.tasks.words.sentence import Sentence as Sentence
+from probes.tasks.words.sentence import WordRows as WordRows
+from probes.tasks.words.suites import load_columns_suite as load_columns_suite
+from probes.tasks.words.suites import load_conllu_suite as load_conllu_suite
+from probes.tasks.words.suites import load_hub_words_suite as load_hub_words_suite
+from probes.tasks.words.treebank import treebank_suite as treebank_suite

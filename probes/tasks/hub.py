@@ -84,7 +84,7 @@ def load_hub_suite(
         text_template, key = column_template(
             task, text=definition.text, instruction=definition.instruction, prompt=prompt, template=template
         )
-        dataset = _load(definition)
+        dataset = load_dataset_splits(definition)
         source_splits = _source_splits(definition, dataset)
         columns = [column for column in dataset[source_splits["train"]].column_names if column != definition.label]
         render = template_renderer(task, text_template, columns, key)
@@ -128,8 +128,12 @@ def _define(base: HubTask, task: str, changes: Mapping[str, Any]) -> HubTask:
     return definition
 
 
-def _load(definition: HubTask) -> Mapping[str, Any]:
-    """Split of the dataset → its `datasets.Dataset`."""
+def load_dataset_splits(definition: HubTask) -> Mapping[str, Any]:
+    """Split of the dataset → its `datasets.Dataset`.
+
+    Raises:
+        ValueError: There is no such dataset or configuration, or it cannot be read.
+    """
     from datasets import exceptions, load_dataset  # imported here because it takes a second
 
     dataset = f"dataset '{definition.path}'" + (f", configuration '{definition.config}'" if definition.config else "")

@@ -9,17 +9,26 @@ import torch
 from torch import Tensor
 
 from probes.metrics import TargetKind
+from probes.token_values import TokenActivations
+from probes.training.ragged import RaggedRows, RowValues
 from probes.values import SPLITS, Activations, Layer, Reading
 
 
 class LabelledActivations(NamedTuple):
-    """Activations `(layers, rows, features)` and the targets of their rows.
+    """Activations `(layers, rows, features)`, or of the tokens of each row, and the targets of the rows.
 
     Targets are class indices `(rows,)`, 0/1 entries `(rows, labels)`, or real numbers `(rows,)`.
     """
 
-    activations: Activations
+    activations: Activations | TokenActivations
     targets: Tensor
+
+    @property
+    def values(self) -> RowValues:
+        """The activations as probes are trained on them."""
+        if isinstance(self.activations, TokenActivations):
+            return RaggedRows(self.activations.values, self.activations.lengths)
+        return self.activations.values
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,11 @@ class TaskData:
     def in_features(self) -> int:
         """Width of one layer's activations."""
         return self.train.activations.values.shape[-1]
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether a row has a vector for each of its tokens."""
+        return isinstance(self.train.activations, TokenActivations)
 
     @property
     def num_classes(self) -> int:
@@ -148,6 +162,8 @@ class TaskData:
             if values.numel() == 0 or values.sum().isfinite():  # a sum needs no mask of the size of the layer
                 continue
             bad = (~values.isfinite().all(1)).nonzero()[:, 0].tolist()
+            if isinstance(activations, TokenActivations):
+                bad = activations.text_of_token[bad].unique().tolist()
             if bad:  # none if finite values overflowed in the sum
                 ids = ", ".join(activations.row_ids[row] for row in bad[:5]) + (", …" if len(bad) > 5 else "")
                 raise ValueError(

@@ -11,10 +11,9 @@ SPLITS = ("train", "validation", "test")
 
 def task(name: str, labels: tuple[str, ...], rows: int = 12) -> Task:
     codes = tuple(i % len(labels) for i in range(rows))
-    split = Split(
-        tuple(f"{name} {i}" for i in range(rows)), codes, tuple(labels[code] for code in codes),
-        {"domain": tuple("xy"[i // 2 % 2] for i in range(rows))},
-    )  # fmt: skip
+    domains = tuple("xy"[i // 2 % 2] for i in range(rows))
+    prompts, answers = tuple(f"{name} {i}" for i in range(rows)), tuple(labels[code] for code in codes)
+    split = Split(prompts, codes, answers, columns={"domain": domains})
     return Task(name, "classification", labels, dict.fromkeys(SPLITS, split))
 
 
