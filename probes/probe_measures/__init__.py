@@ -8,4 +8,5 @@ from probes.probe_measures.protocol import ProbedTask as ProbedTask
 from probes.probe_measures.protocol import ProbeMeasure as ProbeMeasure
 from probes.probe_measures.protocol import TaskTable as TaskTable
 from probes.probe_measures.sample_efficiency import SampleEfficiency as SampleEfficiency
+from probes.probe_measures.spans import SpanDeletion as SpanDeletion
 from probes.probe_measures.v_information import VInformation as VInformation
