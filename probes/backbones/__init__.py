@@ -1,5 +1,6 @@
 """The frozen wrapper around any transformers model: any stack, layer, site and pooling from one pass."""
 
+from probes.backbones.edits import Edit as Edit
 from probes.backbones.frozen import FrozenBackbone as FrozenBackbone
 from probes.backbones.frozen import frozen_view as frozen_view
 from probes.backbones.protocol import ReadableBackbone as ReadableBackbone

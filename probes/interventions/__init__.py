@@ -1,0 +1,6 @@
+"""Interventions: does a model use what a probe can decode? Edits of hidden states, and what to make edits from."""
+
+from probes.backbones.edits import Edit as Edit
+from probes.interventions.edits import add as add
+from probes.interventions.edits import project_out as project_out
+from probes.interventions.edits import set_to as set_to
