@@ -67,7 +67,7 @@ def test_where_rows_are_few_shrinkage_changes_other_rows_less_and_erases_as_much
     others, their_labels = labelled_rows(4000, 2, seed=1, features=96)
     shrunk_eraser, plain = (leace(moments_of(x, labels), shrink=shrink) for shrink in (True, False))
     change = [(eraser(others) - others).square().sum().item() for eraser in (shrunk_eraser, plain)]
-    assert change[0] < 0.5 * change[1]
+    assert change[0] < 0.7 * change[1]
     left = [least_squares_r2(eraser(others), their_labels) for eraser in (shrunk_eraser, plain)]
     assert left[0] == pytest.approx(left[1])
     assert left[0] < 0.5 * least_squares_r2(others, their_labels)
