@@ -9,4 +9,9 @@ from probes.interventions.erasers import inlp as inlp
 from probes.interventions.erasers import leace as leace
 from probes.interventions.erasers import mean_difference as mean_difference
 from probes.interventions.erasers import random_subspace as random_subspace
+from probes.interventions.kept_arrays import KeptArrays as KeptArrays
 from probes.interventions.moments import LabelMoments as LabelMoments
+from probes.interventions.streams import Streams as Streams
+from probes.interventions.streams import erasers_from_layer_on as erasers_from_layer_on
+from probes.interventions.streams import erasing as erasing
+from probes.interventions.streams import token_groups as token_groups
