@@ -64,6 +64,7 @@ def trained_model() -> LlamaForCausalLM:
         model = LlamaForCausalLM(config)
         embeddings = NOISE * torch.randn(WORDS + 4, FEATURES)
         planted = torch.tensor([[2.0 * sign - 1 for sign in signs(word)] for word in range(WORDS)])
+        planted[:, 1] *= 1.5  # so that it is as easy to decode after blocks that do not need it
         embeddings[:WORDS] = embeddings[: WORDS // 4].repeat_interleave(4, dim=0) + planted @ planted_directions()
         model.get_input_embeddings().weight.data = embeddings
         model.get_input_embeddings().weight.requires_grad_(False)

@@ -24,7 +24,7 @@ from probes.interventions import (
 LM = toy_language_model
 ERASERS = {  # each with the most that erasing the ignored direction may take
     "leace": (leace, 0.05),
-    "inlp": (partial(inlp, iterations=8), 0.05),
+    "inlp": (partial(inlp, iterations=14), 0.05),
     "mean_difference": (mean_difference, 0.2),  # differs from the ignored direction where the answer varies much
 }
 
