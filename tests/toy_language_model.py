@@ -64,15 +64,22 @@ def trained_model() -> LlamaForCausalLM:
         model = LlamaForCausalLM(config)
         embeddings = NOISE * torch.randn(WORDS + 4, FEATURES)
         planted = torch.tensor([[2.0 * sign - 1 for sign in signs(word)] for word in range(WORDS)])
-        planted[:, 1] *= 1.5  # so that it is as easy to decode after blocks that do not need it
         embeddings[:WORDS] = embeddings[: WORDS // 4].repeat_interleave(4, dim=0) + planted @ planted_directions()
         model.get_input_embeddings().weight.data = embeddings
         model.get_input_embeddings().weight.requires_grad_(False)
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3, weight_decay=0.1)
+        for block in model.model.layers:  # small at first, so that blocks do not cover what they need not
+            block.self_attn.o_proj.weight.data *= 0.1
+            block.mlp.down_proj.weight.data *= 0.1
+        bystander = torch.nn.Linear(FEATURES, 2)  # keeps the second sign decodable; it is no part of the model
+        trained = [p for p in (*model.parameters(), *bystander.parameters()) if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=3e-3, weight_decay=0.1)
         for _ in range(250):
             ids = torch.randint(WORDS, (64, 4))
             answers = torch.tensor([YES if signs(word)[0] else NO for word in ids[:, -1].tolist()])
-            loss = torch.nn.functional.cross_entropy(model(input_ids=ids).logits[:, -1], answers)
+            ignored = torch.tensor([signs(word)[1] for word in ids[:, -1].tolist()])
+            hidden = model.model(input_ids=ids).last_hidden_state[:, -1]
+            loss = torch.nn.functional.cross_entropy(model.lm_head(hidden), answers)
+            loss += 0.02 * torch.nn.functional.cross_entropy(bystander(hidden), ignored)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

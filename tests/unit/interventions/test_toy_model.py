@@ -22,11 +22,7 @@ from probes.interventions import (
 )
 
 LM = toy_language_model
-ERASERS = {  # each with the most that erasing the ignored direction may take
-    "leace": (leace, 0.05),
-    "inlp": (partial(inlp, iterations=14), 0.05),
-    "mean_difference": (mean_difference, 0.2),  # differs from the ignored direction where the answer varies much
-}
+ERASERS = {"leace": leace, "inlp": partial(inlp, iterations=8), "mean_difference": mean_difference}
 
 
 def labels_of(task, split: str) -> torch.Tensor:
@@ -84,11 +80,10 @@ def _least_squares_accuracy(train, y_train, test, y_test) -> float:
 @pytest.mark.parametrize("name", ERASERS)
 @pytest.mark.parametrize("layer", range(LAYERS + 1))
 def test_erasing_the_direction_that_is_read_takes_the_answer_and_the_other_leaves_it(name: str, layer: int):
-    make, spill = ERASERS[name]
     for which in (0, 1):
         moments = streams_of(which, "train", layer).moments(labels_of(toy_task(which), "train"), 2, "last")
-        found = effect(which, erasing({layer: {"last": make(moments["last"])}}, "last"), layer)
-        assert found > 0.9 if which == 0 else abs(found) < spill
+        found = effect(which, erasing({layer: {"last": ERASERS[name](moments["last"])}}, "last"), layer)
+        assert found > 0.9 if which == 0 else abs(found) < 0.05
 
 
 def test_a_random_subspace_leaves_the_answer():
