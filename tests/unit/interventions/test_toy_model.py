@@ -22,7 +22,7 @@ from probes.interventions import (
 )
 
 LM = toy_language_model
-ERASERS = {"leace": leace, "inlp": partial(inlp, iterations=8), "mean_difference": mean_difference}
+ERASERS = {"leace": leace, "inlp": partial(inlp, iterations=14), "mean_difference": mean_difference}
 
 
 def labels_of(task, split: str) -> torch.Tensor:
