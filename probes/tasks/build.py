@@ -107,7 +107,7 @@ def _render_split(
     check_prompts(raw, origin, positions.tolist(), prompts)
     labels, targets = _take(encoded.labels[origin], positions), _take(encoded.targets[origin], positions)
     kept = {name: _column(raw, origin, positions, name) for name in columns}
-    return Split(tuple(prompts), tuple(labels), tuple(targets), kept)
+    return Split(tuple(prompts), tuple(labels), tuple(targets), columns=kept)
 
 
 def _column(raw: RawTask, origin: str, positions: np.ndarray, name: str) -> tuple[Any, ...]:
