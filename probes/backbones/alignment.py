@@ -84,4 +84,4 @@ def _tokens_of_words(offsets: np.ndarray, ranges: Ranges) -> np.ndarray:
     shared = np.array(overlaps, dtype=bool, ndmin=2)  # (words, tokens)
     first = shared.argmax(axis=1)
     after_last = shared.shape[1] - np.flip(shared, axis=1).argmax(axis=1)
-    return np.where(shared.any(axis=1)[:, None], np.stack([first, after_last], axis=1), 0).astype(np.int32)
+    return np.where(np.any(shared, axis=1, keepdims=True), np.stack([first, after_last], axis=1), 0).astype(np.int32)
