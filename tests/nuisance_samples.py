@@ -43,7 +43,8 @@ def planted(
         names = tuple("ab"[own] for own in tags)
         texts = [" ".join(draw.choices(WORDS, k=draw.randint(4, 9))) for _ in range(rows)]
         prompts = texts if columns else [f"{name} {text}" for name, text in zip(names, texts, strict=True)]
-        splits[split] = Split(tuple(prompts), tuple(labels), ("",) * rows, {"source": names} if columns else {})
+        of_rows = {"source": names} if columns else {}
+        splits[split] = Split(tuple(prompts), tuple(labels), ("",) * rows, columns=of_rows)
         values = torch.randn(2, rows, FEATURES, generator=generator)
         values[1, :, :5] += tag * (2 * torch.tensor(tags).float() - 1)[:, None]
         values[1, :, 5:10] += signal * (2 * torch.tensor(labels).float() - 1)[:, None]

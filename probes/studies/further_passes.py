@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from probes.activations import ExtractionSettings
 from probes.backbones import FrozenBackbone, with_random_weights
-from probes.probe_measures import ProbeMeasure
 from probes.studies.suite_activations import SuiteActivations, read_suite, task_data
 from probes.tasks import Suite, Task
 from probes.training import LabelledActivations, TaskData
@@ -49,7 +48,7 @@ def read_with_further_passes(
     extraction: ExtractionSettings,
     cache_dir: Path,
     *,
-    measures: Sequence[ProbeMeasure],
+    measures: Sequence[Callable[..., object]],
     seed: int,
 ) -> FurtherPasses:
     """Read a suite and what its measures need besides: variants of prompts in the same pass, random weights in another.
@@ -71,7 +70,7 @@ def read_with_further_passes(
     return FurtherPasses(activations, variants, random)
 
 
-def _variants_of(task: Task, measures: Iterable[ProbeMeasure]) -> dict[str, Task]:
+def _variants_of(task: Task, measures: Iterable[object]) -> dict[str, Task]:
     """Name of a variant → the task with its prompts, named after task and variant."""
     named: dict[str, Task] = {}
     for measure in measures:

@@ -130,7 +130,7 @@ class ProbeStudy:
                         settings=probe,
                         trainer=trainer,
                         seed=context.seed,
-                        token_counts={split: activations.token_counts[task.name, split] for split in SPLITS},
+                        token_counts={split: activations.token_counts(task, split) for split in SPLITS},
                         variants=read.variants_of(data, reading),
                         random_weights=read.random_weights_of(task, reading),
                     )

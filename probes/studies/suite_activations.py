@@ -52,7 +52,6 @@ class SuiteActivations:
         report: What the pass computed.
         num_cut: Rows whose beginning was cut off, by task.
         certificate: How well the backbone's passes agreed on a few of the texts; `None` if this was never checked.
-        token_counts: Number of tokens of each row, by task and split.
     """
 
     backbone: str
@@ -61,13 +60,18 @@ class SuiteActivations:
     report: PassReport
     num_cut: Mapping[str, int]
     certificate: Certificate | None
-    token_counts: Mapping[tuple[str, str], Sequence[int]]
     _stores: Mapping[Reading, ActivationStore]
     _texts: Mapping[tuple[str, str], ReadTexts]
 
     def readings(self, task: Task) -> tuple[Reading, ...]:
         """What a task's rows are read under: readings of words for tasks of words, pooled ones for others."""
         return tuple(reading for reading in self.layers if (token_mode(reading) is not None) == task.of_words)
+
+    def token_counts(self, task: Task, split: str) -> tuple[int, ...]:
+        """Number of tokens of each row's text; of words, that of their sentence."""
+        rows, ids = task.splits[split], self._texts[task.name, split].tokenized.ids
+        texts = range(len(rows)) if rows.words is None else rows.words.sentence.tolist()
+        return tuple(len(ids[text]) for text in texts)
 
     def rows(self, task: Task, split: str, reading: Reading) -> Activations:
         """Activations of one split of a task, rows in the task's order; their ids are the same for every backbone.
@@ -167,7 +171,6 @@ def read_suite(
         report=report,
         num_cut=num_cut,
         certificate=certificate,
-        token_counts={key: tuple(map(len, texts.ids)) for key, texts in tokenized.items()},
         _stores=stores,
         _texts=read,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from probes.tasks.build import build_task
 from probes.tasks.checks import choose_tasks
+from probes.tasks.groups import Alignment, aligned, with_separate_groups
 from probes.tasks.prompts import column_template, template_renderer
 from probes.tasks.splits import MaxRows, split_name
 from probes.tasks.task import RawTask, Row, Suite, Task, TaskKind
@@ -32,6 +33,8 @@ def load_hub_suite(
     prompt: str = "instruction",
     template: str | None = None,
     nuisances: Sequence[str] = (),
+    group: str | None = None,
+    align: Alignment | None = None,
     seed: int = 0,
     strict: bool = False,
     name: str | None = None,
@@ -57,6 +60,9 @@ def load_hub_suite(
         prompt: `instruction` or `raw`.
         template: A string with `{column}` placeholders, used for all tasks in place of `prompt`.
         nuisances: Columns that may explain the label, such as its source, for an audit for nuisances.
+        group: Field of the rows, such as a domain or a template, whose values are never in two splits: all rows are
+            then divided anew. `None` for the splits as they are.
+        align: Task → label → common label, so that probes of one task can be tried on another; see `aligned`.
         seed: Decides which rows are drawn, and the carved validation split.
         strict: Raise on prompts that two splits share instead of warning.
         name: Name of the suite; `None` for the last part of `path`.
@@ -82,9 +88,11 @@ def load_hub_suite(
         source_splits = _source_splits(definition, dataset)
         columns = [column for column in dataset[source_splits["train"]].column_names if column != definition.label]
         render = template_renderer(task, text_template, columns, key)
-        raw = _read(definition, dataset, source_splits, text_template, nuisances)
+        kept = [*nuisances, *([] if group is None else [group])]
+        raw = _read(definition, dataset, source_splits, text_template, kept)
+        raw = with_separate_groups(raw, group, seed=seed)
         built.append(build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict, columns=nuisances))
-    return Suite(suite_name, tuple(built))
+    return aligned(Suite(suite_name, tuple(built)), align)
 
 
 @dataclass(frozen=True, kw_only=True)

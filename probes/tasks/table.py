@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from probes.tasks.build import build_task
+from probes.tasks.groups import Alignment, aligned
 from probes.tasks.prompts import column_template, template_renderer
 from probes.tasks.splits import MaxRows, draw_splits, split_name
 from probes.tasks.table_file import Table, read_table
@@ -45,6 +46,7 @@ def table_suite(
     template: str | None = None,
     max_rows: MaxRows = None,
     nuisances: Sequence[str] = (),
+    align: Alignment | None = None,
     seed: int = 0,
     strict: bool = False,
     name: str | None = None,
@@ -74,6 +76,7 @@ def table_suite(
         template: A template that is used in place of `prompt`.
         max_rows: At most this many rows in each split, or a mapping split → rows, drawn so that no class vanishes.
         nuisances: Columns that may explain the label, such as its source, for an audit for nuisances.
+        align: Task → label → common label, so that probes of one task can be tried on another; see `aligned`.
         seed: Decides the splits and which rows are drawn.
         strict: Raise on prompts that two splits share instead of warning.
         name: Name of the suite and of its task; `None` for the file's name without its ending, or `table`.
@@ -109,7 +112,7 @@ def table_suite(
             in_split = _with_validation(in_split, rows.prompts, read, groups, validation_share, seed=seed, task=task)
     raw = _raw_task(task, table, rows, read, in_split, nuisances)
     built = build_task(raw, lambda row: row["text"], max_rows=max_rows, seed=seed, strict=strict, columns=nuisances)
-    return Suite(task, (built,))
+    return aligned(Suite(task, (built,)), align)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from probes.values import ALL_TASKS
 
@@ -47,6 +49,21 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def at(self, rows: Sequence[int]) -> Split:
+        """Some of the rows, by their positions."""
+
+        def of(values: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(values[row] for row in rows)
+
+        return replace(
+            self,
+            prompts=of(self.prompts),
+            labels=of(self.labels),
+            targets=of(self.targets),
+            words=None if self.words is None else self.words.at(np.asarray(rows, dtype=np.int64)),
+            columns={name: of(values) for name, values in self.columns.items()},
+        )
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import random
 from pathlib import Path
 
+import pytest
 from hydra import compose, initialize_config_dir
 
 from probes.cli import CONFIG_DIR
@@ -26,9 +27,9 @@ def write_task(folder: Path) -> Path:
         for i in range(rows):
             tag = i % 2 if draw.random() < 0.9 else 1 - i % 2
             text = " ".join([("no", "yes")[tag], *draw.choices(WORDS, k=3), "end"])
-            lines.append(
-                json.dumps({"inputs": text, "label": i % 2, "targets": ("bad", "good")[i % 2], "tag": f"t{tag}"})
-            )
+            place = ("north", "south")[i // 2 % 2]
+            row = {"inputs": text, "label": i % 2, "targets": ("bad", "good")[i % 2], "place": place}
+            lines.append(json.dumps(row))
         (folder / "tagged" / f"{split}.jsonl").write_text("\n".join(lines))
     return folder
 
@@ -65,3 +66,36 @@ def test_random_weights_are_read_in_another_pass_only_if_a_measure_asks(tmp_path
     assert tfidf.value > 0.8
     stores = [path for path in (tmp_path / "cache" / "activations").iterdir() if path.is_dir()]
     assert len(stores) == 2  # of both backbones
+
+
+def test_probes_of_tasks_that_share_labels_are_tried_on_each_other(tmp_path):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        paths = (f"paths.cache_dir={tmp_path / 'cache'}", f"paths.output_dir={tmp_path / 'out'}", "logger=csv")
+        data = ("suite.tasks=[subject_number,object_number,tense]", "suite.max_rows=60", "backbone=tiny")
+        small = ("study.resamples=50", "study.permutations=50", "study.training_sets=3", "study.shuffles=3")
+        run(compose("train", overrides=["study=transfer", *paths, *data, *small, "probe.training_sets=0"]))
+    out = tmp_path / "out"
+    rows = read_results(out / "results.csv")
+    pairs = {row.task for row in rows if row.metric == "transfer/minus_own_macro_f1"}
+    assert pairs == {"subject_number → object_number", "object_number → subject_number"}
+    assert {row.task for row in rows if row.metric == "transfer/cosine"} == {"subject_number → object_number"}
+    assert all(row.ci_low is not None for row in rows if row.metric.startswith("transfer/") and row.layer != 0)
+    page = (out / "report.html").read_text()
+    assert "whether probes of tiny-0 that are trained on one task serve another" in page
+
+
+def test_a_task_is_divided_by_a_column_and_tasks_without_a_partner_are_refused(tmp_path):
+    small = (
+        "study=transfer",
+        "study.resamples=20",
+        "study.permutations=20",
+        "study.training_sets=0",
+        "study.shuffles=0",
+    )
+    run(configured(tmp_path, *small, "suite.nuisances=[place]", "study.divide_by=place"))
+    rows = read_results(tmp_path / "out" / "results.csv")
+    pairs = {row.task: row for row in rows if row.metric == "transfer/macro_f1" and row.layer == 2}
+    assert set(pairs) == {"tagged[north] → tagged[south]", "tagged[south] → tagged[north]"}
+    assert all(row.value > 0.7 for row in pairs.values())
+    with pytest.raises(ValueError, match=r"No two tasks of suite 'data' have the same labels \(tagged: bad, good\)"):
+        run(configured(tmp_path / "other", "study=transfer"))

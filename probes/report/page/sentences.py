@@ -36,6 +36,7 @@ def _question(run: SavedRun) -> str:
     what = {
         "probe": f"what a probe can decode from each of {_count(matrix.layers, 'layer')} of {first.backbone}",
         "compare": f"how similar the layers of {first.backbone} and {first.reference} are",
+        "transfer": f"whether probes of {first.backbone} that are trained on one task serve another",
         "compare_runs": f"whether the probes of {first.reference} and {first.backbone} differ on the same test rows",
         "layer_by_layer": f"which layers of {first.backbone} multi-task tuning changes",
     }.get(first.study, f"what the layers of {first.backbone} hold")
@@ -128,6 +129,15 @@ def _layer_by_layer_sentences(run: SavedRun) -> Iterator[str]:
         yield f"No bands of layers are found (lowest p = {lowest.p:.2g}, {lowest.metric.removeprefix('boundary/')})."
 
 
+def _transfer_sentences(run: SavedRun) -> Iterator[str]:
+    for matrix in run.matrices:
+        if matrix.quantity.startswith("transfer/minus_own_"):
+            yield _significant(matrix)
+            yield from _extremes_of(matrix, "score of a transferred probe less that of the task's own")
+        elif matrix.quantity == "transfer/cosine":
+            yield from _extremes_of(matrix, "cosine between probe directions")
+
+
 def _difference_sentences(run: SavedRun) -> Iterator[str]:
     for matrix in run.matrices:
         if "difference/" in matrix.quantity:
@@ -193,6 +203,7 @@ _TELLERS: Mapping[str, Callable[[SavedRun], Iterator[str]]] = {
     "compare": _compare_sentences,
     "layer_by_layer": _layer_by_layer_sentences,
     "compare_runs": _difference_sentences,
+    "transfer": _transfer_sentences,
 }
 
 

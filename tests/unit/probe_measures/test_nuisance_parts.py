@@ -18,7 +18,7 @@ from probes.training import ProbeSettings
 
 
 def task(prompts: list[str], **columns: list) -> Task:
-    rows = Split(tuple(prompts), tuple(i % 2 for i in range(len(prompts))), ("",) * len(prompts), columns)
+    rows = Split(tuple(prompts), tuple(i % 2 for i in range(len(prompts))), ("",) * len(prompts), columns=columns)
     return Task("toy", "classification", ("no", "yes"), dict.fromkeys(("train", "validation", "test"), rows))
 
 
