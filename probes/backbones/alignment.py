@@ -80,7 +80,7 @@ def _tokens_of_words(offsets: np.ndarray, ranges: Ranges) -> np.ndarray:
     """
     words = np.asarray(ranges, dtype=np.int64).reshape(-1, 2)
     starts, ends = offsets[:, 0], offsets[:, 1]
-    shared = np.asarray((starts < words[:, 1:]) & (ends > words[:, :1]) & (starts < ends))  # (words, tokens)
+    shared = (starts < words[:, 1:]) & (ends > words[:, :1]) & (starts < ends)  # (words, tokens)
     first = shared.argmax(axis=1)
-    after_last = shared.shape[1] - shared[:, ::-1].argmax(axis=1)
+    after_last = shared.shape[1] - np.flip(shared, axis=1).argmax(axis=1)
     return np.where(shared.any(axis=1)[:, None], np.stack([first, after_last], axis=1), 0).astype(np.int32)

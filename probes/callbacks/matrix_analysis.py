@@ -53,8 +53,11 @@ class MatrixAnalysis(Callback):
         self._steps_read: set[int] = set()
 
     def add_task(self, data: TaskData) -> None:
-        """Measure a task's test rows, unless that was done before: several fits may belong to one task."""
-        activations, labels = data.test
+        """Measure a task's test rows, unless that was done before: several fits may belong to one task.
+
+        The measures take rows to be independent, so that of words one a sentence is measured.
+        """
+        activations, labels = data.independent_rows("test", seed=self.analysis.seed)
         if not self.analysis.has(data.task, activations.reading):
             reference = None if self.reference is None else self.reference(data.task, activations.reading)
             self.analysis.add(data.task, activations, labels, reference=reference)

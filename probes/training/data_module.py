@@ -26,11 +26,13 @@ class Rows:
         values: Raw activations, shape `(layers, rows, features)`.
         targets: True targets first, then each control's; shape `(1 + controls, rows, ...)`.
         weights: Weight of each row in the loss, mean 1, shape `(1 + controls, rows)`.
+        sentences: Number of each row's sentence, int64 `(rows,)`, where rows are words; `None`: rows are independent.
     """
 
     values: Tensor
     targets: Tensor
     weights: Tensor
+    sentences: Tensor | None = None
 
     def __len__(self) -> int:
         return self.values.shape[1]
@@ -38,11 +40,12 @@ class Rows:
     def at(self, rows: Tensor | slice) -> Rows:
         """Return some of the rows: a copy for indices, a view for a slice."""
         values = self.values[:, rows] if isinstance(rows, slice) else self.values.index_select(1, rows)
-        return Rows(values, self.targets[:, rows], self.weights[:, rows])
+        sentences = None if self.sentences is None else self.sentences[rows]
+        return Rows(values, self.targets[:, rows], self.weights[:, rows], sentences)
 
     def of_layers(self, layers: slice | Tensor) -> Rows:
         """Return some of the layers: a copy for indices, a view for a slice."""
-        return Rows(self.values[layers], self.targets, self.weights)
+        return Rows(self.values[layers], self.targets, self.weights, self.sentences)
 
 
 class ActivationDataModule(LightningDataModule):
