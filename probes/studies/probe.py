@@ -14,9 +14,16 @@ from probes.analysis import LayerAnalysis, result_rows
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
 from probes.files import file_name
-from probes.probe_measures import ProbedTask
+from probes.probe_measures import ProbedTask, TaskTable
 from probes.progress import tracked
-from probes.report import print_best_layers, report_findings, write_predictions, write_report, write_results
+from probes.report import (
+    print_best_layers,
+    report_findings,
+    write_predictions,
+    write_report,
+    write_results,
+    write_task_table,
+)
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import (
     SuiteActivations,
@@ -29,7 +36,7 @@ from probes.studies.suite_activations import (
 from probes.tasks import Suite, Task
 from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings, TaskProbes, fit_task
-from probes.values import Reading
+from probes.values import LayerProfile, Reading
 
 _log = logging.getLogger(__name__)
 
@@ -114,10 +121,12 @@ class ProbeStudy:
                     probed = ProbedTask(
                         task=task, data=data, fit=fit, settings=probe, trainer=trainer, seed=context.seed
                     )
-                    for measure in analysis.probe_measures:
-                        analysis.table.add(measure(probed))
+                    found = [item for measure in analysis.probe_measures for item in measure(probed)]
+                    analysis.table.add(item for item in found if isinstance(item, LayerProfile))
                 fits[reading][task.name] = fit
                 stem = _file_stem(task, reading, first=read_as[task.name][0])
+                for table in (item for item in found if isinstance(item, TaskTable)):
+                    write_task_table(table, context.output_dir / "tables", stem=stem)
                 fit.save(context.output_dir / "probes" / f"{stem}.safetensors", metadata=_identity(activations))
                 if fit.predictions is not None:
                     write_predictions(fit.predictions, context.output_dir / "predictions" / f"{stem}.npz")

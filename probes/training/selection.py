@@ -13,6 +13,7 @@ from probes.seeds import derive_seed
 from probes.training.bank.probe_bank import ProbeBank
 from probes.training.data_module import Rows
 from probes.training.probe_settings import ProbeSettings
+from probes.training.ragged import concatenated_rows, rows_at
 from probes.training.train_bank import BankSpec, TrainedBank, train_bank
 
 
@@ -199,7 +200,7 @@ def _out_of_fold_logits(rows: Rows, spec: BankSpec) -> tuple[Tensor, Rows]:
         if len(held_out) == 0:
             continue
         trained = train_bank(rows.at(kept), rows.at(held_out), spec)
-        logits.append(trained.logits(rows.values[:, held_out]))
+        logits.append(trained.logits(rows_at(rows.values, held_out)))
         order.append(held_out)
     return torch.cat(logits, dim=3), rows.at(torch.cat(order))
 
@@ -220,10 +221,10 @@ def refit_rows(train: Rows, validation: Rows, spec: BankSpec) -> tuple[Rows, Row
 
 def _concatenated(train: Rows, validation: Rows) -> Rows:
     return Rows(
-        torch.cat([train.values, validation.values], dim=1),
+        concatenated_rows([train.values, validation.values]),
         torch.cat([train.targets, validation.targets], dim=1),
         torch.cat([train.weights, validation.weights], dim=1),
-        _sentences_of_both(train, validation),
+        sentences=_sentences_of_both(train, validation),
     )
 
 

@@ -11,17 +11,26 @@ import torch
 from torch import Tensor
 
 from probes.metrics import TargetKind
+from probes.token_values import TokenActivations
+from probes.training.ragged import RaggedRows, RowValues
 from probes.values import SPLITS, Activations, Layer, Reading
 
 
 class LabelledActivations(NamedTuple):
-    """Activations `(layers, rows, features)` and the targets of their rows.
+    """Activations `(layers, rows, features)`, or of the tokens of each row, and the targets of the rows.
 
     Targets are class indices `(rows,)`, 0/1 entries `(rows, labels)`, or real numbers `(rows,)`.
     """
 
-    activations: Activations
+    activations: Activations | TokenActivations
     targets: Tensor
+
+    @property
+    def values(self) -> RowValues:
+        """The activations as probes are trained on them."""
+        if isinstance(self.activations, TokenActivations):
+            return RaggedRows(self.activations.values, self.activations.lengths)
+        return self.activations.values
 
 
 @dataclass(frozen=True)
@@ -91,15 +100,25 @@ class TaskData:
         return self.train.activations.values.shape[-1]
 
     @property
+    def of_tokens(self) -> bool:
+        """Whether a row has a vector for each of its tokens."""
+        return isinstance(self.train.activations, TokenActivations)
+
+    @property
     def num_classes(self) -> int:
         """Width of the logits: number of classes or labels, or 1 for regression."""
         return 1 if self.kind == "regression" else len(self.labels)
 
-    def independent_rows(self, split: str, *, seed: int = 0) -> LabelledActivations:
-        """Rows that are independent of each other: all of them, or one word of each sentence, drawn by `seed`."""
+    def independent_rows(self, split: str, *, seed: int = 0) -> tuple[Activations, Tensor]:
+        """Rows of one vector that are independent of each other, and their targets: all rows, or a word a sentence.
+
+        Args:
+            split: Name of the split.
+            seed: Decides which word of each sentence.
+        """
         activations, targets = getattr(self, split)
         if self.sentences is None:
-            return LabelledActivations(activations, targets)
+            return activations, targets
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(targets), generator=generator)
         _, first = np.unique(self.sentences[split][order].numpy(), return_index=True)
@@ -109,7 +128,7 @@ class TaskData:
             values=activations.values[:, rows],
             row_ids=tuple(activations.row_ids[row] for row in rows.tolist()),
         )
-        return LabelledActivations(some, targets[rows])
+        return some, targets[rows]
 
     def _check_shape(self, split: str) -> None:
         activations, targets = getattr(self, split)
@@ -173,6 +192,8 @@ class TaskData:
             if values.numel() == 0 or values.sum().isfinite():  # a sum needs no mask of the size of the layer
                 continue
             bad = (~values.isfinite().all(1)).nonzero()[:, 0].tolist()
+            if isinstance(activations, TokenActivations):
+                bad = activations.text_of_token[bad].unique().tolist()
             if bad:  # none if finite values overflowed in the sum
                 ids = ", ".join(activations.row_ids[row] for row in bad[:5]) + (", …" if len(bad) > 5 else "")
                 raise ValueError(
