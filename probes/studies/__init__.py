@@ -17,8 +17,17 @@ if TYPE_CHECKING:
     from probes.studies.layer_by_layer.study import LayerByLayerStudy
     from probes.studies.probe import ProbeStudy
     from probes.studies.run_context import RunContext
+    from probes.studies.trees.study import TreesStudy
 
-__all__ = ["CompareStudy", "LayerByLayerStudy", "MapSettings", "MixtureSettings", "ProbeStudy", "RunContext"]
+__all__ = [
+    "CompareStudy",
+    "LayerByLayerStudy",
+    "MapSettings",
+    "MixtureSettings",
+    "ProbeStudy",
+    "RunContext",
+    "TreesStudy",
+]
 
 __getattr__ = lazy_names(
     __name__,
@@ -29,5 +38,6 @@ __getattr__ = lazy_names(
         "layer_by_layer.study": ("LayerByLayerStudy",),
         "probe": ("ProbeStudy",),
         "run_context": ("RunContext",),
+        "trees.study": ("TreesStudy",),
     },
 )
