@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from probes.studies.layer_by_layer.mixture import MixtureSettings
     from probes.studies.layer_by_layer.study import LayerByLayerStudy
     from probes.studies.probe import ProbeStudy
+    from probes.studies.readers import ReadersStudy
     from probes.studies.run_context import RunContext
     from probes.studies.trees.study import TreesStudy
 
@@ -25,6 +26,7 @@ __all__ = [
     "MapSettings",
     "MixtureSettings",
     "ProbeStudy",
+    "ReadersStudy",
     "RunContext",
     "TreesStudy",
 ]
@@ -37,6 +39,7 @@ __getattr__ = lazy_names(
         "layer_by_layer.mixture": ("MixtureSettings",),
         "layer_by_layer.study": ("LayerByLayerStudy",),
         "probe": ("ProbeStudy",),
+        "readers": ("ReadersStudy",),
         "run_context": ("RunContext",),
         "trees.study": ("TreesStudy",),
     },
