@@ -53,7 +53,6 @@ class ForwardPasses:
 
     Attributes:
         backbone: The backbone that is run.
-        readings: What to read.
         layers: Which layers; default the backbone's `layers`.
         tokens_per_batch: Most tokens of one pass; halved whenever a pass runs out of memory.
         spans: Name of a text → the tokens of its words, for readings of words.
@@ -61,47 +60,53 @@ class ForwardPasses:
     """
 
     backbone: ReadableBackbone
-    readings: Sequence[Reading]
     layers: LayerSpec | None
     tokens_per_batch: int
     spans: Mapping[str, np.ndarray] | None = None
     done: int = 0
 
-    def over(self, texts: Sequence[Text]) -> Iterator[tuple[list[str], dict[Reading, Tensor]]]:
+    def over(
+        self, texts: Sequence[Text], readings: Sequence[Reading], progress: PassProgress
+    ) -> Iterator[tuple[list[str], dict[Reading, Tensor]]]:
         """Yield names and activations batch by batch, each tensor of shape `(texts, layers, features)`.
 
         Those of a reading of words have the words of all texts of the batch, one text after another, in place of texts.
 
         Texts come in descending order of their padded length, whatever `tokens_per_batch` is.
 
+        Args:
+            texts: What is read.
+            readings: What is read of it.
+            progress: Is told of each batch.
+
         Raises:
             ValueError: An activation is NaN or infinite.
             MemoryError: A text does not fit into a GPU's memory by itself.
         """
-        with pass_progress(texts=len(texts), tokens=sum(len(ids) for _, ids in texts)) as progress:
-            launched = self._launched(texts)
-            for batch in one_ahead(launched) if self.backbone.device.type == "cuda" else launched:
-                if batch.copied is not None:
-                    batch.copied.synchronize()
-                names = [name for name, _ in batch.texts]
-                for reading, finite in batch.finite.items():
-                    self._check_finite(finite, _names_of_rows(batch.texts, reading, self.spans), reading)
-                progress.advance(texts=len(names), tokens=sum(len(ids) for _, ids in batch.texts))
-                yield names, batch.values
+        launched = self._launched(texts, readings)
+        for batch in one_ahead(launched) if self.backbone.device.type == "cuda" else launched:
+            if batch.copied is not None:
+                batch.copied.synchronize()
+            names = [name for name, _ in batch.texts]
+            for reading, finite in batch.finite.items():
+                self._check_finite(finite, _names_of_rows(batch.texts, reading, self.spans), reading)
+            progress.advance(texts=len(names), tokens=sum(len(ids) for _, ids in batch.texts))
+            yield names, batch.values
 
-    def _launched(self, texts: Sequence[Text]) -> Iterator[_Launched]:
+    def _launched(self, texts: Sequence[Text], readings: Sequence[Reading]) -> Iterator[_Launched]:
         limit = self.backbone.tokenizer.max_length
         batches = plan_batches([len(ids) for _, ids in texts], tokens_per_batch=self.tokens_per_batch, limit=limit)
         for index, batch in enumerate(batches):
-            launched = self._launch([texts[i] for i in batch.texts], batch.length)
+            launched = self._launch([texts[i] for i in batch.texts], readings, batch.length)
             if launched is None:
                 self._halve(len(batch.texts), batch.length)
-                yield from self._launched([texts[i] for remaining in batches[index:] for i in remaining.texts])
+                left = [texts[i] for remaining in batches[index:] for i in remaining.texts]
+                yield from self._launched(left, readings)
                 return
             self.done += 1
             yield launched
 
-    def _launch(self, texts: Sequence[Text], length: int) -> _Launched | None:
+    def _launch(self, texts: Sequence[Text], readings: Sequence[Reading], length: int) -> _Launched | None:
         """Launch one pass; `None` if it runs out of memory."""
         device = self.backbone.device
         on_gpu = device.type == "cuda"
@@ -110,7 +115,7 @@ class ForwardPasses:
             if on_gpu:
                 inputs = tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in inputs)
             spans = None if self.spans is None else [self.spans[name] for name, _ in texts]
-            read = self.backbone(*inputs, readings=self.readings, layers=self.layers, spans=spans)
+            read = self.backbone(*inputs, readings=readings, layers=self.layers, spans=spans)
             by_text = {reading: values.transpose(0, 1) for reading, values in read.items()}  # (texts, layers, features)
             finite = {r: values.isfinite().all(dim=2).to("cpu", non_blocking=on_gpu) for r, values in by_text.items()}
             values = {r: values.to("cpu", non_blocking=on_gpu) for r, values in by_text.items()}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from probes.tasks import Task
 from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings, TaskData, TaskProbes
-from probes.values import LayerProfile
+from probes.values import LayerProfile, Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,30 @@ class ProbedTask:
     seed: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskTable:
+    """What a measure says of single rows, classes or bins of a task: a file of its own beside the profiles.
+
+    The page of a run shows small tables, of at most 8 columns and 40 rows.
+
+    Attributes:
+        name: Names the table, such as `per_class`; a folder of the run.
+        task: Name of the task.
+        reading: Stack, site and pooling.
+        columns: Heading → texts or numbers, all columns of one length.
+    """
+
+    name: str
+    task: str
+    reading: Reading
+    columns: Mapping[str, Sequence[str | int | float]]
+
+
 class ProbeMeasure(Protocol):
     """A quantity, or several, that need the probes of a task; a config names them under `analysis.probe_measures`."""
 
-    def __call__(self, probed: ProbedTask) -> Iterable[LayerProfile]:
-        """Profiles over the layers of `probed.data`.
+    def __call__(self, probed: ProbedTask) -> Iterable[LayerProfile | TaskTable]:
+        """Profiles over the layers of `probed.data`, and tables.
 
         A layer that cannot be measured is NaN, and the profile's note says why; a measure that does not suit the kind
         of task returns nothing.

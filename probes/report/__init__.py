@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         write_layer_by_task,
         write_results,
         write_task_maps,
+        write_task_table,
     )
     from probes.report.figures.band_profiles import Curve, band_profiles
     from probes.report.figures.heatmap import heatmap
@@ -88,6 +89,7 @@ __all__ = [
     "write_report",
     "write_results",
     "write_task_maps",
+    "write_task_table",
 ]
 
 __getattr__ = lazy_names(
@@ -103,6 +105,7 @@ __getattr__ = lazy_names(
             "write_layer_by_task",
             "write_results",
             "write_task_maps",
+            "write_task_table",
         ),
         "figures.heatmap": ("heatmap",),
         "figures.profiles": ("profiles",),
