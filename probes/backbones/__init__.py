@@ -2,6 +2,7 @@
 
 from probes.backbones.alignment import AlignedTexts as AlignedTexts
 from probes.backbones.alignment import Ranges as Ranges
+from probes.backbones.edits import Edit as Edit
 from probes.backbones.frozen import FrozenBackbone as FrozenBackbone
 from probes.backbones.frozen import frozen_view as frozen_view
 from probes.backbones.hooks import Spans as Spans

@@ -83,5 +83,6 @@ def _tokens_of_words(offsets: np.ndarray, ranges: Ranges) -> np.ndarray:
     overlaps = (starts < words[:, 1:]) & (ends > words[:, :1]) & (starts < ends)
     shared: np.ndarray = np.asarray(overlaps)  # (words, tokens)
     first = shared.argmax(axis=1)
-    after_last = shared.shape[1] - np.flip(shared, axis=1).argmax(axis=1)
-    return np.where(shared.any(axis=1)[:, None], np.stack([first, after_last], axis=1), 0).astype(np.int32)
+    after_last = len(offsets) - np.flip(shared, axis=1).argmax(axis=1)
+    has_token = shared.sum(axis=1, keepdims=True) > 0
+    return np.where(has_token, np.stack([first, after_last], axis=1), 0).astype(np.int32)

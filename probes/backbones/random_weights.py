@@ -24,11 +24,11 @@ def with_random_weights(backbone: FrozenBackbone, *, seed: int = 0) -> FrozenBac
         'tiny-0, random weights'
     """
     config = copy.deepcopy(backbone.model.config)
-    if hasattr(config, "quantization_config"):
-        delattr(config, "quantization_config")
+    vars(config).pop("quantization_config", None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "random weights"))
-        model: Any = type(backbone.model)(config)  # pyright: ignore[reportCallIssue]
+        model_class: Any = type(backbone.model)
+        model = model_class(config)
     return FrozenBackbone(
         model.to(device=backbone.device, dtype=backbone.dtype),
         backbone.tokenizer.wrapped,

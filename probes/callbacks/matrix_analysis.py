@@ -56,11 +56,12 @@ class MatrixAnalysis(Callback):
     def add_task(self, data: TaskData) -> None:
         """Measure a task's test rows, unless that was done before: several fits may belong to one task.
 
-        Rows with a vector for each token are not measured; measures compare rows of one vector.
+        Rows with a vector for each token are not measured; measures compare rows of one vector. They also take rows to
+        be independent, so that of words one a sentence is measured.
         """
-        activations, labels = data.test
-        if isinstance(activations, TokenActivations):
+        if isinstance(data.test.activations, TokenActivations):
             return
+        activations, labels = data.independent_rows("test", seed=self.analysis.seed)
         if not self.analysis.has(data.task, activations.reading):
             reference = None if self.reference is None else self.reference(data.task, activations.reading)
             self.analysis.add(data.task, activations, labels, reference=reference)

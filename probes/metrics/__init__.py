@@ -22,6 +22,8 @@ from probes.metrics.scores import bootstrap_counts as bootstrap_counts
 from probes.metrics.scores import classification_scores as classification_scores
 from probes.metrics.scores import majority_logits as majority_logits
 from probes.metrics.scores import multilabel_scores as multilabel_scores
+from probes.metrics.scores import permuted_orders as permuted_orders
 from probes.metrics.scores import permuted_scores as permuted_scores
 from probes.metrics.scores import regression_scores as regression_scores
 from probes.metrics.scores import score_rows as score_rows
+from probes.metrics.scores import word_majority_logits as word_majority_logits

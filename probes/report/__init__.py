@@ -44,9 +44,11 @@ if TYPE_CHECKING:
         print_best_layers,
         print_screen,
     )
+    from probes.report.token_pictures import DrawnTree, WeighedText, report_token_weights, report_trees
 
 __all__ = [
     "Curve",
+    "DrawnTree",
     "FilesOnly",
     "MlflowRunLogger",
     "RunLogger",
@@ -55,6 +57,7 @@ __all__ = [
     "TaskMap",
     "TensorBoardRunLogger",
     "WandbRunLogger",
+    "WeighedText",
     "band_profiles",
     "best_layer_table",
     "curve_of",
@@ -75,6 +78,8 @@ __all__ = [
     "report_jobs",
     "report_layer_by_layer",
     "report_run",
+    "report_token_weights",
+    "report_trees",
     "save_group_report",
     "save_png",
     "task_maps",
@@ -121,6 +126,7 @@ __getattr__ = lazy_names(
             "print_best_layers",
             "print_screen",
         ),
+        "token_pictures": ("DrawnTree", "WeighedText", "report_token_weights", "report_trees"),
         "loggers.run_logger": ("FilesOnly", "RunLogger"),
         "loggers.tensorboard_logger": ("TensorBoardRunLogger",),
         "loggers.wandb_logger": ("WandbRunLogger",),

@@ -102,6 +102,7 @@ class ProbeStudy:
                 )
                 activations = read.activations
             del loaded
+            loaded_suite = activations.readable(loaded_suite)
             context.provenance.record(facts_of(loaded_suite, activations))
             names = names_of(self.name, loaded_suite, activations.backbone)
             reference = None
@@ -115,7 +116,10 @@ class ProbeStudy:
             callback = callbacks(analysis, reference=reference)
             with_callback = partial(trainer, callbacks=[*_callbacks_of(trainer), callback])
             fits: dict[Reading, dict[str, TaskProbes]] = {reading: {} for reading in activations.layers}
-            places = [(reading, task) for reading in fits for task in loaded_suite.tasks]
+            read_as = {task.name: activations.readings(task) for task in loaded_suite.tasks}
+            places = [
+                (reading, task) for reading in fits for task in loaded_suite.tasks if reading in read_as[task.name]
+            ]
             for reading, task in tracked(places, "tasks probed", total=len(places)):
                 with context.stage("probes"):
                     data = task_data(task, activations, reading)
@@ -137,7 +141,7 @@ class ProbeStudy:
                     found = [item for measure in analysis.probe_measures for item in measure(probed)]
                     analysis.table.add(item for item in found if isinstance(item, LayerProfile))
                 fits[reading][task.name] = fit
-                stem = _file_stem(task, reading, first=next(iter(fits)))
+                stem = _file_stem(task, reading, first=read_as[task.name][0])
                 for table in (item for item in found if isinstance(item, TaskTable)):
                     write_task_table(table, context.output_dir / "tables", stem=stem)
                 fit.save(context.output_dir / "probes" / f"{stem}.safetensors", metadata=_identity(activations))
@@ -146,7 +150,7 @@ class ProbeStudy:
                 # After each task, so that a run that dies keeps the scores it has.
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
             with context.stage("report"):
-                primary = next(iter(fits.values()))
+                primary = {task: fits[readings[0]][task] for task, readings in read_as.items()}
                 best = {task: fit.best_layers for task, fit in primary.items() if fit.best_layers is not None}
                 report = report_findings(
                     context.output_dir, analysis.finish(), names=names, logger=context.logger, best_layers=best

@@ -197,7 +197,18 @@ def task_data(task: Task, activations: SuiteActivations, reading: Reading) -> Ta
         split: LabelledActivations(activations.rows(task, split, reading), torch.tensor(task.splits[split].labels))
         for split in ("train", "validation", "test")
     }
-    return TaskData(task=task.name, kind=task.kind, labels=task.labels, ordered=task.ordered, **splits)
+    words = {split: task.splits[split].words for split in splits}
+    groups = {split: torch.from_numpy(rows.sentence) for split, rows in words.items() if rows is not None}
+    types = {split: rows.types for split, rows in words.items() if rows is not None}
+    return TaskData(
+        task=task.name,
+        kind=task.kind,
+        labels=task.labels,
+        ordered=task.ordered,
+        sentences=groups or None,
+        word_types=types or None,
+        **splits,
+    )
 
 
 def labels_of_test_rows(task: Task) -> Tensor | None:

@@ -31,6 +31,7 @@ class Rows:
         values: Raw activations, shape `(layers, rows, features)`, or a vector for each token of each row.
         targets: True targets first, then each control's; shape `(1 + controls, rows, ...)`.
         weights: Weight of each row in the loss, mean 1, shape `(1 + controls, rows)`.
+        sentences: Number of each row's sentence, int64 `(rows,)`, where rows are words; `None`: rows are independent.
         token_axes: How many axes of a row's targets, the last ones, run over its tokens, padded to the longest row.
     """
 
@@ -38,14 +39,20 @@ class Rows:
     targets: Tensor
     weights: Tensor
     token_axes: int = 0
+    sentences: Tensor | None = None
 
     def __len__(self) -> int:
         return self.values.shape[1]
 
     def at(self, rows: Tensor | slice) -> Rows:
         """Return some of the rows: a copy for indices, a view for a slice."""
+        sentences = None if self.sentences is None else self.sentences[rows]
         return replace(
-            self, values=rows_at(self.values, rows), targets=self.targets[:, rows], weights=self.weights[:, rows]
+            self,
+            values=rows_at(self.values, rows),
+            targets=self.targets[:, rows],
+            weights=self.weights[:, rows],
+            sentences=sentences,
         )
 
     def of_layers(self, layers: slice | Tensor) -> Rows:

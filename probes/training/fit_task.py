@@ -28,7 +28,7 @@ from probes.training.probe_settings import ProbeSettings
 from probes.training.ragged import RaggedRows, RowValues, layers_of, rows_at
 from probes.training.saved_probes import save_probes
 from probes.training.scoring import SplitLogits, TaskScorer
-from probes.training.selection import Selection, fold_of_rows, select, with_shuffled_controls
+from probes.training.selection import Selection, fold_of_rows, select, with_shuffled_controls, with_word_type_controls
 from probes.training.task_data import LabelledActivations, TaskData
 from probes.training.train_bank import BankSpec, is_exact
 from probes.training.training_sets import refitted_logits
@@ -124,11 +124,16 @@ def fit_task(data: TaskData, settings: ProbeSettings, trainer_factory: TrainerFa
 
 def _rows(data: TaskData, split: str, live: Tensor, settings: ProbeSettings, seed: int) -> Rows:
     labelled: LabelledActivations = getattr(data, split)
-    targets = with_shuffled_controls(labelled.targets, settings.controls, seed=seed, split=split)
+    sentences = None if data.sentences is None else data.sentences[split]
+    if data.word_types is None:
+        targets = with_shuffled_controls(labelled.targets, settings.controls, seed=seed, split=split)
+    else:
+        types, train = data.word_types[split], data.train.targets
+        targets = with_word_type_controls(labelled.targets, types, train, settings.controls, seed=seed)
     weights = torch.ones(targets.shape[:2])
     if settings.class_weights == "balanced" and data.kind == "classification":
         weights = class_weights(data.train.targets, data.num_classes)[targets]
-    return Rows(_of_layers(labelled.values, live), targets, weights)
+    return Rows(_of_layers(labelled.values, live), targets, weights, sentences=sentences)
 
 
 def _of_layers(values: RowValues, layers: Tensor) -> RowValues:
@@ -178,6 +183,7 @@ def _best_layers(data: TaskData, spec: BankSpec, selection: Selection) -> BestLa
         layers=spec.layers,
         samples=spec.settings.bootstrap_samples,
         seed=derive_seed(spec.seed, "bootstrap", "validation"),
+        sentences=selection.rows.sentences,
     )
 
 
@@ -210,6 +216,10 @@ def _profiles(
             majority = scorer.majority_profiles(split, train_targets, scored)
             metrics = [profile.metric for profile in majority]
             yield from majority
+            if data.word_types is not None and data.kind == "classification":
+                train = (train_targets, data.word_types["train"])
+                of_split = rows[split].targets[0], data.word_types[split]
+                yield from scorer.word_majority_profiles(split, train, *of_split)
     if selection is None:
         for split in SPLITS:
             yield from scorer.missing_profiles(split, metrics)
@@ -226,6 +236,7 @@ def _predictions(data: TaskData, spec: BankSpec, outputs: SplitLogits, profiles:
         labels=data.labels,
         layers=spec.layers,
         row_ids=data.test.activations.row_ids,
+        sentences=None if outputs.sentences is None else outputs.sentences.numpy().astype(np.int32),
     )
     main = next(p for p in profiles if (p.metric, p.split, p.control) == (MAIN_METRIC[data.kind], "test", ""))
     if outputs.refits is None or main.estimates.errors is None:
@@ -249,11 +260,12 @@ def _logits_by_split(selection: Selection, rows: Mapping[str, Rows], spec: BankS
     for split in SPLITS:
         if split == "validation":
             remark = f"out of fold, {selection.folds}-fold cross-validation" if selection.folds else ""
-            found[split] = SplitLogits(split, selection.logits, selection.rows.targets, remark)
+            of_rows = selection.rows
+            found[split] = SplitLogits(split, selection.logits, of_rows.targets, remark, sentences=of_rows.sentences)
             continue
         logits = row_batched_logits(bank, trained.standardiser, rows[split].values)
         logits = logits * trained.target_deviation + trained.target_mean
-        found[split] = SplitLogits(split, logits, rows[split].targets)
+        found[split] = SplitLogits(split, logits, rows[split].targets, sentences=rows[split].sentences)
     sets = spec.settings.sets_to_refit(len(rows["train"]), exact=spec.exact)
     if sets > 0:
         refits = refitted_logits(
@@ -318,7 +330,7 @@ def fit_probes(
     if validation is None:
         validation = rows_at(train[0], slice(0, 0)), train[1][:0]
     names = tuple(range(len(train[0]))) if layers is None else tuple(layers)
-    splits = {
+    splits: dict[str, Any] = {
         split: _labelled(split, values, targets, names)
         for split, (values, targets) in (("train", train), ("validation", validation), ("test", test))
     }
