@@ -10,7 +10,7 @@ import torch
 from nuisance_samples import SETTINGS, planted
 
 from probes.probe_measures import ProbedTask, SpanDeletion
-from probes.probe_measures.spans import _without_random as without_random
+from probes.probe_measures.nuisances.spans import _without_random as without_random
 from probes.tasks import Split, Task
 
 MEASURE = SpanDeletion(spans={"tag": r"^[ab] "}, resamples=100, permutations=100)
