@@ -48,11 +48,7 @@ class NuisanceAudit:
     permutations: int = 200
 
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile]:
-        """The profiles of one task.
-
-        Raises:
-            ValueError: `leave_out` names something that is no nuisance of any task.
-        """
+        """The profiles of one task; none if nothing that may explain its labels varies, or no layer has a probe."""
         groups = nuisances_of(probed.task, probed.token_counts, max_words=self.max_words)
         groups = tuple(group for group in groups if group.name not in self.leave_out)
         if groups and probed.fit.predictions is not None:
