@@ -1,9 +1,31 @@
 """All simulations."""
 
-from calibration import across_tasks, bands, codes, geometry, probe_scores, probe_tests, run_comparisons, similarity
+from calibration import (
+    across_tasks,
+    bands,
+    codes,
+    geometry,
+    nuisances,
+    probe_scores,
+    probe_tests,
+    run_comparisons,
+    similarity,
+)
+
+MODULES = (probe_scores, probe_tests, codes, run_comparisons, nuisances, similarity, geometry, across_tasks, bands)
 
 SIMULATIONS = [
     simulation
-    for module in (probe_scores, probe_tests, codes, run_comparisons, similarity, geometry, across_tasks, bands)
+    for module in (
+        probe_scores,
+        probe_tests,
+        codes,
+        run_comparisons,
+        nuisances,
+        similarity,
+        geometry,
+        across_tasks,
+        bands,
+    )
     for simulation in module.SIMULATIONS
 ]
