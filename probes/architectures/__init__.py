@@ -8,3 +8,4 @@ from probes.architectures.linear import LinearProbe as LinearProbe
 from probes.architectures.mlp import ACTIVATION_FUNCTIONS as ACTIVATION_FUNCTIONS
 from probes.architectures.mlp import MLPProbe as MLPProbe
 from probes.architectures.protocol import ProbeArchitecture as ProbeArchitecture
+from probes.architectures.scalar_mix import ScalarMixProbe as ScalarMixProbe

@@ -2,6 +2,7 @@
 
 from probes.probe_measures.calibration import Calibration as Calibration
 from probes.probe_measures.description_length import DescriptionLength as DescriptionLength
+from probes.probe_measures.layer_choice import LayerChoice as LayerChoice
 from probes.probe_measures.protocol import ProbedTask as ProbedTask
 from probes.probe_measures.protocol import ProbeMeasure as ProbeMeasure
 from probes.probe_measures.protocol import TaskTable as TaskTable

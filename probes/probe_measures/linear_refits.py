@@ -64,6 +64,7 @@ def solve_sets(
     settings: ProbeSettings,
     reduce: Callable[[SolvedLayers], Tensor],
     chosen: Tensor | None = None,
+    scale: float = 1.0,
 ) -> Tensor:
     """Solve linear probes for every layer, penalty and set of rows, and reduce them a few layers at a time.
 
@@ -78,6 +79,7 @@ def solve_sets(
         settings: Penalties, tolerance and iterations; where the penalties do not suit an exact solution, those of
             `linear_penalties`.
         reduce: Called with the probes of some layers; returns a tensor with these layers first. It may run in a thread.
+        scale: Factor of all standardised activations.
         chosen: Index of the only penalty at which each layer is solved, int64 `(layers,)`; default all at every layer.
 
     Returns:
@@ -99,7 +101,7 @@ def solve_sets(
         of_chunk = standardiser[layers]
         solution = solve_linear(
             kind,
-            of_chunk(values[layers]),
+            of_chunk(values[layers]) * scale,
             scaled.expand(len(shares), *scaled.shape),
             penalties if chosen is None else penalties[chosen[layers[:1]]],
             classes=classes,
@@ -107,7 +109,9 @@ def solve_sets(
             tolerance=settings.tolerance,
             max_iterations=settings.max_iterations,
         )
-        return reduce(SolvedLayers(solution.weights, solution.biases, of_chunk(apply_to[layers]), mean, deviation))
+        return reduce(
+            SolvedLayers(solution.weights, solution.biases, of_chunk(apply_to[layers]) * scale, mean, deviation)
+        )
 
     groups = [live] if chosen is None else [live[chosen[live] == index] for index in chosen[live].unique()]
     chunks = [some for group in groups for some in group.split(_LAYERS_SOLVED_TOGETHER)]

@@ -42,7 +42,7 @@ class SampleEfficiency:
     """The learning curve of each layer, and the training rows at which it comes near its end.
 
     The profile `rows_to_90_percent` (or another share) is the number of training rows at which the main metric first
-    exceeds the majority baseline by 90 % of what it does with all rows, interpolated between sizes on the scale of
+    exceeds chance by 90 % of what it does with all rows, interpolated between sizes on the scale of
     their logarithms. The table `learning_curves` holds every size and layer, `learning_curve` those of the best layer.
 
     Attributes:
@@ -184,8 +184,8 @@ def rows_to_reach(values: np.ndarray, sizes: tuple[int, ...], *, chance: np.ndar
         Rows, interpolated linearly in their logarithm, shape `(...)`; at least the smallest size, and the largest for a
         curve that ends below chance.
 
-    >>> rows_to_reach(np.array([0.5, 0.6, 0.8, 0.9]), (16, 32, 64, 128), chance=np.array(0.5), share=0.5).item()
-    45.25483399593904
+    >>> rows_to_reach(np.array([0.5, 0.6, 0.8, 0.9]), (16, 32, 64, 128), chance=np.array(0.5), share=0.5).round(1)
+    np.float64(45.3)
     """
     goal = (chance + share * (values[..., -1] - chance))[..., None]
     positions = np.log2(np.array(sizes, dtype=np.float64))
