@@ -17,9 +17,6 @@ from probes.backbones import ReadableBackbone
 
 _log = logging.getLogger(__name__)
 
-_TOKENS_OF_A_TEXT = 64
-"""A shard holds at most so many tokens for each text that it may hold."""
-
 _MIN_BUDGET, _MAX_BUDGET = 1024, 65536
 """Tokens of one pass under `auto`."""
 
@@ -66,7 +63,7 @@ def plan_batches(lengths: Sequence[int], *, tokens_per_batch: int, limit: int) -
     return batches
 
 
-def next_shard(lengths: Mapping[str, int], *, texts_per_shard: int, limit: int) -> list[str]:
+def next_shard(lengths: Mapping[str, int], *, most_texts: int, most_tokens: int, limit: int) -> list[str]:
     """The texts of the next file of a store: the longest first, as many as the file takes.
 
     Shards that are taken one after another divide the texts in the same way whoever takes them: where one ends depends
@@ -74,19 +71,19 @@ def next_shard(lengths: Mapping[str, int], *, texts_per_shard: int, limit: int) 
 
     Args:
         lengths: Number of tokens of each text that is left.
-        texts_per_shard: Most texts. The shard ends earlier where it has 64 tokens for each of so many texts, padding
-            included, so that shards of long texts do not take much longer.
+        most_texts: Most texts of a shard.
+        most_tokens: Tokens, padding included, after which no further text is added.
         limit: As in `plan_batches`.
 
-    >>> next_shard({"a": 3, "b": 200, "c": 3, "d": 5}, texts_per_shard=3, limit=1000)
+    >>> next_shard({"a": 3, "b": 200, "c": 3, "d": 5}, most_texts=3, most_tokens=192, limit=1000)
     ['b']
-    >>> next_shard({"a": 3, "c": 3, "d": 5}, texts_per_shard=2, limit=1000)
+    >>> next_shard({"a": 3, "c": 3, "d": 5}, most_texts=2, most_tokens=192, limit=1000)
     ['d', 'a']
     """
     names, tokens = [], 0
     padded = {text: padded_length(length, limit=limit) for text, length in lengths.items()}
     for text in sorted(padded, key=lambda text: (-padded[text], text)):
-        if names and (len(names) == texts_per_shard or tokens >= _TOKENS_OF_A_TEXT * texts_per_shard):
+        if names and (len(names) == most_texts or tokens >= most_tokens):
             break
         names.append(text)
         tokens += padded[text]

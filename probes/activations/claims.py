@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from probes.files import write_text
+from probes.files import remove_litter, write_text
 from probes.locks import has_died, this_process, words_for
 
 _log = logging.getLogger(__name__)
@@ -84,6 +84,10 @@ class Claims:
         path = self.lock_file.with_suffix(f".{uuid.uuid4().hex}.claim")
         self._own.add(path.name)
         return write_text(path, json.dumps({"process": this_process(), "texts": list(texts)}))
+
+    def remove_litter(self) -> None:
+        """Delete half-written claims, and notes on the lock, of killed processes; only for who holds the lock."""
+        remove_litter(self.lock_file.parent, f"{self.lock_file.stem}.*")
 
     def _is_void(self, path: Path, process: dict[str, object]) -> bool:
         if has_died(process):

@@ -21,7 +21,7 @@ from torch import Tensor
 from probes.architectures import ScalarMixProbe
 from probes.metrics import MAIN_METRIC, UNITS, bootstrap_counts, errors_of_draws, majority_logits, score_rows
 from probes.metrics.scores import Scores
-from probes.probe_measures.linear_refits import SolvedLayers, linear_penalties, solve_sets
+from probes.probe_measures.linear_refits import SolvedLayers, has_independent_vectors, linear_penalties, solve_sets
 from probes.probe_measures.protocol import ProbedTask
 from probes.seeds import derive_seed
 from probes.training.bank.probe_bank import ProbeBank
@@ -62,7 +62,7 @@ class LayerChoice:
 
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile]:
         """Profiles over layers, and numbers of the task."""
-        if probed.fit.best_layers is None:
+        if probed.fit.best_layers is None or not has_independent_vectors(probed.data):
             return
         yield from self._mixtures(probed)
         if self.concatenate:

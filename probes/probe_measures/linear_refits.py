@@ -121,6 +121,14 @@ def solve_sets(
     return reduced
 
 
+def has_independent_vectors(data: TaskData) -> bool:
+    """Whether each row is one vector and independent of the others, which measures that refit linear probes need.
+
+    Rows of tokens are read by other probes; rows that are words of a sentence depend on each other.
+    """
+    return not data.of_tokens and data.sentences is None
+
+
 def linear_penalties(settings: ProbeSettings) -> tuple[float, ...]:
     """The penalties of the settings where linear probes can be solved at them, else the default grid."""
     return settings.penalties if min(settings.penalties) > 0 else ProbeSettings().penalties

@@ -26,7 +26,13 @@ from probes.metrics import (
 )
 from probes.metrics.scores import SCALES
 from probes.probe_measures.description_length import block_starts, row_orders
-from probes.probe_measures.linear_refits import SolvedLayers, errors_over_sets, linear_penalties, solve_sets
+from probes.probe_measures.linear_refits import (
+    SolvedLayers,
+    errors_over_sets,
+    has_independent_vectors,
+    linear_penalties,
+    solve_sets,
+)
 from probes.probe_measures.protocol import ProbedTask, TaskTable
 from probes.seeds import derive_seed
 from probes.values import Estimates, LayerProfile
@@ -65,6 +71,8 @@ class SampleEfficiency:
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile | TaskTable]:
         """The profile and the tables."""
         data = probed.data
+        if not has_independent_vectors(data):
+            return
         rows = len(data.train.targets)
         starts = block_starts(rows, max(self.smallest, data.num_classes))
         place: dict[str, Any] = {"layers": data.layers, "task": data.task, "reading": data.reading, "seed": probed.seed}

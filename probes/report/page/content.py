@@ -11,6 +11,7 @@ import numpy as np
 from probes.metrics import MAIN_METRIC
 from probes.report.figures.axes import is_signed
 from probes.report.saved_run import SavedRun
+from probes.report.tables import control_of
 from probes.values import ALL_TASKS, SIGNIFICANCE_LEVEL, LayerByLayer, LayerByTask, Reading, Result
 
 _DIGITS = 5
@@ -124,7 +125,7 @@ def score_table(run: SavedRun) -> list[dict[str, Any]]:
                 "layer": best.layer,
                 "layers": best.text,
                 "score": score,
-                "shuffled": cells.get((task, best.layer, metric, "shuffled_labels")),
+                "shuffled": control_of(cells, task, best.layer, metric),
                 "selectivity": cells.get((task, best.layer, "selectivity", "")),
                 "majority": cells.get((task, None, metric, "majority")),
                 "n": score.n,
