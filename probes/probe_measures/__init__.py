@@ -11,3 +11,5 @@ from probes.probe_measures.protocol import ProbeMeasure as ProbeMeasure
 from probes.probe_measures.protocol import TaskTable as TaskTable
 from probes.probe_measures.sample_efficiency import SampleEfficiency as SampleEfficiency
 from probes.probe_measures.v_information import VInformation as VInformation
+from probes.probe_measures.word_scores import EntityScores as EntityScores
+from probes.probe_measures.word_scores import TagScores as TagScores
