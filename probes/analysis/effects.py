@@ -37,6 +37,7 @@ def effect_estimates(
     labels: np.ndarray,
     random: np.ndarray | None = None,
     *,
+    null: float = 0.0,
     alternative: Alternative = "two-sided",
     note: str = "nothing is edited at this layer",
 ) -> Estimates:
@@ -50,6 +51,7 @@ def effect_estimates(
         effects: Shape `(layers, rows)`; NaN rows of a layer make its estimate NaN.
         labels: Class of each row, shape `(rows,)`; each class has two rows or more.
         random: The same for random interventions of the same size, shape `(draws, layers, rows)`, two or more.
+        null: The value of no effect.
         alternative: Which effects count.
         note: Why a layer has no value.
 
@@ -74,7 +76,7 @@ def effect_estimates(
             parts.append((of_draws, len(random) - 1))
         variance = np.sum([part for part, _ in parts], axis=0)
         freedom = variance**2 / np.sum([part**2 / degrees for part, degrees in parts], axis=0)
-        distance = np.where(values == 0, 0.0, values / np.sqrt(variance))
+        distance = np.where(values == null, 0.0, (values - null) / np.sqrt(variance))
     freedom = np.where(np.isfinite(freedom), freedom, parts[0][1])
     reach = student_t.ppf(0.975, freedom) * np.sqrt(variance)
     tail = {"two-sided": 2 * student_t.sf(np.abs(distance), freedom), "greater": student_t.sf(distance, freedom)}
@@ -82,7 +84,7 @@ def effect_estimates(
     return Estimates(
         values,
         effects.shape[1],
-        null=np.zeros((1, len(values))),
+        null=np.full((1, len(values)), null),
         alternative=alternative,
         note=note,
         interval=np.stack([values - reach, values + reach]),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from probes.answers.examples import answer_ids
 from probes.backbones import FrozenBackbone, pad_right
+from probes.files import digest_of_json
 from probes.tasks.prompts import shared_frame
 
 Ids = Sequence[int] | np.ndarray
@@ -89,6 +90,18 @@ class Questions:
                 batches.append([part])
         lengths = torch.tensor([[len(answer) for answer in own] for own in answers], dtype=torch.float64)
         return cls(tuple(_batch(group, options, pad_id) for group in batches), len(prompts), options, lengths)
+
+    @property
+    def digest(self) -> str:
+        """A digest of what the model reads and what is scored, whatever the batches."""
+        cells = []
+        for batch in self.batches:
+            width = batch.input_ids.shape[1]
+            for position, target, cell in zip(*(t.tolist() for t in batch[-3:]), strict=True):
+                place = position // width
+                read = batch.input_ids[place, : position % width + 1].tolist()
+                cells.append((cell, read, target))
+        return digest_of_json(sorted(cells))
 
 
 def label_questions(

@@ -21,6 +21,7 @@ from probes.report.csv_files import (
 )
 from probes.report.figures.axes import is_signed, value_range
 from probes.report.figures.band_profiles import Curve, band_profiles
+from probes.report.figures.decodable_used import decodable_and_used
 from probes.report.figures.heatmap import heatmap
 from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
 from probes.report.figures.profiles import profiles
@@ -208,6 +209,29 @@ def _stem(name: str) -> str:
     """The name of a quantity, and of its reading after `@` if it has one, as a file name."""
     quantity, *reading = name.rsplit("@", 1)
     return "@".join([file_name(quantity.replace("/", "_")), *reading])
+
+
+def report_decodable_and_used(
+    output_dir: Path, decodable: Sequence[LayerProfile], used: Sequence[LayerProfile], *, logger: RunLogger
+) -> Path:
+    """Draw what probes decode beside what the model uses as `figures/decodable_and_used.png`, and log the picture.
+
+    Args:
+        output_dir: The run's folder.
+        decodable: Scores of probes, a profile for each task.
+        used: Used-ness, of the same tasks in the same order.
+        logger: Receives the picture.
+    """
+    labels = [f"{group[0].name} ({group[0].unit})" for group in (decodable, used)]
+    figure = decodable_and_used(
+        [curve_of(profile) for profile in decodable],
+        [curve_of(profile) for profile in used],
+        decodable_label=labels[0],
+        used_label=labels[1],
+    )
+    path = save_png(figure, output_dir / "figures" / "decodable_and_used.png")
+    logger.log_picture("decodable_and_used", path)
+    return path
 
 
 def report_layer_by_layer(

@@ -12,6 +12,8 @@ from probes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from probes.studies.compare import CompareStudy
+    from probes.studies.interventions.erase import EraseStudy
+    from probes.studies.interventions.erasure import ErasureSettings
     from probes.studies.layer_by_layer.figures import MapSettings
     from probes.studies.layer_by_layer.mixture import MixtureSettings
     from probes.studies.layer_by_layer.study import LayerByLayerStudy
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CompareStudy",
+    "EraseStudy",
+    "ErasureSettings",
     "LayerByLayerStudy",
     "MapSettings",
     "MixtureSettings",
@@ -37,6 +41,8 @@ __getattr__ = lazy_names(
     __name__,
     {
         "compare": ("CompareStudy",),
+        "interventions.erase": ("EraseStudy",),
+        "interventions.erasure": ("ErasureSettings",),
         "layer_by_layer.figures": ("MapSettings",),
         "layer_by_layer.mixture": ("MixtureSettings",),
         "layer_by_layer.study": ("LayerByLayerStudy",),

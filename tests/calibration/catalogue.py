@@ -10,22 +10,20 @@ from calibration import (
     probe_tests,
     run_comparisons,
     similarity,
+    words,
 )
 
-MODULES = (probe_scores, probe_tests, codes, run_comparisons, nuisances, similarity, geometry, across_tasks, bands)
+MODULES = (
+    probe_scores,
+    probe_tests,
+    words,
+    codes,
+    run_comparisons,
+    nuisances,
+    similarity,
+    geometry,
+    across_tasks,
+    bands,
+)
 
-SIMULATIONS = [
-    simulation
-    for module in (
-        probe_scores,
-        probe_tests,
-        codes,
-        run_comparisons,
-        nuisances,
-        similarity,
-        geometry,
-        across_tasks,
-        bands,
-    )
-    for simulation in module.SIMULATIONS
-]
+SIMULATIONS = [simulation for module in MODULES for simulation in module.SIMULATIONS]
