@@ -33,7 +33,14 @@ if TYPE_CHECKING:
     from probes.report.page.build import write_report
     from probes.report.pictures import save_png
     from probes.report.predictions_file import read_predictions, write_predictions
-    from probes.report.run_report import RunReport, curve_of, report_findings, report_layer_by_layer, report_run
+    from probes.report.run_report import (
+        RunReport,
+        curve_of,
+        report_decodable_and_used,
+        report_findings,
+        report_layer_by_layer,
+        report_run,
+    )
     from probes.report.saved_run import SavedRun, read_run
     from probes.report.tables import (
         best_layer_table,
@@ -74,6 +81,7 @@ __all__ = [
     "read_predictions",
     "read_results",
     "read_run",
+    "report_decodable_and_used",
     "report_findings",
     "report_jobs",
     "report_layer_by_layer",
@@ -115,7 +123,14 @@ __getattr__ = lazy_names(
         "loggers.mlflow_logger": ("MlflowRunLogger",),
         "pictures": ("save_png",),
         "predictions_file": ("read_predictions", "write_predictions"),
-        "run_report": ("RunReport", "curve_of", "report_findings", "report_layer_by_layer", "report_run"),
+        "run_report": (
+            "RunReport",
+            "curve_of",
+            "report_decodable_and_used",
+            "report_findings",
+            "report_layer_by_layer",
+            "report_run",
+        ),
         "saved_run": ("SavedRun", "read_run"),
         "tables": (
             "best_layer_table",

@@ -73,6 +73,12 @@ class SuiteActivations:
         wanted = task.of_words or all_tokens
         return tuple(reading for reading in self.layers if (token_mode(reading) is not None) == wanted)
 
+    def token_counts(self, task: Task, split: str) -> tuple[int, ...]:
+        """Number of tokens of each row's text; of words, that of their sentence."""
+        rows, ids = task.splits[split], self._texts[task.name, split].tokenized.ids
+        texts = range(len(rows)) if rows.words is None else rows.words.sentence.tolist()
+        return tuple(len(ids[text]) for text in texts)
+
     def rows(self, task: Task, split: str, reading: Reading) -> Activations:
         """Activations of one split of a task, rows in the task's order; their ids are the same for every backbone.
 
@@ -234,7 +240,7 @@ def facts_of(suite: Suite, activations: SuiteActivations) -> dict[str, Any]:
         "backbone_fingerprint": activations.fingerprint,
         "suite": suite.name,
         "tasks": {task.name: {split: len(rows) for split, rows in task.splits.items()} for task in suite.tasks},
-        "rows_cut": dict(activations.num_cut),
+        "rows_cut": {task.name: activations.num_cut[task.name] for task in suite.tasks},
         "texts": report.texts,
         "texts_computed": report.texts_computed,
         "tokens_computed": report.tokens_computed,
