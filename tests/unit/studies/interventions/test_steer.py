@@ -39,8 +39,8 @@ def test_the_direction_that_is_read_moves_the_answer_and_the_ignored_one_does_no
     found = cells(results, f"steering/{kind}")
     assert len(found) == 2 * (LAYERS + 1)
     for (_, task), row in found.items():
-        # The classes lie one gap on either side of 0. Moving the rows of one class to the other takes two gaps, and those
-        # that are there already hardly move: the mean over both classes is one gap.
+        # The classes lie one gap on either side of 0. Moving rows of one class to the other takes two gaps, and those that
+        # are there already hardly move: the mean over both classes is one gap.
         share = row.value / answered.value
         if task == "ignored":
             assert abs(share) < 0.05 * 2
