@@ -10,6 +10,7 @@ from calibration import (
     probe_tests,
     run_comparisons,
     similarity,
+    trees,
     words,
 )
 
@@ -17,6 +18,7 @@ MODULES = (
     probe_scores,
     probe_tests,
     words,
+    trees,
     codes,
     run_comparisons,
     nuisances,
