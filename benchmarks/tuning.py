@@ -15,12 +15,13 @@ from claim import Claim, alternate, show, timed
 from device import argument_parser
 from transformers import PreTrainedModel
 
+from probes.answers import Example
+from probes.answers.answer_model import AnswerModel
 from probes.backbones import FrozenBackbone
 from probes.tasks import starter_suite
 from probes.tuning import InstructionTuner, TuningExamples, TuningSettings
 from probes.tuning.adapters import make_trainable
-from probes.tuning.answer_model import AnswerModel
-from probes.tuning.examples import Example, encode_splits, epoch_batches
+from probes.tuning.examples import encode_splits, epoch_batches
 
 STEPS, ROWS_PER_STEP, ROWS_PER_BATCH, ROUNDS = 3, 16, 4, 3
 SETTINGS = TuningSettings(rank=16, alpha=32.0, dropout=0.0)

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from probes.answers import Example
+from probes.answers.answer_model import AnswerModel
 from probes.backbones import FrozenBackbone, tiny_backbone
 from probes.tuning import TuningExamples, TuningSettings
 from probes.tuning.adapters import make_trainable
-from probes.tuning.answer_model import AnswerModel
-from probes.tuning.examples import Example, encode_splits
+from probes.tuning.examples import encode_splits
 
 WORDS = {"cat": "yes", "dogs": "no", "a bird": "no"}
 

@@ -57,7 +57,7 @@ class LayerAnalysis:
         between: Mapping[str, BetweenTasks] | None = None,
         specificity_of: Sequence[str] = (),
         segments_of: Sequence[str] = (),
-        probe_measures: Mapping[str, Callable[[Any], Iterable[LayerProfile]]] | None = None,
+        probe_measures: Mapping[str, Any] | None = None,
         tail: Tail = "counted",
         rows_per_task: int = 64,
         seed: int = 0,

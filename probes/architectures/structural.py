@@ -20,7 +20,9 @@ class _Projection(nn.Module):
     def __init__(self, in_features: int, rank: int) -> None:
         super().__init__()
         if rank < 1:
-            raise ValueError(f"The rank of a structural probe must be at least 1; got {rank}. Set `study.ranks`.")
+            raise ValueError(
+                f"The rank of a structural probe must be at least 1; got {rank}. Set `study.probes.ranks`."
+            )
         self.projection = nn.Linear(in_features, rank, bias=False)
         nn.init.uniform_(self.projection.weight, -0.05, 0.05)
 

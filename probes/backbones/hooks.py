@@ -71,8 +71,13 @@ class ForwardPass:
                 sink = _pool_into(pooled, name, self.pooler(name, attention_mask, spans))
                 # A decoder needs the whole encoder, so only the last stack is stopped early.
                 hooks.enter_context(capture(self.stacks[name], sorted(places, key=str), sink, stop=name == names[-1]))
-            self.run(names, input_ids, attention_mask, masked=not (self.causal and _right_padded(attention_mask)))
+            self.run_batch(names, input_ids, attention_mask)
         return pooled
+
+    def run_batch(self, stacks: Sequence[str], input_ids: Tensor, attention_mask: Tensor) -> Any:
+        """Run these stacks on a batch, without its mask if that makes no difference; arguments as in `run`."""
+        masked = not (self.causal and _right_padded(attention_mask))
+        return self.run(stacks, input_ids, attention_mask, masked=masked)
 
     def run(
         self, stacks: Sequence[str], input_ids: Tensor, attention_mask: Tensor, *, masked: bool = True, **kwargs: Any

@@ -13,6 +13,7 @@ from probes.metrics.scores import LARGER_IS_BETTER as LARGER_IS_BETTER
 from probes.metrics.scores import MAIN_METRIC as MAIN_METRIC
 from probes.metrics.scores import METRICS as METRICS
 from probes.metrics.scores import OBJECTIVE_METRIC as OBJECTIVE_METRIC
+from probes.metrics.scores import SCALES as SCALES
 from probes.metrics.scores import UNITS as UNITS
 from probes.metrics.scores import ProbeMetric as ProbeMetric
 from probes.metrics.scores import Scores as Scores

@@ -33,7 +33,14 @@ if TYPE_CHECKING:
     from probes.report.page.build import write_report
     from probes.report.pictures import save_png
     from probes.report.predictions_file import read_predictions, write_predictions
-    from probes.report.run_report import RunReport, curve_of, report_findings, report_layer_by_layer, report_run
+    from probes.report.run_report import (
+        RunReport,
+        curve_of,
+        report_decodable_and_used,
+        report_findings,
+        report_layer_by_layer,
+        report_run,
+    )
     from probes.report.saved_run import SavedRun, read_run
     from probes.report.tables import (
         best_layer_table,
@@ -44,9 +51,11 @@ if TYPE_CHECKING:
         print_best_layers,
         print_screen,
     )
+    from probes.report.token_pictures import DrawnTree, WeighedText, report_token_weights, report_trees
 
 __all__ = [
     "Curve",
+    "DrawnTree",
     "FilesOnly",
     "MlflowRunLogger",
     "RunLogger",
@@ -55,6 +64,7 @@ __all__ = [
     "TaskMap",
     "TensorBoardRunLogger",
     "WandbRunLogger",
+    "WeighedText",
     "band_profiles",
     "best_layer_table",
     "curve_of",
@@ -71,10 +81,13 @@ __all__ = [
     "read_predictions",
     "read_results",
     "read_run",
+    "report_decodable_and_used",
     "report_findings",
     "report_jobs",
     "report_layer_by_layer",
     "report_run",
+    "report_token_weights",
+    "report_trees",
     "save_group_report",
     "save_png",
     "task_maps",
@@ -110,7 +123,14 @@ __getattr__ = lazy_names(
         "loggers.mlflow_logger": ("MlflowRunLogger",),
         "pictures": ("save_png",),
         "predictions_file": ("read_predictions", "write_predictions"),
-        "run_report": ("RunReport", "curve_of", "report_findings", "report_layer_by_layer", "report_run"),
+        "run_report": (
+            "RunReport",
+            "curve_of",
+            "report_decodable_and_used",
+            "report_findings",
+            "report_layer_by_layer",
+            "report_run",
+        ),
         "saved_run": ("SavedRun", "read_run"),
         "tables": (
             "best_layer_table",
@@ -121,6 +141,7 @@ __getattr__ = lazy_names(
             "print_best_layers",
             "print_screen",
         ),
+        "token_pictures": ("DrawnTree", "WeighedText", "report_token_weights", "report_trees"),
         "loggers.run_logger": ("FilesOnly", "RunLogger"),
         "loggers.tensorboard_logger": ("TensorBoardRunLogger",),
         "loggers.wandb_logger": ("WandbRunLogger",),

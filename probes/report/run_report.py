@@ -11,6 +11,7 @@ import numpy as np
 
 from probes.analysis import Findings, SegmentedQuantity, group_means, interval_of, layer_by_task, result_rows
 from probes.files import file_name
+from probes.report.audit import AUDIT_FILE, audit_table, write_audit
 from probes.report.csv_files import (
     file_stem,
     write_best_layers,
@@ -20,6 +21,7 @@ from probes.report.csv_files import (
 )
 from probes.report.figures.axes import is_signed, value_range
 from probes.report.figures.band_profiles import Curve, band_profiles
+from probes.report.figures.decodable_used import decodable_and_used
 from probes.report.figures.heatmap import heatmap
 from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
 from probes.report.figures.profiles import profiles
@@ -84,6 +86,8 @@ def report_run(
 ) -> list[Path]:
     """Write `results.csv`, `best_layers.csv`, `layer_by_task/*.csv` and `figures/*.png`, and log each quantity once.
 
+    An audit for nuisances is also written as `audit.csv`.
+
     The reading of the first matrix is the run's primary one. Its quantities come first and their files carry no reading
     in their names. Those with intervals, except specificity, are also drawn as curves over layers
     (`figures/<quantity>_profiles.png`). The best layers were chosen for it, so only its figures mark them.
@@ -108,6 +112,8 @@ def report_run(
     files = [write_results(results, output_dir / "results.csv")]
     if best_layers:
         files.append(write_best_layers(best_layers.values(), output_dir / "best_layers.csv"))
+    if audit := audit_table(results):
+        files.append(write_audit(audit, output_dir / AUDIT_FILE))
     heatmaps, drawings, limits = [], {}, shared_limits(ordered, {row.role for row in results})
     for matrix in ordered:
         first = matrix.reading == primary
@@ -203,6 +209,29 @@ def _stem(name: str) -> str:
     """The name of a quantity, and of its reading after `@` if it has one, as a file name."""
     quantity, *reading = name.rsplit("@", 1)
     return "@".join([file_name(quantity.replace("/", "_")), *reading])
+
+
+def report_decodable_and_used(
+    output_dir: Path, decodable: Sequence[LayerProfile], used: Sequence[LayerProfile], *, logger: RunLogger
+) -> Path:
+    """Draw what probes decode beside what the model uses as `figures/decodable_and_used.png`, and log the picture.
+
+    Args:
+        output_dir: The run's folder.
+        decodable: Scores of probes, a profile for each task.
+        used: Used-ness, of the same tasks in the same order.
+        logger: Receives the picture.
+    """
+    labels = [f"{group[0].name} ({group[0].unit})" for group in (decodable, used)]
+    figure = decodable_and_used(
+        [curve_of(profile) for profile in decodable],
+        [curve_of(profile) for profile in used],
+        decodable_label=labels[0],
+        used_label=labels[1],
+    )
+    path = save_png(figure, output_dir / "figures" / "decodable_and_used.png")
+    logger.log_picture("decodable_and_used", path)
+    return path
 
 
 def report_layer_by_layer(

@@ -12,22 +12,44 @@ from probes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from probes.studies.compare import CompareStudy
+    from probes.studies.interventions.erase import EraseStudy
+    from probes.studies.interventions.erasure import ErasureSettings
     from probes.studies.layer_by_layer.figures import MapSettings
     from probes.studies.layer_by_layer.mixture import MixtureSettings
     from probes.studies.layer_by_layer.study import LayerByLayerStudy
     from probes.studies.probe import ProbeStudy
+    from probes.studies.readers import ReadersStudy
     from probes.studies.run_context import RunContext
+    from probes.studies.transfer import TransferStudy
+    from probes.studies.trees.study import TreesStudy
 
-__all__ = ["CompareStudy", "LayerByLayerStudy", "MapSettings", "MixtureSettings", "ProbeStudy", "RunContext"]
+__all__ = [
+    "CompareStudy",
+    "EraseStudy",
+    "ErasureSettings",
+    "LayerByLayerStudy",
+    "MapSettings",
+    "MixtureSettings",
+    "ProbeStudy",
+    "ReadersStudy",
+    "RunContext",
+    "TransferStudy",
+    "TreesStudy",
+]
 
 __getattr__ = lazy_names(
     __name__,
     {
         "compare": ("CompareStudy",),
+        "interventions.erase": ("EraseStudy",),
+        "interventions.erasure": ("ErasureSettings",),
         "layer_by_layer.figures": ("MapSettings",),
         "layer_by_layer.mixture": ("MixtureSettings",),
         "layer_by_layer.study": ("LayerByLayerStudy",),
         "probe": ("ProbeStudy",),
+        "readers": ("ReadersStudy",),
         "run_context": ("RunContext",),
+        "transfer": ("TransferStudy",),
+        "trees.study": ("TreesStudy",),
     },
 )

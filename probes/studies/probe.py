@@ -24,6 +24,7 @@ from probes.report import (
     write_results,
     write_task_table,
 )
+from probes.studies.further_passes import read_with_further_passes
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import (
     SuiteActivations,
@@ -36,7 +37,7 @@ from probes.studies.suite_activations import (
 from probes.tasks import Suite, Task
 from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings, TaskProbes, fit_task
-from probes.values import LayerProfile, Reading
+from probes.values import SPLITS, LayerProfile, Reading
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +92,15 @@ class ProbeStudy:
             with context.stage("backbone"):
                 loaded = backbone()
             with context.stage("activations"):
-                activations = read_suite(loaded_suite, loaded, extraction, context.cache_dir)
+                read = read_with_further_passes(
+                    loaded_suite,
+                    loaded,
+                    extraction,
+                    context.cache_dir,
+                    measures=analysis.probe_measures,
+                    seed=context.seed,
+                )
+                activations = read.activations
             del loaded
             loaded_suite = activations.readable(loaded_suite)
             context.provenance.record(facts_of(loaded_suite, activations))
@@ -99,11 +108,11 @@ class ProbeStudy:
             reference = None
             if reference_backbone is not None:
                 with context.stage("reference activations"):
-                    read = read_suite(
+                    other = read_suite(
                         loaded_suite, reference_backbone(), extraction, context.cache_dir, splits=("test",)
                     )
-                names = names_of(self.name, loaded_suite, activations.backbone, read.backbone)
-                reference = matching_test_rows(read, loaded_suite, like=activations)
+                names = names_of(self.name, loaded_suite, activations.backbone, other.backbone)
+                reference = matching_test_rows(other, loaded_suite, like=activations)
             callback = callbacks(analysis, reference=reference)
             with_callback = partial(trainer, callbacks=[*_callbacks_of(trainer), callback])
             fits: dict[Reading, dict[str, TaskProbes]] = {reading: {} for reading in activations.layers}
@@ -119,7 +128,15 @@ class ProbeStudy:
                     analysis.table.add(fit.profiles)
                 with context.stage("probe measures"):
                     probed = ProbedTask(
-                        task=task, data=data, fit=fit, settings=probe, trainer=trainer, seed=context.seed
+                        task=task,
+                        data=data,
+                        fit=fit,
+                        settings=probe,
+                        trainer=trainer,
+                        seed=context.seed,
+                        token_counts={split: activations.token_counts(task, split) for split in SPLITS},
+                        variants=read.variants_of(data, reading),
+                        random_weights=read.random_weights_of(task, reading),
                     )
                     found = [item for measure in analysis.probe_measures for item in measure(probed)]
                     analysis.table.add(item for item in found if isinstance(item, LayerProfile))

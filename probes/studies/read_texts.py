@@ -176,9 +176,7 @@ def with_kept_rows(task: Task, kept: Mapping[str, np.ndarray]) -> Task:
                 f"Task '{task.name}': no row of split '{split}' has a vector for all of its words. Raise "
                 "`extraction.max_length`."
             )
-        parts = ([values[i] for i in rows.tolist()] for values in (whole.prompts, whole.labels, whole.targets))
-        prompts, labels, targets = (tuple(part) for part in parts)
-        splits[split] = replace(whole, prompts=prompts, labels=labels, targets=targets, words=whole.words.at(rows))
+        splits[split] = whole.at(rows.tolist())
     return replace(task, splits=splits)
 
 

@@ -1,6 +1,8 @@
 """Where examples come from: generated sentences, JSON lines, tables, treebanks, the Hub; prompts, splits, checks."""
 
 from probes.tasks.flan2021 import load_flan2021_suite as load_flan2021_suite
+from probes.tasks.groups import aligned as aligned
+from probes.tasks.groups import divided as divided
 from probes.tasks.hub import load_hub_suite as load_hub_suite
 from probes.tasks.local import load_local_suite as load_local_suite
 from probes.tasks.starter import starter_suite as starter_suite

@@ -24,3 +24,4 @@ from probes.training.saved_probes import load_probes as load_probes
 from probes.training.saved_probes import save_probes as save_probes
 from probes.training.task_data import LabelledActivations as LabelledActivations
 from probes.training.task_data import TaskData as TaskData
+from probes.training.train_bank import is_exact as is_exact

@@ -81,7 +81,7 @@ def select(train: Rows, validation: Rows, spec: BankSpec) -> Selection:
         logits, rows = _out_of_fold_logits(_concatenated(train, validation), spec)
         folds = settings.folds
         trained = train_bank(*refit_rows(train, validation, spec), spec)
-    chosen = _best_penalties(logits[:, :, 0], rows, spec)
+    chosen = best_penalties(spec.kind, logits[:, :, 0], rows.targets[0], settings.penalties)
     return Selection(trained, chosen, _of_chosen(logits, chosen), rows, folds)
 
 
@@ -167,12 +167,22 @@ def with_shuffled_controls(targets: Tensor, controls: int, *, seed: int, split: 
     return torch.stack([targets[order] for order in orders])
 
 
-def _best_penalties(logits: Tensor, rows: Rows, spec: BankSpec) -> Tensor:
-    """Index of each layer's best penalty `(layers,)`, from logits `(layers, penalties, rows, classes)`."""
+def best_penalties(kind: TargetKind, logits: Tensor, targets: Tensor, penalties: Sequence[float]) -> Tensor:
+    """Choose for each layer the penalty with the best main metric, the largest among equals.
+
+    Args:
+        kind: Kind of task.
+        logits: Shape `(layers, penalties, rows, classes)`.
+        targets: Of the same rows.
+        penalties: λ of each penalty.
+
+    Returns:
+        Index of each layer's penalty, int64 `(layers,)`.
+    """
     # From the largest penalty down, as `argmax` returns the first of equal scores.
-    order = torch.tensor(spec.settings.penalties).argsort(descending=True)
-    metric = MAIN_METRIC[spec.kind]
-    by_penalty = [score_rows(spec.kind, logits[:, p], rows.targets[0]).values[metric] for p in order.tolist()]
+    order = torch.tensor(penalties).argsort(descending=True)
+    metric = MAIN_METRIC[kind]
+    by_penalty = [score_rows(kind, logits[:, p], targets, names={metric}).values[metric] for p in order.tolist()]
     scores = torch.stack(by_penalty, dim=1)  # (layers, penalties)
     return order[scores.where(scores.isfinite(), -torch.inf).argmax(1)]
 

@@ -1,14 +1,14 @@
-"""Prompts and answers as token ids, and the batches of examples that make up optimizer steps."""
+"""A task's rows as examples to tune on, and the batches of examples that make up optimizer steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from lightning import LightningDataModule
 
+from probes.answers import Example, answer_ids, end_token
 from probes.backbones import FrozenBackbone
 from probes.seeds import derive_seed
 from probes.tuning.tuning_settings import TuningSettings
@@ -32,18 +32,6 @@ class TuningExamples:
 
     def __len__(self) -> int:
         return len(self.prompts)
-
-
-class Example(NamedTuple):
-    """Token ids, int32: the prompt, and the answer that follows it, which includes the end token."""
-
-    prompt: np.ndarray
-    answer: np.ndarray
-
-    @property
-    def num_inputs(self) -> int:
-        """Tokens the model reads: all except the end token, which is only predicted."""
-        return len(self.prompt) + len(self.answer) - 1
 
 
 Encoded = Mapping[str, tuple[Example, ...]]
@@ -79,22 +67,6 @@ def encode_splits(
     }
 
 
-def end_token(backbone: FrozenBackbone) -> int:
-    """The id that ends an answer: the tokenizer's end token, or its pad token if it has no end token.
-
-    Raises:
-        ValueError: The tokenizer has neither.
-    """
-    tokenizer = backbone.tokenizer.wrapped
-    for token in (tokenizer.eos_token_id, tokenizer.pad_token_id):
-        if token is not None:
-            return token
-    raise ValueError(
-        f"The tokenizer of '{backbone.name}' has neither an end nor a pad token, so answers cannot end. "
-        "Set `backbone` to a model with one."
-    )
-
-
 def _encode(
     where: str, backbone: FrozenBackbone, examples: TuningExamples, settings: TuningSettings
 ) -> tuple[Example, ...]:
@@ -113,24 +85,15 @@ def _encode(
 def _answers(
     where: str, backbone: FrozenBackbone, examples: TuningExamples, settings: TuningSettings
 ) -> list[np.ndarray]:
-    """Token ids of targets, each with the end token.
-
-    As in running text, a space separates the answer from a prompt that does not end in white space. It is not added
-    where the tokenizer inserts one (SentencePiece) or where a chat template precedes the answer.
-    """
+    """Token ids of targets, each with the end token."""
     empty = sum(not target.strip() for target in examples.targets)
     if empty:
         raise ValueError(
             f"{empty} of {len(examples)} targets of task '{where}' are empty; tuning expects an answer for every "
             "prompt. Mend the data or leave the task out of the suite."
         )
-    tokenizer, end = backbone.tokenizer.wrapped, end_token(backbone)
-    spaced = not backbone.tokenizer.chat_template and not tokenizer.tokenize("a")[0].startswith("▁")
-    texts = [
-        f" {target.lstrip()}" if spaced and not prompt[-1:].isspace() else target.lstrip()
-        for prompt, target in zip(examples.prompts, examples.targets, strict=True)
-    ]
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    end = end_token(backbone)
+    ids = answer_ids(backbone, examples.targets, examples.prompts)
     answers = [np.asarray([*answer, end], dtype=np.int32) for answer in ids]
     lengths = [len(answer) for answer in answers if len(answer) > settings.max_target_length]
     if lengths:
@@ -173,20 +136,6 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: 
         bucket = sorted(order[start : start + batch_size * _BATCHES_PER_BUCKET], key=lambda row: lengths[row])
         batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
     return [batches[i] for i in random.permutation(len(batches)).tolist()]
-
-
-def micro_batches(examples: Sequence[Example], tokens: int) -> list[list[Example]]:
-    """Divide examples, longest first, into groups of at most this many tokens, pads included.
-
-    An example that is longer than the limit is a group by itself.
-    """
-    groups: list[list[Example]] = []
-    for example in sorted(examples, key=lambda example: -example.num_inputs):
-        if groups and groups[-1][0].num_inputs * (len(groups[-1]) + 1) <= tokens:
-            groups[-1].append(example)
-        else:
-            groups.append([example])
-    return groups
 
 
 class StepBatches:

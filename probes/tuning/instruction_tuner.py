@@ -21,11 +21,11 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from typing_extensions import override
 
+from probes.answers import Example, micro_batches
+from probes.answers.answer_model import AnswerBatch, AnswerModel
 from probes.seeds import derive_seed
 from probes.tuning.adapters import trainable
-from probes.tuning.answer_model import AnswerBatch, AnswerModel
 from probes.tuning.answer_scores import answer_loss
-from probes.tuning.examples import Example, micro_batches
 from probes.tuning.tuning_settings import TuningSettings
 
 _log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ import peft
 import torch
 import transformers
 
+from probes.answers import Example
 from probes.files import digest_of_json, file_name, new_folder
 from probes.kept_files import (
     MANIFEST,
@@ -28,7 +29,7 @@ from probes.kept_files import (
     write_sealed_json,
 )
 from probes.tuning.answer_scores import AnswerSample, AnswerScores
-from probes.tuning.examples import Encoded, Example
+from probes.tuning.examples import Encoded
 from probes.tuning.tuning_settings import TuningSettings
 
 _FORMAT = 2

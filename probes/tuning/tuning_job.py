@@ -14,6 +14,8 @@ from lightning import Callback, Trainer
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from probes.answers import end_token
+from probes.answers.answer_model import AnswerModel
 from probes.backbones import FrozenBackbone
 from probes.files import remove_litter, write_json
 from probes.kept_files import check_writable, read_resume_point
@@ -21,9 +23,8 @@ from probes.locks import process_lock
 from probes.seeds import derive_seed
 from probes.trainers import TrainerFactory, root_of_trainers
 from probes.tuning.adapters import effect_digest, make_trainable, quiet_tuning, save_adapter
-from probes.tuning.answer_model import AnswerModel
 from probes.tuning.answer_scores import AnswerSample, AnswerScores, evaluate
-from probes.tuning.examples import Encoded, TuningDataModule, TuningExamples, encode_splits, end_token
+from probes.tuning.examples import Encoded, TuningDataModule, TuningExamples, encode_splits
 from probes.tuning.instruction_tuner import AnswerValidation, InstructionTuner, StepCheckpoint
 from probes.tuning.model_store import ModelFolder, read_scores, scores_key, weights_key, write_scores
 from probes.tuning.resume_points import ResumePoints

@@ -66,10 +66,13 @@ class TreeProbeSettings:
         unknown = [kind for kind in self.kinds if kind not in TREE_TARGETS]
         if unknown:
             raise ValueError(
-                f"There is no probe of trees '{unknown[0]}'. There are {', '.join(TREE_TARGETS)}. Set `study.kinds`."
+                f"There is no probe of trees '{unknown[0]}'. There are {', '.join(TREE_TARGETS)}. Set "
+                "`study.probes.kinds`."
             )
         if not self.ranks or min(self.ranks) < 1 or len(set(self.ranks)) < len(self.ranks):
-            raise ValueError(f"`study.ranks` must be distinct whole numbers of at least 1; got {list(self.ranks)}.")
+            raise ValueError(
+                f"`study.probes.ranks` must be distinct whole numbers of at least 1; got {list(self.ranks)}."
+            )
         self.of_kind(TREE_TARGETS["distance"])  # checks the other fields
 
     def of_kind(self, target: TreeTarget) -> ProbeSettings:

@@ -32,10 +32,10 @@ from probes.values import Estimates, Layer, LayerProfile, Reading
 
 UNITS = {
     **{name: metric.unit for name, metric in TREE_METRICS.items()},
-    "uuas_above_chain": "difference of UUAS",
-    "span_f1_above_branching": "difference of F1",
+    "uuas_gain_over_chain": "difference of UUAS",
+    "span_f1_gain_over_branching": "difference of F1",
 }
-"""Quantity → unit."""
+"""Quantity, without `trees/` → unit."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class TreeScorer:
         joined = spanning_trees(predicted, trees)
         null = self._null("uuas", permuted_uuas, joined, trees, method)
         parts = {"uuas": uuas_parts(joined, trees), "distance_spearman": distance_spearman_parts(predicted, trees)}
-        yield from self._profiles(method, parts, null=null, over={"uuas_above_chain": ("uuas", chain_parts(trees))})
+        yield from self._profiles(method, parts, null=null, over={"uuas_gain_over_chain": ("uuas", chain_parts(trees))})
 
     def depths(self, method: Method, predicted: Sequence[np.ndarray], trees: Sequence[Tree]) -> Iterator[LayerProfile]:
         """Accuracy of the root and correlation of predicted depths, for each sentence `(layers, words)`."""
@@ -89,7 +89,7 @@ class TreeScorer:
         """
         heights = [counted_gaps(of_sentence, tree) for of_sentence, tree in zip(predicted, trees, strict=True)]
         baseline = better_branching(trees)[1]["span_f1"]
-        over = {"span_f1_above_branching": ("span_f1", baseline)}
+        over = {"span_f1_gain_over_branching": ("span_f1", baseline)}
         yield from self._profiles(method, span_parts(heights, trees), over=over)
 
     def baselines(self, trees: Sequence[Tree]) -> Iterator[LayerProfile]:
@@ -159,7 +159,7 @@ class TreeScorer:
 
     def _profile(self, method: Method, quantity: str, estimates: Estimates) -> LayerProfile:
         return LayerProfile(
-            quantity=quantity,
+            quantity=f"trees/{quantity}",
             unit=UNITS[quantity],
             estimates=estimates,
             layers=self.layers,
@@ -167,7 +167,6 @@ class TreeScorer:
             reading=self.reading,
             split=self.split,
             control=method.control,
-            probe=method.name if method.trained else "",
             seed=self.seed,
         )
 
@@ -179,7 +178,6 @@ class Method:
     Attributes:
         name: Its name in results, where it stands as the task.
         live: Indices of the layers that have predictions.
-        trained: Whether it is a trained probe.
         control: `shuffled_labels` for probes of shuffled trees, or the name of a baseline.
         remarks: What is reported of each of these layers.
         note: Why the other layers have no value.
@@ -187,14 +185,13 @@ class Method:
 
     name: str
     live: tuple[int, ...]
-    trained: bool = False
     control: str = ""
     remarks: tuple[str, ...] = ()
     note: str = "constant layer: no feature varies over the training words"
 
 
 def probe_profiles(fit: TreeFit, scorer: TreeScorer) -> Iterator[LayerProfile]:
-    """Scores of the probes of one kind and of their controls on test sentences, and attachment by rank.
+    """Scores of the probes of one kind, and on test sentences those of their controls, and attachment by rank.
 
     Args:
         fit: The probes and what they predict.
@@ -203,18 +200,18 @@ def probe_profiles(fit: TreeFit, scorer: TreeScorer) -> Iterator[LayerProfile]:
     score = {"distance": scorer.distances, "depth": scorer.depths, "syntactic distance": scorer.spans}[fit.kind]
     ranks = tuple(f"rank {rank}" if rank else "" for rank in fit.ranks)
     name = f"{fit.kind} probe"
-    predicted = fit.predicted["test"]
-    yield from score(
-        Method(name, fit.live, trained=True, remarks=ranks), [p[:, 0] for p in predicted], fit.trees["test"][0]
-    )
-    for number, trees in enumerate(fit.trees["test"][1:2], start=1):
-        control = Method(name, fit.live, trained=True, control="shuffled_labels", remarks=ranks)
+    predicted, gold = fit.predicted[scorer.split], fit.trees[scorer.split]
+    yield from score(Method(name, fit.live, remarks=ranks), [p[:, 0] for p in predicted], gold[0])
+    if scorer.split != "test":
+        return
+    for number, trees in enumerate(gold[1:2], start=1):
+        control = Method(name, fit.live, control="shuffled_labels", remarks=ranks)
         yield from score(control, [p[:, number] for p in predicted], trees)
     chosen = {"distance": "uuas", "depth": "root_accuracy"}.get(fit.kind)
     for rank, outputs in fit.by_rank.items():
-        for profile in score(Method(f"rank {rank}", fit.live, trained=True), outputs, fit.trees["test"][0]):
-            if profile.quantity == chosen:
-                yield replace(profile, quantity=f"{chosen}_by_rank", probe=name)
+        for profile in score(Method(f"rank {rank}", fit.live), outputs, gold[0]):
+            if profile.metric == f"trees/{chosen}":
+                yield replace(profile, quantity=f"trees/{chosen}_by_rank")
 
 
 def counted_gaps(predicted: np.ndarray, tree: Tree) -> np.ndarray:

@@ -9,10 +9,11 @@ from torchmetrics.text import CHRFScore
 from transformers import GPT2Config, GPT2LMHeadModel
 from tuning_samples import encoded, tuned_model
 
+from probes.answers import greedy_answers
+from probes.answers.answer_model import AnswerBatch, AnswerModel
 from probes.backbones import tiny_backbone
 from probes.tuning import TuningSettings
-from probes.tuning.answer_model import AnswerBatch, AnswerModel
-from probes.tuning.answer_scores import AnswerSample, answer_loss, corpus_chrf, evaluate, greedy_answers, score_answers
+from probes.tuning.answer_scores import AnswerSample, answer_loss, corpus_chrf, evaluate, score_answers
 
 BACKBONE = tiny_backbone()
 EXAMPLES = encoded(BACKBONE, rows=20)

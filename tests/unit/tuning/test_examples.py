@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
+from probes.answers import Example, end_token, micro_batches
 from probes.backbones import tiny_backbone
 from probes.tuning import TuningExamples, TuningSettings
-from probes.tuning.examples import Example, StepBatches, encode_splits, end_token, epoch_batches, micro_batches
+from probes.tuning.examples import StepBatches, encode_splits, epoch_batches
 
 BACKBONE = tiny_backbone(num_layers=1)
 

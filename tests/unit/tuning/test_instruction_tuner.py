@@ -10,12 +10,12 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import get_scheduler
 from tuning_samples import encoded, labelled, tuned_model
 
+from probes.answers.answer_model import AnswerBatch
 from probes.backbones import tiny_backbone
 from probes.seeds import derive_seed
 from probes.trainers import default_trainer
 from probes.tuning import InstructionTuner, TuningSettings
 from probes.tuning.adapters import quiet_tuning, trainable
-from probes.tuning.answer_model import AnswerBatch
 from probes.tuning.examples import StepBatches, TuningDataModule
 from probes.tuning.instruction_tuner import learning_rate_schedule
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tuning_samples import encoded
 
+from probes.answers import Example
 from probes.backbones import tiny_backbone
 from probes.tuning import AnswerScores, TuningSettings
 from probes.tuning.answer_scores import AnswerSample
-from probes.tuning.examples import Example
 from probes.tuning.model_store import ModelFolder, examples_digest, read_scores, scores_key, weights_key, write_scores
 
 EXAMPLES = encoded(tiny_backbone(), rows=6)

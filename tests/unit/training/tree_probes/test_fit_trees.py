@@ -32,7 +32,7 @@ def profiles(
 ) -> dict[tuple[str, str], LayerProfile]:
     scorer = TreeScorer(data.layers, READING, settings.bootstrap_samples, settings.permutations, seed=0)
     found = [*probe_profiles(fitted, scorer), *scorer.baselines(data.test.trees)]
-    return {(p.quantity, p.control or p.task): p for p in found}
+    return {(p.quantity.removeprefix("trees/"), p.control or p.task): p for p in found}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_shuffled_trees_give_at_most_the_chain(data: TreeData, distance: TreeFit
     chain = chain_parts(data.test.trees).scores(np.ones((1, len(data.test))))[0, 0]
     assert found["uuas", "chain"].estimates.values.tolist() == [chain]
     assert found["uuas", "shuffled_labels"].estimates.values[1] < chain + 0.05
-    above = found["uuas_above_chain", "distance probe"].estimates
+    above = found["uuas_gain_over_chain", "distance probe"].estimates
     assert above.values[1] == pytest.approx(1 - chain)
     assert above.null is not None
     assert (above.null == 0).all()
@@ -107,7 +107,7 @@ def test_phrases_are_found_from_syntactic_distances() -> None:
     recall = found["span_recall", "syntactic distance probe"].estimates.values
     assert recall[1] > 0.9
     assert recall[0] < 0.6
-    above = found["span_f1_above_branching", "syntactic distance probe"].estimates
+    above = found["span_f1_gain_over_branching", "syntactic distance probe"].estimates
     assert above.interval is not None
     assert above.interval[0, 1] > 0 > above.interval[0, 0]
 
@@ -143,9 +143,9 @@ def test_gaps_across_words_that_do_not_count_take_the_largest_distance() -> None
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"kinds": ("colour",)}, "no probe of trees 'colour'.*`study.kinds`"),
-        ({"ranks": ()}, "`study.ranks` must be distinct"),
-        ({"ranks": (4, 4)}, "`study.ranks` must be distinct"),
+        ({"kinds": ("colour",)}, "no probe of trees 'colour'.*`study.probes.kinds`"),
+        ({"ranks": ()}, "`study.probes.ranks` must be distinct"),
+        ({"ranks": (4, 4)}, "`study.probes.ranks` must be distinct"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, object], message: str) -> None:

@@ -1,4 +1,4 @@
-"""A causal language model for tuning: the loss of answer tokens without the prompt's, and greedy continuations."""
+"""A causal language model that answers: logits where answer tokens are predicted, and greedy continuations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from probes.tuning.examples import Example
+from probes.answers.examples import Example
 
 _EAGER_TOKENS = 256
 """Tokens per row up to which the backward pass of eager attention in bfloat16 is faster on a CPU than that of SDPA."""
@@ -76,14 +76,25 @@ class AnswerModel(nn.Module):
 
     def forward(self, batch: AnswerBatch) -> Tensor:
         """Cross-entropy of every answer token, nats, float32, shape `(answer tokens,)`, in the order of the batch."""
-        with self._precision(batch.input_ids.shape[1]):
+        logits = self.logits_at(batch.input_ids, batch.positions)
+        return nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+
+    def logits_at(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        """Logits of the next token at some positions.
+
+        Args:
+            input_ids: Right-padded texts, int64, shape `(rows, tokens)`.
+            positions: Indices into the flattened `(rows · tokens)` inputs, shape `(positions,)`.
+
+        Returns:
+            float32, shape `(positions, vocabulary)`.
+        """
+        with self._precision(input_ids.shape[1]):
             if self.head_is_projection:
-                hidden = self._hidden(batch.input_ids).flatten(0, 1)  # (rows · tokens, features)
-                logits = self._project(hidden[batch.positions])
-            else:
-                logits = self.model(input_ids=batch.input_ids, use_cache=False).logits
-                logits = logits.flatten(0, 1)[batch.positions]  # (answer tokens, vocabulary)
-        return nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none")
+                hidden = self._hidden(input_ids).flatten(0, 1)  # (rows · tokens, features)
+                return self._project(hidden[positions]).float()
+            logits = self.model(input_ids=input_ids, use_cache=False).logits
+            return logits.flatten(0, 1)[positions].float()
 
     @torch.no_grad()
     def greedy_continuation(self, input_ids: Tensor, *, end_id: int, max_new_tokens: int) -> Tensor:

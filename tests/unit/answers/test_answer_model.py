@@ -6,9 +6,9 @@ from tiny_models import _LLAMA, tiny_model
 from transformers import Gemma2Config, Gemma2ForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
 from tuning_samples import encoded, labelled, tuned_model
 
+from probes.answers.answer_model import AnswerBatch, AnswerModel
 from probes.backbones import tiny_backbone
 from probes.tuning import TuningSettings
-from probes.tuning.answer_model import AnswerBatch, AnswerModel
 
 EXAMPLES = encoded(tiny_backbone())
 
@@ -62,7 +62,7 @@ def test_autocast_multiplies_in_bfloat16_and_returns_float32():
 
 
 def test_short_batches_under_autocast_use_eager_attention_and_the_model_keeps_its_kernel(monkeypatch):
-    monkeypatch.setattr("probes.tuning.answer_model._EAGER_TOKENS", 12)
+    monkeypatch.setattr("probes.answers.answer_model._EAGER_TOKENS", 12)
     model = tuned_model(TuningSettings()).model
     half, used = AnswerModel(model, autocast=True), []
     model.base_model.register_forward_pre_hook(lambda *_: used.append(model.config._attn_implementation))

@@ -1,0 +1,93 @@
+"""Effects of interventions: means over rows that weigh all classes equally, beyond what random interventions do."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from probes.values import Alternative, Estimates
+
+
+def class_balanced_mean(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Mean over classes of the mean over their rows, shape `(…)` for values of shape `(…, rows)`.
+
+    A constant that is added to the log-odds of one answer, whatever the row, does not change the balanced mean of the
+    log-odds of the right answers: what is left depends on what the rows say.
+
+    >>> class_balanced_mean(np.array([0.0, 0.0, 3.0]), np.array([0, 0, 1])).item()
+    1.5
+    """
+    return np.stack([values[..., labels == label].mean(-1) for label in np.unique(labels)]).mean(0)
+
+
+def log_odds_of_right(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Log-probability of each row's right answer less the mean of the others', nats, shape `(…, rows)`.
+
+    Args:
+        log_probs: Shape `(…, rows, options)`.
+        labels: Number of the right option, shape `(rows,)`.
+    """
+    options = log_probs.shape[-1]
+    right = np.take_along_axis(log_probs, np.broadcast_to(labels[:, None], (*log_probs.shape[:-1], 1)), axis=-1)[..., 0]
+    return right - (log_probs.sum(-1) - right) / (options - 1)
+
+
+def effect_estimates(
+    effects: np.ndarray,
+    labels: np.ndarray,
+    random: np.ndarray | None = None,
+    *,
+    null: float = 0.0,
+    alternative: Alternative = "two-sided",
+    note: str = "nothing is edited at this layer",
+) -> Estimates:
+    """Class-balanced mean of effects over rows at every layer, less that of random interventions if there are any.
+
+    The variance over rows is that of the row's own effect less its mean over the random interventions, within classes;
+    that over random interventions is added. The interval is Student's t with Welch's degrees of freedom, and p is that
+    of no effect.
+
+    Args:
+        effects: Shape `(layers, rows)`; NaN rows of a layer make its estimate NaN.
+        labels: Class of each row, shape `(rows,)`; each class has two rows or more.
+        random: The same for random interventions of the same size, shape `(draws, layers, rows)`, two or more.
+        null: The value of no effect.
+        alternative: Which effects count.
+        note: Why a layer has no value.
+
+    >>> rows = np.array([[1.0, 3.0, 1.0, 3.0]])
+    >>> found = effect_estimates(rows, np.array([0, 0, 1, 1]))
+    >>> found.values.tolist(), found.interval.round(2).tolist()
+    ([2.0], [[-1.04], [5.04]])
+    """
+    beyond = effects if random is None else effects - random.mean(0)
+    classes, counts = np.unique(labels, return_counts=True)
+    values = class_balanced_mean(beyond, labels)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        of_rows = (
+            sum(
+                beyond[:, labels == label].var(-1, ddof=1) / count for label, count in zip(classes, counts, strict=True)
+            )
+            / len(classes) ** 2
+        )
+        parts = [(of_rows, int((counts - 1).sum()))]
+        if random is not None:
+            of_draws = class_balanced_mean(random, labels).var(0, ddof=1) / len(random)
+            parts.append((of_draws, len(random) - 1))
+        variance = np.sum([part for part, _ in parts], axis=0)
+        freedom = variance**2 / np.sum([part**2 / degrees for part, degrees in parts], axis=0)
+        distance = np.where(values == null, 0.0, (values - null) / np.sqrt(variance))
+    freedom = np.where(np.isfinite(freedom), freedom, parts[0][1])
+    reach = student_t.ppf(0.975, freedom) * np.sqrt(variance)
+    tail = {"two-sided": 2 * student_t.sf(np.abs(distance), freedom), "greater": student_t.sf(distance, freedom)}
+    p = tail.get(alternative, student_t.cdf(distance, freedom))
+    return Estimates(
+        values,
+        effects.shape[1],
+        null=np.full((1, len(values)), null),
+        alternative=alternative,
+        note=note,
+        interval=np.stack([values - reach, values + reach]),
+        interval_over="rows" if random is None else "rows and random subspaces",
+        p_cell=np.where(np.isfinite(values), p, np.nan),
+    )

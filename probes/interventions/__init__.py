@@ -1,0 +1,17 @@
+"""Interventions: does a model use what a probe can decode? Edits of hidden states, and what to make edits from."""
+
+from probes.backbones.edits import Edit as Edit
+from probes.interventions.edits import add as add
+from probes.interventions.edits import project_out as project_out
+from probes.interventions.edits import set_to as set_to
+from probes.interventions.erasers import Eraser as Eraser
+from probes.interventions.erasers import inlp as inlp
+from probes.interventions.erasers import leace as leace
+from probes.interventions.erasers import mean_difference as mean_difference
+from probes.interventions.erasers import random_subspace as random_subspace
+from probes.interventions.kept_arrays import KeptArrays as KeptArrays
+from probes.interventions.moments import LabelMoments as LabelMoments
+from probes.interventions.streams import Streams as Streams
+from probes.interventions.streams import erasers_from_layer_on as erasers_from_layer_on
+from probes.interventions.streams import erasing as erasing
+from probes.interventions.streams import token_groups as token_groups

@@ -1,0 +1,44 @@
+"""Arrays kept on disk by what decided them, so that a run that dies goes on where it was."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probes.files import digest_of_json
+from probes.kept_files import read_resume_point, write_resume_point
+
+
+class KeptArrays:
+    """Results of long computations, each in a file named by the digest of its key.
+
+    Args:
+        folder: Where they are kept.
+        shared: What all keys share, such as the model's fingerprint.
+    """
+
+    def __init__(self, folder: Path, shared: Mapping[str, Any]) -> None:
+        self.folder, self.shared = folder, dict(shared)
+
+    def get(self, key: Mapping[str, Any], compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """What is kept under a key; where nothing is, or it is damaged, it is computed and kept.
+
+        Args:
+            key: Everything that decides the arrays besides what all keys share; JSON values.
+            compute: Called without arguments.
+        """
+        digest = digest_of_json({**self.shared, **key})
+        path = self.folder / f"{digest}.npz"
+        payload = read_resume_point(path, key=digest, remedy="It is computed again.")
+        if payload is None:
+            arrays = dict(compute())
+            stream = io.BytesIO()
+            np.savez(stream, allow_pickle=False, **arrays)
+            write_resume_point(path, stream.getvalue(), key=digest)
+            return arrays
+        with np.load(io.BytesIO(payload), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
