@@ -63,9 +63,15 @@ class SuiteActivations:
     _stores: Mapping[Reading, ActivationStore]
     _texts: Mapping[tuple[str, str], ReadTexts]
 
-    def readings(self, task: Task) -> tuple[Reading, ...]:
-        """What a task's rows are read under: readings of words for tasks of words, pooled ones for others."""
-        return tuple(reading for reading in self.layers if (token_mode(reading) is not None) == task.of_words)
+    def readings(self, task: Task, *, all_tokens: bool = False) -> tuple[Reading, ...]:
+        """What a task's rows are read under: readings of words for tasks of words, pooled ones for others.
+
+        Args:
+            task: The task.
+            all_tokens: Whether the probes of texts read all tokens, so that readings of tokens are theirs.
+        """
+        wanted = task.of_words or all_tokens
+        return tuple(reading for reading in self.layers if (token_mode(reading) is not None) == wanted)
 
     def token_counts(self, task: Task, split: str) -> tuple[int, ...]:
         """Number of tokens of each row's text; of words, that of their sentence."""
@@ -206,12 +212,13 @@ def matching_test_rows(
 
 
 def task_data(task: Task, activations: SuiteActivations, reading: Reading) -> TaskData:
-    """A task's activations and labels of all splits, ready for probes."""
+    """A task's activations and labels of all splits, ready for probes; a vector for each token of texts if so read."""
     assert task.kind != "generation"  # studies leave these out
     assert task.kind != "trees"
+    read = activations.tokens if token_mode(reading) is not None and not task.of_words else activations.rows
     splits = {
-        split: LabelledActivations(activations.rows(task, split, reading), torch.tensor(task.splits[split].labels))
-        for split in ("train", "validation", "test")
+        split: LabelledActivations(read(task, split, reading), torch.tensor(task.splits[split].labels))
+        for split in SPLITS
     }
     words = {split: task.splits[split].words for split in splits}
     groups = {split: torch.from_numpy(rows.sentence) for split, rows in words.items() if rows is not None}
