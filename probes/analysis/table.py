@@ -130,6 +130,10 @@ class LayerTable:
                 segments = _segments_of(by_name)
                 profiles += segment_profiles(group, segments)
                 segmented.append(SegmentedQuantity(tuple(group), segments))
+        for group in filter(_is_number_of_tasks, groups):
+            known = [profile for profile in group if np.isfinite(profile.estimates.values).all()]
+            if len(known) > 2:
+                profiles += group_means(known, {profile.task: ALL_TASKS for profile in known})
         return Findings(tuple(profiles), tuple(map(tuple, matrices)), tuple(segmented))
 
     def _ordered(self) -> list[list[LayerProfile]]:
@@ -193,6 +197,12 @@ def group_means(profiles: Sequence[LayerProfile], group_of: Mapping[str, str]) -
 def _is_matrix(group: Sequence[LayerProfile]) -> bool:
     first = group[0]
     return first.split == "test" and not first.control and first.layers != (None,)
+
+
+def _is_number_of_tasks(group: Sequence[LayerProfile]) -> bool:
+    """Whether a quantity is a single number of each task, such as a centre of gravity over layers."""
+    first = group[0]
+    return first.layers == (None,) and first.split == "test" and first.quantity.startswith("layer_choice/")
 
 
 def _matches(profile: LayerProfile, patterns: Sequence[str]) -> bool:

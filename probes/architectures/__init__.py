@@ -12,6 +12,7 @@ from probes.architectures.mlp import MLPProbe as MLPProbe
 from probes.architectures.protocol import Outputs as Outputs
 from probes.architectures.protocol import ProbeArchitecture as ProbeArchitecture
 from probes.architectures.protocol import reads_tokens as reads_tokens
+from probes.architectures.scalar_mix import ScalarMixProbe as ScalarMixProbe
 from probes.architectures.structural import DepthProbe as DepthProbe
 from probes.architectures.structural import DistanceProbe as DistanceProbe
 from probes.architectures.structural import SyntacticDistanceProbe as SyntacticDistanceProbe

@@ -1,6 +1,11 @@
 """Interventions: does a model use what a probe can decode? Edits of hidden states, and what to make edits from."""
 
 from probes.backbones.edits import Edit as Edit
+from probes.interventions.directions import contrasts as contrasts
+from probes.interventions.directions import lda_directions as lda_directions
+from probes.interventions.directions import mean_difference_directions as mean_difference_directions
+from probes.interventions.directions import of_equal_length as of_equal_length
+from probes.interventions.directions import random_directions as random_directions
 from probes.interventions.edits import add as add
 from probes.interventions.edits import project_out as project_out
 from probes.interventions.edits import set_to as set_to

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from probes.analysis import paired_score_difference
+from probes.analysis.between_tasks.tuning_gain import paired_difference
 from probes.metrics import MAIN_METRIC, UNITS, Predictions
 from probes.probe_measures.main_scores import main_score_estimates, over_layers, predictions_of
 from probes.probe_measures.nuisances.features import tfidf
 from probes.probe_measures.nuisances.linear_fit import Labelled, fit_linear
 from probes.probe_measures.protocol import ProbedTask
 from probes.seeds import derive_seed
-from probes.training import fit_task
+from probes.tasks import Task
+from probes.training import TaskData, fit_task
 from probes.training.scoring import NO_PROBE
-from probes.values import SPLITS, Estimates, Layer, LayerProfile
+from probes.values import SPLITS, Estimates, LayerProfile
 
 _TFIDF_NORM = 10.0
 """Norm of a row of TF-IDF features, so that the same penalties suit them as standardised activations."""
@@ -29,10 +33,15 @@ class Baselines:
     the score of the task's probe minus that of the baseline, also of its own layer 0, with paired intervals and a null
     of exchanged predictions.
 
+    Of tasks whose rows are words, `baseline/control_by_type_<metric>` is the score of the task's probes on control
+    labels: every word type has one, drawn at random from those of the training rows, so that only a probe that has
+    learned words by heart predicts it. `selectivity_by_type` is the task's score minus that of the control.
+
     Attributes:
         words: Whether to fit TF-IDF features.
         layer_0: Whether to compare with layer 0.
         random_weights: Whether to read the architecture with random weights, which takes another pass.
+        control_by_type: Whether to train probes of control tasks where rows are words.
         max_words: The most words and pairs of words, those in most training rows.
         resamples: Of the test rows, behind each interval.
         permutations: Draws of each null.
@@ -41,6 +50,7 @@ class Baselines:
     words: bool = True
     layer_0: bool = True
     random_weights: bool = True
+    control_by_type: bool = True
     max_words: int = 5000
     resamples: int = 1000
     permutations: int = 200
@@ -53,14 +63,15 @@ class Baselines:
         if self.words:
             yield from self._over_words(probed, own)
         if self.layer_0 and 0 in own.layers:
-            yield self._gain(probed, own, _repeated(own, 0), "layer_0")
+            yield self._gain(probed, own, own.at_layers([0] * len(own.layers), names=own.layers), "layer_0")
         if self.random_weights and probed.random_weights is not None:
             yield from self._over_random_weights(probed, own)
+        if self.control_by_type and probed.task.of_words and probed.data.kind == "classification":
+            yield from self._control_by_type(probed)
 
     def _over_words(self, probed: ProbedTask, own: Predictions) -> Iterator[LayerProfile]:
         data, metric = probed.data, MAIN_METRIC[probed.data.kind]
-        texts = {split: probed.task.splits[split].prompts for split in SPLITS}
-        features = tfidf(texts, max_features=self.max_words, longest=2)
+        features = tfidf(_texts(probed.task), max_features=self.max_words, longest=2)
         mean = features["train"].mean(0)
         targets = {split: getattr(data, split).targets for split in SPLITS}
         labelled = Labelled(data.kind, data.num_classes, targets, probed.settings, probed.seed)
@@ -80,7 +91,23 @@ class Baselines:
         yield replace(fit.profile(metric), quantity=f"baseline/random_weights_{metric}", probe="")
         if fit.predictions is not None:
             shared = tuple(layer for layer in own.layers if layer in fit.predictions.layers)
-            yield self._gain(probed, _of_layers(own, shared), _of_layers(fit.predictions, shared), "random_weights")
+            yield self._gain(probed, own.at_layers(shared), fit.predictions.at_layers(shared), "random_weights")
+
+    def _control_by_type(self, probed: ProbedTask) -> Iterator[LayerProfile]:
+        settings = replace(
+            probed.settings,
+            controls=0,
+            bootstrap_samples=self.resamples,
+            permutations=self.permutations,
+            training_sets=0,
+        )
+        metric = MAIN_METRIC[probed.data.kind]
+        data = with_control_labels(probed.data, _texts(probed.task), seed=probed.seed)
+        control = fit_task(data, settings, probed.trainer, probed.seed).profile(metric)
+        yield replace(control, quantity=f"baseline/control_by_type_{metric}", probe="")
+        own = fit_task(probed.data, settings, probed.trainer, probed.seed).profile(metric)
+        difference = paired_difference(own.estimates, control.estimates)
+        yield _profile(probed, "selectivity_by_type", replace(difference, note=NO_PROBE))
 
     def _gain(self, probed: ProbedTask, own: Predictions, baseline: Predictions, name: str) -> LayerProfile:
         estimates = paired_score_difference(
@@ -95,24 +122,35 @@ class Baselines:
         return _profile(probed, f"gain_over/{name}_{MAIN_METRIC[probed.data.kind]}", spread)
 
 
-def _of_layers(predictions: Predictions, layers: Sequence[Layer]) -> Predictions:
-    """The predictions of some layers."""
-    return replace(_at(predictions, [predictions.layers.index(layer) for layer in layers]), layers=tuple(layers))
+def with_control_labels(data: TaskData, types: Mapping[str, Sequence[str]], *, seed: int) -> TaskData:
+    """A control task of words: each type has one label in all splits, drawn from those of the training rows.
+
+    Args:
+        data: A classification of words.
+        types: Split → the word of each row; words that differ in case alone are one type.
+        seed: Decides the labels.
+
+    Source:
+        Hewitt and Liang 2019, "Designing and interpreting probes with control tasks" (EMNLP).
+    """
+    names = sorted({word.lower() for split in SPLITS for word in types[split]})
+    generator = torch.Generator().manual_seed(derive_seed(seed, "control by type", data.task))
+    drawn = data.train.targets[torch.randint(len(data.train.targets), (len(names),), generator=generator)]
+    label_of = dict(zip(names, drawn.tolist(), strict=True))
+    targets = {split: torch.tensor([label_of[word.lower()] for word in types[split]]) for split in SPLITS}
+    present = targets["train"].unique().tolist()  # labels that no type of the training rows got cannot be learned
+    code = {label: i for i, label in enumerate(present)}
+    splits = {
+        split: getattr(data, split)._replace(targets=torch.tensor([code.get(label, 0) for label in own.tolist()]))
+        for split, own in targets.items()
+    }
+    return replace(data, labels=tuple(data.labels[label] for label in present), **splits)
 
 
-def _repeated(predictions: Predictions, layer: Layer) -> Predictions:
-    """The predictions of one layer in place of those of every layer."""
-    return _at(predictions, [predictions.layers.index(layer)] * len(predictions.layers))
-
-
-def _at(predictions: Predictions, places: Sequence[int]) -> Predictions:
-    errors = predictions.training_errors
-    return replace(
-        predictions,
-        layers=predictions.layers[: len(places)],
-        predicted=predictions.predicted[list(places)],
-        training_errors=errors[:, list(places)] if len(errors) else errors,
-    )
+def _texts(task: Task) -> dict[str, Sequence[str]]:
+    """Split → what each row is: its prompt, or its word."""
+    splits = {split: task.splits[split] for split in SPLITS}
+    return {split: rows.prompts if rows.words is None else rows.words.types for split, rows in splits.items()}
 
 
 def _profile(probed: ProbedTask, quantity: str, estimates: Estimates) -> LayerProfile:

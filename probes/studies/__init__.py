@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from probes.studies.compare import CompareStudy
     from probes.studies.interventions.erase import EraseStudy
     from probes.studies.interventions.erasure import ErasureSettings
+    from probes.studies.interventions.steer import SteerStudy
+    from probes.studies.interventions.steering import SteeringSettings
     from probes.studies.layer_by_layer.figures import MapSettings
     from probes.studies.layer_by_layer.mixture import MixtureSettings
     from probes.studies.layer_by_layer.study import LayerByLayerStudy
@@ -33,6 +35,8 @@ __all__ = [
     "ProbeStudy",
     "ReadersStudy",
     "RunContext",
+    "SteerStudy",
+    "SteeringSettings",
     "TransferStudy",
     "TreesStudy",
 ]
@@ -43,6 +47,8 @@ __getattr__ = lazy_names(
         "compare": ("CompareStudy",),
         "interventions.erase": ("EraseStudy",),
         "interventions.erasure": ("ErasureSettings",),
+        "interventions.steer": ("SteerStudy",),
+        "interventions.steering": ("SteeringSettings",),
         "layer_by_layer.figures": ("MapSettings",),
         "layer_by_layer.mixture": ("MixtureSettings",),
         "layer_by_layer.study": ("LayerByLayerStudy",),

@@ -5,15 +5,27 @@ from calibration import (
     bands,
     codes,
     geometry,
+    nuisances,
     probe_scores,
     probe_tests,
     run_comparisons,
     similarity,
     trees,
+    words,
 )
 
-SIMULATIONS = [
-    simulation
-    for module in (probe_scores, probe_tests, trees, codes, run_comparisons, similarity, geometry, across_tasks, bands)
-    for simulation in module.SIMULATIONS
-]
+MODULES = (
+    probe_scores,
+    probe_tests,
+    words,
+    trees,
+    codes,
+    run_comparisons,
+    nuisances,
+    similarity,
+    geometry,
+    across_tasks,
+    bands,
+)
+
+SIMULATIONS = [simulation for module in MODULES for simulation in module.SIMULATIONS]

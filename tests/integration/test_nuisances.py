@@ -99,3 +99,16 @@ def test_a_task_is_divided_by_a_column_and_tasks_without_a_partner_are_refused(t
     assert all(row.value > 0.7 for row in pairs.values())
     with pytest.raises(ValueError, match=r"No two tasks of suite 'data' have the same labels \(tagged: bad, good\)"):
         run(configured(tmp_path / "other", "study=transfer"))
+
+
+def test_without_the_tag_the_score_falls_to_chance_and_without_a_random_span_it_does_not(tmp_path):
+    measure = "analysis/probe_measures=[spans]"
+    spans = ("analysis.probe_measures.spans.spans={tag: '^(no|yes) '}", "analysis.probe_measures.spans.resamples=50")
+    run(configured(tmp_path, "analysis=none", measure, *spans))
+    rows = {(row.metric, row.layer): row for row in read_results(tmp_path / "out" / "results.csv")}
+    assert rows["span/without_tag_macro_f1", 3].value < 0.65
+    assert rows["span/without_random_tag_macro_f1", 3].value > 0.8
+    assert rows["span/without_tag_macro_f1", 3].note.startswith("explained by tag; ")
+    assert {row.task for row in rows.values()} == {"tagged"}
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert list(provenance["rows_cut"]) == ["tagged"]
