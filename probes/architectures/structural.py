@@ -17,8 +17,8 @@ from probes.architectures.protocol import Outputs
 class _Projection(nn.Module):
     """A linear map to `rank` features without bias, started so that it neither shrinks nor stretches much.
 
-    Two vectors of independent standardised features are at a squared distance of 4 at first, whatever the rank, about as
-    far as two words are in a tree.
+    Two vectors of independent standardised features are at a squared distance of 4 at first, whatever the rank: about
+    as far as two words are in a tree.
     """
 
     def __init__(self, in_features: int, rank: int) -> None:
