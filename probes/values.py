@@ -186,10 +186,11 @@ class Result:
     """One row of `results.csv`: one number, where it was measured, and its uncertainty.
 
     Empty strings and `None` mean "does not apply". `control` is `""` for a trained probe, `"shuffled_labels"` for the
-    same bank on permuted labels, `"majority"` for the constant prediction of the most frequent training label (of the
-    training mean for regression). `interval_over` says what the interval is about (see `Estimates`). `null_mean` is
-    what the value would be by chance, and 95 % of values by chance lie between `null_low` and `null_high`. `p` is
-    corrected for looking at all layers and tasks of the quantity, `p_cell` is not.
+    same bank on permuted labels (`"word_types"`: a random label for each word), `"majority"` for the constant
+    prediction of the most frequent training label or of the training mean (`"majority_per_word"`: of each word's).
+    `interval_over` says what the interval is about (see `Estimates`). `null_mean` is what the value would be by chance,
+    and 95 % of values by chance lie between `null_low` and `null_high`. `p` is corrected for looking at all layers and
+    tasks of the quantity, `p_cell` is not.
     """
 
     study: str = ""

@@ -2,10 +2,11 @@
 
 from probes.activations.certificate import Certificate as Certificate
 from probes.activations.certificate import certified as certified
-from probes.activations.extract import ExtractionSettings as ExtractionSettings
-from probes.activations.extract import PassReport as PassReport
 from probes.activations.extract import extract as extract
-from probes.activations.extract import fill_stores as fill_stores
 from probes.activations.extract import open_stores as open_stores
 from probes.activations.extract import row_ids as row_ids
+from probes.activations.fill import PassReport as PassReport
+from probes.activations.fill import fill_stores as fill_stores
+from probes.activations.settings import ExtractionSettings as ExtractionSettings
 from probes.activations.store import ActivationStore as ActivationStore
+from probes.activations.store import names_under as names_under

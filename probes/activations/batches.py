@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,6 +61,33 @@ def plan_batches(lengths: Sequence[int], *, tokens_per_batch: int, limit: int) -
         texts, size = by_length[length], max(1, tokens_per_batch // length)
         batches += [Batch(tuple(texts[i : i + size]), length) for i in range(0, len(texts), size)]
     return batches
+
+
+def next_shard(lengths: Mapping[str, int], *, most_texts: int, most_tokens: int, limit: int) -> list[str]:
+    """The texts of the next file of a store: the longest first, as many as the file takes.
+
+    Shards that are taken one after another divide the texts in the same way whoever takes them: where one ends depends
+    on its own texts alone.
+
+    Args:
+        lengths: Number of tokens of each text that is left.
+        most_texts: Most texts of a shard.
+        most_tokens: Tokens, padding included, after which no further text is added.
+        limit: As in `plan_batches`.
+
+    >>> next_shard({"a": 3, "b": 200, "c": 3, "d": 5}, most_texts=3, most_tokens=192, limit=1000)
+    ['b']
+    >>> next_shard({"a": 3, "c": 3, "d": 5}, most_texts=2, most_tokens=192, limit=1000)
+    ['d', 'a']
+    """
+    names, tokens = [], 0
+    padded = {text: padded_length(length, limit=limit) for text, length in lengths.items()}
+    for text in sorted(padded, key=lambda text: (-padded[text], text)):
+        if names and (len(names) == most_texts or tokens >= most_tokens):
+            break
+        names.append(text)
+        tokens += padded[text]
+    return names
 
 
 def padded_length(tokens: int, *, limit: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.activations.store import ActivationStore
+from probes.activations.store import ActivationStore, names_under
 from probes.backbones import ReadableBackbone, TokenizedTexts, pad_right
 from probes.kept_files import read_sealed_json, write_sealed_json
 from probes.values import Layer, Reading
@@ -59,42 +59,57 @@ def certified(
     """
     lacking: set[str] = set()
     for reading, store in stores.items():
-        lacking.update(store.missing(texts.text_ids, backbone.layers(reading.stack, site=reading.site)))
+        lacking.update(store.missing(names_under(reading, texts), backbone.layers(reading.stack, site=reading.site)))
     first = next(iter(stores.values()))
     file, key = first.folder / "certificate.json", first.folder.name
     if not lacking:
         kept = read_sealed_json(file, key=key, remedy="It is written again when texts are computed.")
         return None if kept is None else Certificate(**kept)
-    ids = dict(zip(texts.text_ids, texts.ids, strict=True))
-    certificate = certify(backbone, [ids[text] for text in ids if text in lacking], tuple(stores))
+    number = {names: i for i, names in enumerate(zip(texts.text_ids, texts.span_ids or texts.text_ids, strict=True))}
+    computed = [i for names, i in number.items() if lacking.intersection(names)]
+    spans = [texts.spans[i] for i in computed] if texts.spans else None
+    certificate = certify(backbone, [texts.ids[i] for i in computed], tuple(stores), spans)
     with suppress(PermissionError):  # the extraction itself refuses a cache that cannot be written
         write_sealed_json(file, asdict(certificate), key=key)
     return certificate
 
 
-def certify(backbone: ReadableBackbone, ids: Sequence[np.ndarray], readings: Sequence[Reading]) -> Certificate:
+def certify(
+    backbone: ReadableBackbone,
+    ids: Sequence[np.ndarray],
+    readings: Sequence[Reading],
+    spans: Sequence[np.ndarray] | None = None,
+) -> Certificate:
     """Compare the passes of a backbone on at most four of these texts.
 
     Args:
         backbone: What is checked.
         ids: Token ids of each text; of those with at most 512 tokens, four that differ in length are used.
         readings: What is read of them.
+        spans: The tokens of each text's words, for readings of words; every word counts as a text.
 
     Raises:
         ValueError: An error is beyond the tolerance, 0.001 in single and 0.1 in half precision.
     """
-    chosen = _choose(ids)
+    places = _choose(ids)
+    chosen = [ids[place] for place in places]
+    words = None if spans is None else [spans[place] for place in places]
     inputs = pad_right(chosen, length=max(map(len, chosen)), pad_id=backbone.pad_id)
-    together = backbone(*inputs, readings=readings)
+    together = backbone(*inputs, readings=readings, spans=words)
     alone = [
-        backbone(*pad_right([text], length=len(text), pad_id=backbone.pad_id), readings=readings) for text in chosen
+        backbone(
+            *pad_right([text], length=len(text), pad_id=backbone.pad_id),
+            readings=readings,
+            spans=None if words is None else [words[i]],
+        )
+        for i, text in enumerate(chosen)
     ]
     names = {r: backbone.layers(r.stack, site=r.site) for r in readings}
     in_a_batch = {
         str(r): _errors(names[r], together[r], torch.cat([each[r] for each in alone], dim=1)) for r in readings
     }
     against = {}
-    for reading, states in backbone.reported(*inputs, readings=readings).items():
+    for reading, states in backbone.reported(*inputs, readings=readings, spans=words).items():
         shared = [layer for layer in names[reading] if layer in states]
         if shared:
             rows = [names[reading].index(layer) for layer in shared]
@@ -106,10 +121,10 @@ def certify(backbone: ReadableBackbone, ids: Sequence[np.ndarray], readings: Seq
     return certificate
 
 
-def _choose(ids: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Up to four texts at even distances in the order of their lengths."""
-    by_length = sorted(ids, key=len)
-    short = [text for text in by_length if len(text) <= _MAX_TOKENS] or by_length[:1]
+def _choose(ids: Sequence[np.ndarray]) -> list[int]:
+    """Up to four texts, by their positions, at even distances in the order of their lengths."""
+    by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    short = [i for i in by_length if len(ids[i]) <= _MAX_TOKENS] or by_length[:1]
     places = np.linspace(0, len(short) - 1, min(_MAX_TEXTS, len(short))).round().astype(int)
     return [short[place] for place in places]
 

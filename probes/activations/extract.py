@@ -6,94 +6,17 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import shutil
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-import torch
-from torch import Tensor
-
-from probes.activations.batches import token_budget
-from probes.activations.passes import ForwardPasses
+from probes.activations.fill import fill_stores
+from probes.activations.settings import ExtractionSettings
 from probes.activations.store import ActivationStore
-from probes.backbones import LayerSpec, ReadableBackbone, TokenizedTexts
-from probes.kept_files import Verify, check_cache_settings, check_writable
-from probes.locks import process_lock
-from probes.values import Activations, Layer, Reading
-
-_log = logging.getLogger(__name__)
-
-Stores = Mapping[Reading, ActivationStore]
-"""One store for each reading, all of one backbone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractionSettings:
-    """How texts become activations.
-
-    Attributes:
-        pooling: `last`, `first`, `mean`, `max` or several; default `last` for decoders, `mean` for encoders.
-        site: `residual`, `attention`, `mlp` or several.
-        max_length: Number of tokens to which texts are truncated on the left; default the backbone's longest input.
-        tokens_per_batch: Most tokens of one forward pass, padding included. `auto` is 1,024 on a CPU, and on a CUDA GPU
-            the largest power of two up to 65,536 that fits into its free memory. It is halved whenever a pass runs out
-            of GPU memory all the same.
-        texts_per_shard: Number of texts in one file of the store, at most so many are lost when a run is killed.
-        verify: Whether the values of a stored file are compared with their digest before they are used (`full`), or
-            only its header and size (`quick`).
-        lock_timeout: Seconds to wait for another run that computes activations of the same backbone and writes none;
-            `None` waits for ever.
-
-    Raises:
-        TypeError: A number is not an integer.
-        ValueError: A number is below 1, or `verify` is neither `full` nor `quick`.
-    """
-
-    pooling: str | Sequence[str] | None = None
-    site: str | Sequence[str] = "residual"
-    max_length: int | None = None
-    tokens_per_batch: int | Literal["auto"] = "auto"
-    texts_per_shard: int = 512
-    verify: Verify = "full"
-    lock_timeout: float | None = 3600.0
-
-    def __post_init__(self) -> None:
-        for key in ("max_length", "tokens_per_batch", "texts_per_shard"):
-            value = getattr(self, key)
-            if value is None or (key == "tokens_per_batch" and value == "auto"):
-                continue
-            if not isinstance(value, int) or isinstance(value, bool):
-                expected = "`auto` or an integer" if key == "tokens_per_batch" else "an integer"
-                raise TypeError(f"`extraction.{key}` must be {expected}; got {value!r}.")
-            if value < 1:
-                raise ValueError(f"`extraction.{key}` must be at least 1; got {value}.")
-        check_cache_settings(self.verify, self.lock_timeout)
-
-
-@dataclass(frozen=True)
-class PassReport:
-    """What an extraction had to compute.
-
-    Attributes:
-        texts: Number of different texts in total.
-        texts_computed: Number of texts that were not in the stores.
-        tokens_computed: Number of tokens of these texts, without padding.
-        forward_passes: Number of forward passes.
-        seconds: Wall-clock time, reading the stores' indices included.
-    """
-
-    texts: int
-    texts_computed: int
-    tokens_computed: int
-    forward_passes: int
-    seconds: float
+from probes.backbones import LayerSpec, ReadableBackbone
+from probes.token_values import token_pooling
+from probes.values import Activations, Reading
 
 
 def extract(
@@ -134,10 +57,30 @@ def extract(
     return Activations(values, names, row_ids("", "", tokenized.text_ids, tokenized.text_ids), reading)
 
 
-def open_stores(backbone: ReadableBackbone, settings: ExtractionSettings, root: Path) -> dict[Reading, ActivationStore]:
-    """The stores of a backbone's activations under these settings, by reading, the primary reading first."""
+def open_stores(
+    backbone: ReadableBackbone,
+    settings: ExtractionSettings,
+    root: Path,
+    *,
+    pooled: bool = True,
+    tokens: str | None = None,
+) -> dict[Reading, ActivationStore]:
+    """The stores of a backbone's activations under these settings, by reading, the primary reading first.
+
+    Args:
+        backbone: Whose activations.
+        settings: Poolings and sites.
+        root: Folder of all stores.
+        pooled: Whether one vector a text is read.
+        tokens: Of what one vector each is read: `words`, `subwords`, `spans` or nothing.
+
+    Raises:
+        ValueError: As in `FrozenBackbone.readings`.
+    """
     fingerprint = backbone.fingerprint()
-    readings = backbone.readings(settings.pooling, settings.site)
+    readings = backbone.readings(settings.pooling, settings.site) if pooled else ()
+    if tokens is not None:
+        readings += backbone.readings(token_pooling(tokens, settings.subword_pooling), settings.site)
     return {
         reading: ActivationStore(
             root,
@@ -148,53 +91,6 @@ def open_stores(backbone: ReadableBackbone, settings: ExtractionSettings, root: 
         )
         for reading in readings
     }
-
-
-def fill_stores(
-    backbone: ReadableBackbone,
-    texts: TokenizedTexts,
-    stores: Stores,
-    settings: ExtractionSettings,
-    *,
-    layers: LayerSpec | None = None,
-) -> PassReport:
-    """Run the backbone on every text that some store lacks, and add its activations to these stores.
-
-    Stored texts are verified first; those of a damaged file are lacking. A run that lacks nothing waits for nobody and
-    writes nothing. Of several runs that lack texts of one backbone, whatever their settings, one computes at a time.
-
-    Args:
-        backbone: The backbone that is run.
-        texts: Tokenized texts; texts of equal ids are run once.
-        stores: The result of `open_stores`.
-        settings: Sizes of batches and shards.
-        layers: Which layers; default the backbone's `layers`.
-
-    Raises:
-        OSError: There is too little free disk space, or texts are missing in a cache that cannot be written.
-        TimeoutError: Another run of this backbone holds its lock and writes nothing.
-        ValueError: An activation is NaN or infinite.
-        MemoryError: A single text does not fit into a GPU's memory.
-    """
-    start = time.monotonic()
-    ids = dict(zip(texts.text_ids, texts.ids, strict=True))
-    wanted = {reading: backbone.layers(reading.stack, site=reading.site, spec=layers) for reading in stores}
-    passes, missing = 0, []
-    if any(_lacking(stores, ids, wanted).values()):
-        with _backbone_lock(backbone, stores, settings.lock_timeout):
-            lacking = _lacking(stores, ids, wanted)  # another run may have computed some meanwhile
-            missing = list(dict.fromkeys(text for texts_of_reading in lacking.values() for text in texts_of_reading))
-            incomplete = {reading: stores[reading] for reading, lacks in lacking.items() if lacks}
-            if missing:
-                _check_disk(backbone, {reading: len(missing) * len(wanted[reading]) for reading in incomplete}, stores)
-                longest = max(len(ids[text]) for text in missing)
-                budget = token_budget(backbone, settings.tokens_per_batch, longest=longest)
-                forward = ForwardPasses(backbone, list(incomplete), layers, budget)
-                computed = forward.over([(text, ids[text]) for text in missing])
-                _write(computed, incomplete, wanted, settings.texts_per_shard)
-                passes = forward.done
-    tokens = sum(len(ids[text]) for text in missing)
-    return PassReport(len(ids), len(missing), tokens, passes, time.monotonic() - start)
 
 
 def row_ids(task: str, split: str, texts: Sequence[str], labels: Sequence[object]) -> tuple[str, ...]:
@@ -221,82 +117,3 @@ def row_ids(task: str, split: str, texts: Sequence[str], labels: Sequence[object
         content = f"{task}\0{split}\0{text}\0{label}\0{occurrence}"
         ids.append(hashlib.blake2b(content.encode(), digest_size=12).hexdigest())
     return tuple(ids)
-
-
-def _lacking(
-    stores: Stores, texts: Iterable[str], wanted: Mapping[Reading, tuple[Layer, ...]]
-) -> dict[Reading, list[str]]:
-    """The texts that each store lacks at the wanted layers, after those that it has were verified."""
-    names, lacking = list(texts), {}
-    for reading, store in stores.items():
-        store.refresh()
-        store.verify(names, wanted[reading])
-        lacking[reading] = store.missing(names, wanted[reading])
-    return lacking
-
-
-@contextmanager
-def _backbone_lock(backbone: ReadableBackbone, stores: Stores, timeout: float | None) -> Iterator[None]:
-    """Within the context, no other run computes activations of this backbone, under whatever settings.
-
-    Raises:
-        PermissionError: The stores cannot be written.
-        TimeoutError: The holder of the lock wrote nothing for `timeout` seconds.
-    """
-    lock_file = next(iter(stores.values())).lock_file
-    check_writable(lock_file.parent, f"and some activations of '{backbone.name}' are missing or damaged there")
-    folders = [store.folder for store in stores.values()]
-
-    def newest_file() -> list[int]:
-        return [folder.stat().st_mtime_ns for folder in folders if folder.exists()]
-
-    what = f"the activations of '{backbone.name}'"
-    with process_lock(lock_file, what=what, timeout=timeout, progress=newest_file) as held:
-        if held:
-            for store in stores.values():
-                store.remove_litter()
-        yield
-
-
-def _check_disk(backbone: ReadableBackbone, vectors: Mapping[Reading, int], stores: Stores) -> None:
-    """Raise unless so many vectors of each reading fit on the disk."""
-    root = next(iter(stores.values())).folder.parent
-    itemsize = {r: torch.float32.itemsize if r.pooling == "mean" else backbone.dtype.itemsize for r in vectors}
-    needed = sum(count * backbone.hidden_size * itemsize[reading] for reading, count in vectors.items())
-    free = shutil.disk_usage(root).free
-    _log.info("Activations to compute: %.2f GB on disk, %.0f GB free at '%s'.", needed / 1e9, free / 1e9, root)
-    if needed > 0.95 * free:
-        raise OSError(
-            f"The activations need {needed / 1e9:.2f} GB and '{root}' has {free / 1e9:.2f} GB free. Set "
-            "`paths.cache_dir` to a larger disk, or fewer `backbone.layers`, poolings or `suite.max_rows`."
-        )
-
-
-def _write(
-    computed: Iterator[tuple[list[str], dict[Reading, Tensor]]],
-    stores: Stores,
-    layers: Mapping[Reading, tuple[Layer, ...]],
-    texts_per_shard: int,
-) -> None:
-    """Write shards of `texts_per_shard` texts, whatever the sizes of the batches."""
-    names: list[str] = []
-    pending: dict[Reading, list[Tensor]] = {reading: [] for reading in stores}  # each (texts, layers, features)
-
-    def flush() -> None:
-        for reading, store in stores.items():
-            store.add(names, layers[reading], torch.cat(pending[reading]))
-            pending[reading].clear()
-        names.clear()
-
-    for batch_names, values in computed:
-        start = 0
-        while start < len(batch_names):
-            chunk = slice(start, start + texts_per_shard - len(names))
-            names += batch_names[chunk]
-            for reading in stores:
-                pending[reading].append(values[reading][chunk])
-            start = chunk.stop
-            if len(names) == texts_per_shard:
-                flush()
-    if names:
-        flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from probes.activations.batches import plan_batches
 from probes.backbones import LayerSpec, ReadableBackbone, pad_right
+from probes.token_values import token_mode
 from probes.values import Reading
 
 _log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ Text = tuple[str, np.ndarray]
 
 _SECONDS_BETWEEN_LINES = 60.0
 """Least time between two log lines where no progress bar is shown."""
+_SECONDS_UNTIL_ESTIMATE = 5.0
+"""Time until the first of them, which says how long the passes will take."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class _Launched:
     """A pass whose results are being copied to host memory; on a CPU they are there already."""
 
     texts: Sequence[Text]
-    values: dict[Reading, Tensor]  # (texts, layers, features)
-    finite: dict[Reading, Tensor]  # (texts, layers)
+    values: dict[Reading, Tensor]  # (texts, layers, features), or words in place of texts
+    finite: dict[Reading, Tensor]  # (texts, layers), likewise
     copied: torch.cuda.Event | None  # occurs when the copies are complete; None on a CPU
 
 
@@ -50,51 +53,60 @@ class ForwardPasses:
 
     Attributes:
         backbone: The backbone that is run.
-        readings: What to read.
         layers: Which layers; default the backbone's `layers`.
         tokens_per_batch: Most tokens of one pass; halved whenever a pass runs out of memory.
+        spans: Name of a text → the tokens of its words, for readings of words.
         done: Number of passes so far.
     """
 
     backbone: ReadableBackbone
-    readings: Sequence[Reading]
     layers: LayerSpec | None
     tokens_per_batch: int
+    spans: Mapping[str, np.ndarray] | None = None
     done: int = 0
 
-    def over(self, texts: Sequence[Text]) -> Iterator[tuple[list[str], dict[Reading, Tensor]]]:
+    def over(
+        self, texts: Sequence[Text], readings: Sequence[Reading], progress: PassProgress
+    ) -> Iterator[tuple[list[str], dict[Reading, Tensor]]]:
         """Yield names and activations batch by batch, each tensor of shape `(texts, layers, features)`.
 
+        Those of a reading of words have the words of all texts of the batch, one text after another, in place of texts.
+
         Texts come in descending order of their padded length, whatever `tokens_per_batch` is.
+
+        Args:
+            texts: What is read.
+            readings: What is read of it.
+            progress: Is told of each batch.
 
         Raises:
             ValueError: An activation is NaN or infinite.
             MemoryError: A text does not fit into a GPU's memory by itself.
         """
-        with pass_progress(texts=len(texts), tokens=sum(len(ids) for _, ids in texts)) as progress:
-            launched = self._launched(texts)
-            for batch in one_ahead(launched) if self.backbone.device.type == "cuda" else launched:
-                if batch.copied is not None:
-                    batch.copied.synchronize()
-                names = [name for name, _ in batch.texts]
-                for reading, finite in batch.finite.items():
-                    self._check_finite(finite, names, reading)
-                progress.advance(texts=len(names), tokens=sum(len(ids) for _, ids in batch.texts))
-                yield names, batch.values
+        launched = self._launched(texts, readings)
+        for batch in one_ahead(launched) if self.backbone.device.type == "cuda" else launched:
+            if batch.copied is not None:
+                batch.copied.synchronize()
+            names = [name for name, _ in batch.texts]
+            for reading, finite in batch.finite.items():
+                self._check_finite(finite, _names_of_rows(batch.texts, reading, self.spans), reading)
+            progress.advance(texts=len(names), tokens=sum(len(ids) for _, ids in batch.texts))
+            yield names, batch.values
 
-    def _launched(self, texts: Sequence[Text]) -> Iterator[_Launched]:
+    def _launched(self, texts: Sequence[Text], readings: Sequence[Reading]) -> Iterator[_Launched]:
         limit = self.backbone.tokenizer.max_length
         batches = plan_batches([len(ids) for _, ids in texts], tokens_per_batch=self.tokens_per_batch, limit=limit)
         for index, batch in enumerate(batches):
-            launched = self._launch([texts[i] for i in batch.texts], batch.length)
+            launched = self._launch([texts[i] for i in batch.texts], readings, batch.length)
             if launched is None:
                 self._halve(len(batch.texts), batch.length)
-                yield from self._launched([texts[i] for remaining in batches[index:] for i in remaining.texts])
+                left = [texts[i] for remaining in batches[index:] for i in remaining.texts]
+                yield from self._launched(left, readings)
                 return
             self.done += 1
             yield launched
 
-    def _launch(self, texts: Sequence[Text], length: int) -> _Launched | None:
+    def _launch(self, texts: Sequence[Text], readings: Sequence[Reading], length: int) -> _Launched | None:
         """Launch one pass; `None` if it runs out of memory."""
         device = self.backbone.device
         on_gpu = device.type == "cuda"
@@ -102,7 +114,8 @@ class ForwardPasses:
             inputs = pad_right([ids for _, ids in texts], length=length, pad_id=self.backbone.pad_id)
             if on_gpu:
                 inputs = tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in inputs)
-            read = self.backbone(*inputs, readings=self.readings, layers=self.layers)
+            spans = None if self.spans is None else [self.spans[name] for name, _ in texts]
+            read = self.backbone(*inputs, readings=readings, layers=self.layers, spans=spans)
             by_text = {reading: values.transpose(0, 1) for reading, values in read.items()}  # (texts, layers, features)
             finite = {r: values.isfinite().all(dim=2).to("cpu", non_blocking=on_gpu) for r, values in by_text.items()}
             values = {r: values.to("cpu", non_blocking=on_gpu) for r, values in by_text.items()}
@@ -131,11 +144,26 @@ class ForwardPasses:
             return
         layers = self.backbone.layers(reading.stack, site=reading.site, spec=self.layers)
         bad_layers = [layer for layer, ok in zip(layers, finite.all(dim=0).tolist(), strict=True) if not ok]
-        bad_texts = [name for name, ok in zip(names, finite.all(dim=1).tolist(), strict=True) if not ok]
+        rows = zip(names, finite.all(dim=1).tolist(), strict=True)
+        bad_texts = list(dict.fromkeys(name for name, ok in rows if not ok))
         raise ValueError(
             f"Backbone '{self.backbone.name}' computes NaN or infinite activations at layers {bad_layers} ({reading}) "
             f"for texts {bad_texts[:5]}. In float16 this is an overflow: set `backbone.dtype` to bfloat16 or float32."
         )
+
+
+def vectors_of(reading: Reading, ids: np.ndarray, spans: np.ndarray | None) -> int:
+    """How many vectors a text has under a reading: one, or one for each of its tokens or words."""
+    mode = token_mode(reading)
+    if mode is None:
+        return 1
+    return len(ids) if mode == "subwords" or spans is None else len(spans)
+
+
+def _names_of_rows(texts: Sequence[Text], reading: Reading, spans: Mapping[str, np.ndarray] | None) -> list[str]:
+    """The text of each row of a batch's activations."""
+    of_text = spans or {}
+    return [name for name, ids in texts for _ in range(vectors_of(reading, ids, of_text.get(name)))]
 
 
 def one_ahead(items: Iterable[_T]) -> Iterator[_T]:
@@ -157,7 +185,7 @@ def _event_after_launched(device: torch.device) -> torch.cuda.Event:
 
 
 class PassProgress:
-    """Progress of extraction: a bar if there is one, else a log line each minute.
+    """Progress of extraction: a bar if there is one, else a log line after five seconds and then each minute.
 
     The time left is estimated from tokens, not texts, since the longest texts come first.
 
@@ -172,6 +200,7 @@ class PassProgress:
         self._texts, self._tokens = texts, tokens
         self._done_texts = self._done_tokens = 0
         self._start = self._last_line = time.monotonic()
+        self._until_next_line = _SECONDS_UNTIL_ESTIMATE
         self._task = None if bar is None else bar.add_task("forward pass", total=tokens, texts=f"0/{texts:,}", speed="")
 
     def advance(self, *, texts: int, tokens: int) -> None:
@@ -183,7 +212,8 @@ class PassProgress:
         if self._bar is not None and self._task is not None:
             progress = f"{self._done_texts:,}/{self._texts:,}"
             self._bar.update(self._task, advance=tokens, texts=progress, speed=f"{speed:,.0f} tokens/s")
-        elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
+        elif now - self._last_line >= self._until_next_line:
+            self._until_next_line = _SECONDS_BETWEEN_LINES
             self._last_line = now
             seconds = (self._tokens - self._done_tokens) / speed
             _log.info("%d of %d texts, %.0f tokens/s, about %.0f s left", self._done_texts, self._texts, speed, seconds)

@@ -4,6 +4,9 @@ A shard is a safetensors file with one tensor, `activations`. Its metadata holds
 (backbone, reading, versions), the `text_ids` and `layers` that name the tensor's first two axes, `content`, a digest of
 the tensor's bytes, and `digest`, one over all of these and the tensor's dtype and shape. So the header can be checked
 by itself, and a shard that was copied from the store of another backbone does not pass as one of this.
+
+Where a text has a vector for each of its words, the tensor's first axis is the words of all texts, one text after
+another, and a sixth text, `offsets`, tells where each text begins and ends.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ class ShardHeader:
         dtype: The tensor's dtype in the terms of safetensors.
         shape: `(texts, layers, features)`.
         content: Digest of the tensor's bytes.
+        offsets: Where the vectors of each text begin and, last, how many there are; `()` for one vector a text.
     """
 
     identity: str
@@ -47,22 +51,30 @@ class ShardHeader:
     dtype: str
     shape: tuple[int, ...]
     content: str
+    offsets: tuple[int, ...] = ()
 
     @property
     def digest(self) -> str:
         """Digest of all fields."""
         fields = [self.identity, self.text_ids, self.layers, self.dtype, self.shape, self.content]
+        fields += [self.offsets] if self.offsets else []
         return fast_digest(json.dumps(fields).encode())
 
 
 def write_shard(
-    path: Path, values: Tensor, *, identity: str, text_ids: Sequence[str], layers: Sequence[Layer]
+    path: Path,
+    values: Tensor,
+    *,
+    identity: str,
+    text_ids: Sequence[str],
+    layers: Sequence[Layer],
+    offsets: Sequence[int] = (),
 ) -> ShardHeader:
-    """Write values of shape `(texts, layers, features)` with the header that describes them."""
+    """Write values `(texts, layers, features)`, or of words with `offsets`, and the header that describes them."""
     values = values.contiguous()
     content = fast_digest(values.reshape(-1).view(torch.uint8).numpy().data)
     dtype, shape = _SAFETENSORS_DTYPES[values.dtype], tuple(values.shape)
-    header = ShardHeader(identity, tuple(text_ids), tuple(layers), dtype, shape, content)
+    header = ShardHeader(identity, tuple(text_ids), tuple(layers), dtype, shape, content, tuple(offsets))
     metadata = {
         "identity": identity,
         "text_ids": json.dumps(header.text_ids),
@@ -70,6 +82,8 @@ def write_shard(
         "content": content,
         "digest": header.digest,
     }
+    if header.offsets:
+        metadata["offsets"] = json.dumps(header.offsets)
     save_file({"activations": values}, path, metadata=metadata)
     return header
 
@@ -92,7 +106,10 @@ def read_header(path: Path, *, identity: str) -> ShardHeader:
             metadata, tensor = file.metadata(), file.get_slice("activations")
             dtype, shape = tensor.get_dtype(), tuple(tensor.get_shape())
         texts, layers = json.loads(metadata["text_ids"]), json.loads(metadata["layers"])
-        header = ShardHeader(metadata["identity"], tuple(texts), tuple(layers), dtype, shape, metadata["content"])
+        offsets = tuple(json.loads(metadata.get("offsets", "[]")))
+        header = ShardHeader(
+            metadata["identity"], tuple(texts), tuple(layers), dtype, shape, metadata["content"], offsets
+        )
         intact = header.digest == metadata["digest"]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DamagedShardError(f"is no readable shard ({error or type(error).__name__})") from error
@@ -100,7 +117,8 @@ def read_header(path: Path, *, identity: str) -> ShardHeader:
         raise DamagedShardError("is damaged: its header does not fit its digest")
     if header.identity != identity:
         raise DamagedShardError(f"belongs to another store: {_differences(header.identity, identity)}")
-    if header.shape[:2] != (len(header.text_ids), len(header.layers)):
+    rows, named = (header.offsets[-1], len(header.offsets) - 1) if header.offsets else (len(texts), len(texts))
+    if header.shape[:2] != (rows, len(header.layers)) or named != len(texts):
         raise DamagedShardError("names other numbers of texts or layers than it holds")
     return header
 

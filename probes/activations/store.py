@@ -16,8 +16,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from probes.activations.shards import DamagedShardError, ShardHeader, check_values, read_header, write_shard
+from probes.backbones import TokenizedTexts
 from probes.files import remove_litter, replaced_file, write_text
 from probes.kept_files import Verify, set_aside
+from probes.token_values import token_mode
 from probes.values import Layer, Reading
 
 _FORMAT = 2
@@ -26,6 +28,9 @@ _FORMAT = 2
 
 class ActivationStore:
     """Shards of shape `(texts, layers, features)` in a folder named by its content; shards are added, never changed.
+
+    The store of a reading of words has shards of shape `(words of all texts, layers, features)` with offsets, and names
+    a text by its tokens and its words.
 
     A shard is written as a whole or not at all, so a killed run resumes where it stopped, and runs that share the
     folder see each other's shards. Each shard states what it holds (backbone, reading, texts, layers) and has a digest
@@ -84,13 +89,16 @@ class ActivationStore:
             # Another shard may have the texts of one that was set aside.
             texts = [text for shard, of_shard in shards.items() if not self._is_whole(shard) for text in of_shard]
 
-    def add(self, text_ids: Sequence[str], layers: Sequence[Layer], values: Tensor) -> None:
+    def add(
+        self, text_ids: Sequence[str], layers: Sequence[Layer], values: Tensor, *, offsets: Sequence[int] = ()
+    ) -> None:
         """Write one shard.
 
         Args:
             text_ids: Names of the first axis.
             layers: Names of the second axis.
-            values: Shape `(texts, layers, features)`, in the dtype to store.
+            values: Shape `(texts, layers, features)`, in the dtype to store; of words `(words, layers, features)`.
+            offsets: Of words: where those of each text begin and, last, how many there are.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "identity.json").exists():
@@ -98,7 +106,9 @@ class ActivationStore:
         content = json.dumps([list(text_ids), list(layers)])
         name = f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.safetensors"
         with replaced_file(self.folder / name) as temporary:
-            header = write_shard(temporary, values, identity=self._identity, text_ids=text_ids, layers=layers)
+            header = write_shard(
+                temporary, values, identity=self._identity, text_ids=text_ids, layers=layers, offsets=offsets
+            )
         if name not in self._headers:
             self._index(name, header)
         self._verified[name] = _state(self.folder / name)
@@ -113,26 +123,63 @@ class ActivationStore:
             KeyError: A text or layer is not in the store, or not any more because its shard is damaged; or `text_ids`
                 is empty.
         """
-        self.verify(text_ids, layers)
-        by_shard: dict[str, list[tuple[int, int]]] = defaultdict(list)  # shard → (row of the result, row in the shard)
-        for row, text in enumerate(text_ids):
-            place = self._find(text, layers)
-            if place is None:
-                raise KeyError(f"Text {text} at layers {list(layers)} is not in the store '{self.folder}'.")
-            shard, source = place
-            by_shard[shard].append((row, source))
         values: Tensor | None = None
-        for shard, pairs in by_shard.items():
+        for shard, pairs in self._by_shard(text_ids, layers).items():
             rows, sources = map(torch.tensor, zip(*pairs, strict=True))
-            columns = torch.tensor([self._headers[shard].layers.index(layer) for layer in layers])
-            with safe_open(self.folder / shard, framework="pt") as file:
-                selected = file.get_tensor("activations")[sources][:, columns].float()  # (texts, layers, features)
+            selected = self._vectors(shard, sources, layers)
             if values is None:  # the first shard tells the number of features
                 values = torch.empty(len(layers), len(text_ids), selected.shape[-1])
             values[:, rows] = selected.transpose(0, 1)
         if values is None:
             raise KeyError("No text was given; `text_ids` must have at least one.")
         return values
+
+    def read_tokens(self, text_ids: Sequence[str], layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
+        """Activations of the words of texts, which may repeat, in the store of a reading of words.
+
+        Returns:
+            Values, float32, shape `(layers, words, features)`, one text after another; and offsets, int64
+            `(texts + 1,)`: where the words of each text begin and, last, how many there are.
+
+        Raises:
+            KeyError: As in `read`.
+        """
+        by_shard = self._by_shard(text_ids, layers)
+        lengths = torch.zeros(len(text_ids), dtype=torch.long)
+        for shard, pairs in by_shard.items():
+            of_shard = torch.tensor(self._headers[shard].offsets).diff()
+            rows, sources = map(torch.tensor, zip(*pairs, strict=True))
+            lengths[rows] = of_shard[sources]
+        offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+        values: Tensor | None = None
+        for shard, pairs in by_shard.items():
+            starts = torch.tensor(self._headers[shard].offsets)
+            rows, sources = map(torch.tensor, zip(*pairs, strict=True))
+            selected = self._vectors(shard, _ranges(starts[sources], lengths[rows]), layers)
+            if values is None:
+                values = torch.empty(len(layers), int(offsets[-1]), selected.shape[-1])
+            values[:, _ranges(offsets[rows], lengths[rows])] = selected.transpose(0, 1)
+        if values is None:
+            raise KeyError("No text was given; `text_ids` must have at least one.")
+        return values, offsets
+
+    def _by_shard(self, text_ids: Sequence[str], layers: Sequence[Layer]) -> dict[str, list[tuple[int, int]]]:
+        """Shard → the positions in `text_ids` of the texts that are read from it, each with the text's row there."""
+        self.verify(text_ids, layers)
+        by_shard: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for row, text in enumerate(text_ids):
+            place = self._find(text, layers)
+            if place is None:
+                raise KeyError(f"Text {text} at layers {list(layers)} is not in the store '{self.folder}'.")
+            shard, source = place
+            by_shard[shard].append((row, source))
+        return by_shard
+
+    def _vectors(self, shard: str, rows: Tensor, layers: Sequence[Layer]) -> Tensor:
+        """Some rows of a shard, float32 `(rows, layers, features)`."""
+        columns = torch.tensor([self._headers[shard].layers.index(layer) for layer in layers])
+        with safe_open(self.folder / shard, framework="pt") as file:
+            return file.get_tensor("activations")[rows][:, columns].float()
 
     def remove_litter(self) -> None:
         """Delete half-written files of killed processes; only for who holds `lock_file`."""
@@ -146,7 +193,7 @@ class ActivationStore:
             if self._verified.get(shard) == state:
                 return True
             header, indexed = self._checked_header(path, values=self._full), self._headers[shard]
-            if header is not None and (header.text_ids, header.layers) == (indexed.text_ids, indexed.layers):
+            if header is not None and _names(header) == _names(indexed):
                 self._verified[shard] = state
                 return True
         self._forget(shard)
@@ -188,6 +235,25 @@ class ActivationStore:
         wanted = set(layers)
         places = self._places.get(text, ())
         return next((place for place in places if wanted.issubset(self._headers[place[0]].layers)), None)
+
+
+def names_under(reading: Reading, texts: TokenizedTexts) -> tuple[str, ...]:
+    """What the store of a reading calls these texts: those that are read word by word are named by their words, too."""
+    return texts.span_ids if token_mode(reading) in {"words", "spans"} else texts.text_ids
+
+
+def _names(header: ShardHeader) -> tuple[tuple[str, ...], tuple[Layer, ...], tuple[int, ...]]:
+    return header.text_ids, header.layers, header.offsets
+
+
+def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
+    """The whole numbers of several ranges, one range after another.
+
+    >>> _ranges(torch.tensor([5, 0]), torch.tensor([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    within = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+    return starts.repeat_interleave(lengths) + within
 
 
 def _state(path: Path) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -56,7 +57,7 @@ class LayerAnalysis:
         between: Mapping[str, BetweenTasks] | None = None,
         specificity_of: Sequence[str] = (),
         segments_of: Sequence[str] = (),
-        probe_measures: Mapping[str, Callable[[Any], Iterable[LayerProfile]]] | None = None,
+        probe_measures: Mapping[str, Any] | None = None,
         tail: Tail = "counted",
         rows_per_task: int = 64,
         seed: int = 0,
@@ -112,9 +113,10 @@ class LayerAnalysis:
         """Measure what lies between tasks, and return everything that was measured and what follows from it.
 
         Tasks are taken in the order of their names, so that random draws and rounding do not depend on another order.
+        Those whose vectors are wider than most, since they are of pairs of words, are left out.
         """
         for (reading, role), samples in self._samples.items():
-            rows = [sample for _, sample in sorted(samples.items()) if sample.numel()]
+            rows = of_one_space([sample for _, sample in sorted(samples.items()) if sample.numel()])
             if len(rows) > 1:
                 self.table.add(between_profiles(self.between, rows, self._layers[reading], reading, role=role))
         return self.table.findings()
@@ -152,6 +154,17 @@ def sample_rows(values: Tensor, most: int, *, seed: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(seed)
     return values[:, torch.randperm(values.shape[1], generator=generator)[:most].sort().values]
+
+
+def of_one_space(rows_by_task: Sequence[Tensor]) -> list[Tensor]:
+    """The tasks whose rows have the number of features that most have, the smallest of equally frequent numbers.
+
+    >>> [rows.shape[-1] for rows in of_one_space([torch.ones(1, 2, width) for width in (8, 4, 8)])]
+    [8, 8]
+    """
+    widths = Counter(rows.shape[-1] for rows in rows_by_task)
+    width = min(widths, key=lambda one: (-widths[one], one), default=0)
+    return [rows for rows in rows_by_task if rows.shape[-1] == width]
 
 
 def task_profiles(

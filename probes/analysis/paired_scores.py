@@ -43,8 +43,9 @@ def paired_score_difference(
 
     The null is that it makes no difference which probe predicted a row. In each draw the two predictions of every row
     are exchanged with probability ½, at all layers together. If the two are exchangeable, the observed difference is
-    one more of these draws; two-sided. The test is about the two trained probes as they are: other training rows might
-    reverse a small difference, which only the interval over training sets accounts for.
+    one more of these draws; two-sided. Of words, whole sentences are resampled and exchanged. The test is about
+    the two trained probes as they are: other training rows might reverse a small difference, which only the interval
+    over training sets accounts for.
 
     Args:
         first: Of one run.
@@ -71,21 +72,22 @@ def paired_score_difference(
     matched = match_layers(first.layers, second.layers)
     pair = torch.stack([first.logits(), second.logits(matched)])  # (2, layers, rows, classes)
     targets, rows = first.target_tensor(), len(first.row_ids)
-    counts = bootstrap_counts(rows, resamples, seed=seed)
+    counts = bootstrap_counts(rows, resamples, seed=seed, groups=first.groups)
+    units, of = (rows, "rows") if first.groups is None else (len(first.groups.unique()), "sentences")
     (one, other) = (score_rows(first.kind, logits, targets, counts, names={metric}) for logits in pair)
     value = other.values[metric] - one.values[metric]
     draws = other.draws[metric] - one.draws[metric]
-    ends = torch.stack(score_interval(value, draws, rows=rows, scale="difference"))
-    errors, over = errors_of_draws(draws), "rows"
+    ends = torch.stack(score_interval(value, draws, rows=units, scale="difference"))
+    errors, over = errors_of_draws(draws), of
     over_sets = _errors_over_training_sets(first, second, matched) if metric == MAIN_METRIC[first.kind] else None
     if over_sets is not None:
-        ends, over = widened(ends, value, over_sets), "rows and training sets"
+        ends, over = widened(ends, value, over_sets), f"{of} and training sets"
         errors = torch.cat([errors, over_sets])
     return Estimates(
         value.numpy(),
         rows,
         errors=errors.numpy(),
-        null=_exchanged(pair, targets, first.kind, metric, exchanges, seed=seed + 1),
+        null=_exchanged(pair, targets, first.kind, metric, exchanges, groups=first.groups, seed=seed + 1),
         alternative="two-sided",
         note="the score is undefined",
         interval=ends.numpy(),
@@ -131,12 +133,23 @@ def _errors_over_training_sets(first: Predictions, second: Predictions, matched:
 
 
 def _exchanged(
-    pair: Tensor, targets: Tensor, kind: TargetKind, metric: str, exchanges: int, *, seed: int
+    pair: Tensor,
+    targets: Tensor,
+    kind: TargetKind,
+    metric: str,
+    exchanges: int,
+    *,
+    groups: Tensor | None,
+    seed: int,
 ) -> np.ndarray:
-    """Differences after the two predictions of random rows were exchanged, float64 `(exchanges, layers)`."""
+    """Differences after the predictions of random rows or groups were exchanged, float64 `(exchanges, layers)`."""
     layers, rows = pair.shape[1:3]
     generator = torch.Generator().manual_seed(seed)
-    exchanged = torch.rand(exchanges, rows, generator=generator) < 0.5
+    if groups is None:
+        exchanged = torch.rand(exchanges, rows, generator=generator) < 0.5
+    else:
+        number = groups.unique(return_inverse=True)[1]
+        exchanged = (torch.rand(exchanges, int(number.max()) + 1, generator=generator) < 0.5)[:, number]
     draws = []
     for some in exchanged.split(max(1, _ELEMENTS_AT_ONCE // pair[0].numel())):
         chosen = some[None, :, :, None]  # (1, exchanges, rows, 1)

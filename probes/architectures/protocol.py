@@ -18,6 +18,10 @@ replace the defaults of minibatch training:
 - `forward` runs under `torch.func.vmap`. Where that is impossible (an LSTM, branches on values, random numbers other
   than those of `nn.Dropout`), the probes run one after the other: slower, with the same results.
 
+A probe with the class attribute `reads_tokens = True` reads every token of a text instead of one vector: it is called
+with activations `(batch, tokens, in_features)`, padded on the right, and a mask, bool `(batch, tokens)`, that is true
+where a token is. Its logits must not depend on what stands at padding; `AttentionProbe` is an example.
+
 Example:
     A probe that scores a class by the distance to a learned prototype:
 
@@ -62,9 +66,13 @@ Example:
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from torch import nn
+
+Outputs = Literal["classes", "tokens", "token pairs"]
+"""What a probe gives for a row, in its class attribute `outputs`: logits of classes, which is the default; or a number
+for each token or for each pair of tokens, as structural probes do, which bring their own loss."""
 
 
 class ProbeArchitecture(Protocol):
@@ -84,3 +92,8 @@ class ProbeArchitecture(Protocol):
             A module that maps activations `(batch, in_features)` to logits `(batch, num_classes)`.
         """
         ...
+
+
+def reads_tokens(probe: Any) -> bool:
+    """Whether a probe, its class or a partial of it reads every token of a text, not one vector."""
+    return bool(getattr(getattr(probe, "func", probe), "reads_tokens", False))

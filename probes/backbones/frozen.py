@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from typing_extensions import override
 
+from probes.backbones.alignment import AlignedTexts, Ranges, align
 from probes.backbones.edits import Edit, editing, resuming
 from probes.backbones.fingerprint import fingerprint
-from probes.backbones.hooks import ForwardPass, ForwardStopped, TokenPooler, capture
+from probes.backbones.hooks import ForwardPass, ForwardStopped, Spans, capture
 from probes.backbones.loading import Source, load_causal_lm, load_pretrained
 from probes.backbones.structure import LayerSpec, Stack, choose_stacks, combine_readings, find_stacks, resolve_layers
 from probes.backbones.token_batches import TokenizedTexts, Tokenizer, longest_input, num_embeddings
 from probes.backbones.verification import check_hooks, check_weights, is_causal, reported_hidden_states
+from probes.token_values import token_mode
 from probes.values import Layer, Reading
 
 
@@ -224,18 +226,29 @@ class FrozenBackbone(nn.Module):
         """Every combination of the chosen stacks with sites and poolings.
 
         Args:
-            poolings: Some of `last`, `first`, `mean`, `max`; default `last` for a decoder, `mean` for an encoder.
+            poolings: Some of `last`, `first`, `mean`, `max`; default `last` for a decoder, `mean` for an encoder. Or
+                one vector per word: `words.last`, `words.first`, `words.mean`, likewise `spans.…`, or `subwords`.
             sites: Some of `residual`, `attention`, `mlp`.
 
         Raises:
-            ValueError: A pooling or site is unknown, or the package does not know which module computes the site in
-                this family of models.
+            ValueError: A pooling or site is unknown, the package does not know which module computes the site in
+                this family of models, or words are to be read in a decoder whose input is its start token alone.
         """
+        names = [poolings] if isinstance(poolings, str) else poolings or ()
+        if any(token_mode(Reading("", "", name)) for name in names) and self._reads_start_alone:
+            raise ValueError(
+                f"The decoder of '{self.name}' reads its start token alone, so that it has no words. Set "
+                "`backbone.decoder_input=text`, or `backbone.stack=encoder`."
+            )
         return combine_readings((self._stacks[name] for name in self.stacks), poolings, sites)
 
     def tokenize(self, texts: Sequence[str], *, max_length: int | None = None) -> TokenizedTexts:
         """Token ids of texts, truncated on the left to `max_length`, at most the longest input of the backbone."""
         return self.tokenizer(texts, max_length=max_length)
+
+    def align(self, texts: Sequence[str], ranges: Sequence[Ranges], *, max_length: int | None = None) -> AlignedTexts:
+        """Token ids of texts and the tokens of their words; `ranges` has the characters of each word of each text."""
+        return align(self.tokenizer, texts, ranges, max_length=max_length)
 
     @torch.no_grad()
     def forward(
@@ -245,6 +258,7 @@ class FrozenBackbone(nn.Module):
         *,
         readings: Sequence[Reading],
         layers: LayerSpec | None = None,
+        spans: Spans | None = None,
     ) -> dict[Reading, Tensor]:
         """Run one pass over a batch and pool inside the hooks; blocks past the deepest wanted layer are not run.
 
@@ -253,14 +267,16 @@ class FrozenBackbone(nn.Module):
             attention_mask: 1 where a token is attended, same shape.
             readings: What to read; see `readings()`.
             layers: Which layers; default the backbone's `layers`.
+            spans: The tokens of each text's words, for readings of words.
 
         Returns:
             For each reading a tensor of shape `(layers, batch, features)`: float32 for `mean`, else in the model's
-            dtype, in which the value of one token or the maximum over tokens is exact.
+            dtype, in which the value of one token or the maximum over tokens is exact. A reading of words has those of
+            all texts, one text after another, for its second axis.
         """
         input_ids, attention_mask = input_ids.to(self.device), attention_mask.to(self.device)
         wanted = {reading: self.layers(reading.stack, site=reading.site, spec=layers) for reading in readings}
-        pooled = self._pass.read(input_ids, attention_mask, wanted)
+        pooled = self._pass.read(input_ids, attention_mask, wanted, spans)
         return {
             # With a device map the blocks, and so their hidden states, are on several devices.
             reading: torch.stack([pooled[reading][layer].to(self.device) for layer in reading_layers])
@@ -269,7 +285,12 @@ class FrozenBackbone(nn.Module):
 
     @torch.no_grad()
     def reported(
-        self, input_ids: Tensor, attention_mask: Tensor, *, readings: Sequence[Reading]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        readings: Sequence[Reading],
+        spans: Spans | None = None,
     ) -> dict[Reading, dict[Layer, Tensor]]:
         """What `forward` should read, pooled from the hidden states that the model itself reports, without hooks.
 
@@ -277,6 +298,7 @@ class FrozenBackbone(nn.Module):
             input_ids: As in `forward`.
             attention_mask: As in `forward`; the model is always given it.
             readings: What to read; those of sublayers are left out, since models report the residual stream only.
+            spans: As in `forward`.
 
         Returns:
             For each reading and reported layer a tensor of shape `(batch, features)`; no layer L where a final norm
@@ -286,10 +308,36 @@ class FrozenBackbone(nn.Module):
         pooled: dict[Reading, dict[Layer, Tensor]] = {}
         for reading in (reading for reading in readings if reading.site == "residual"):
             output = self._pass.run([reading.stack], input_ids, attention_mask, output_hidden_states=True)
-            pooler = TokenPooler(self._pass.stack_mask(reading.stack, attention_mask))
+            pooler = self._pass.pooler(reading.stack, attention_mask, spans)
             states = reported_hidden_states(self._stacks[reading.stack], output)
             pooled[reading] = {layer: pooler.pool(reading.pooling, hidden) for layer, hidden in states.items()}
         return pooled
+
+    @torch.no_grad()
+    def reported_attention(self, input_ids: Tensor) -> Tensor:
+        """Attention weights that the blocks of the (first) stack report for one text, without hooks.
+
+        Args:
+            input_ids: int64, shape `(1, tokens)`.
+
+        Returns:
+            float32, shape `(blocks, heads, tokens, tokens)`; the first token axis is the one that attends.
+
+        Raises:
+            ValueError: The model reports none.
+        """
+        ids = input_ids.to(self.device)
+        with _plain_attention(self.model):
+            output = self._pass.run(self.stacks[:1], ids, torch.ones_like(ids), output_attentions=True)
+        maps = getattr(output, "attentions", None) or getattr(output, f"{self.stacks[0]}_attentions", None)
+        if not maps or any(weights is None for weights in maps):
+            raise ValueError(f"Backbone '{self.name}' does not report its attention. Set `study.attention=false`.")
+        return torch.stack([weights[0].float().cpu() for weights in maps])
+
+    @property
+    def _reads_start_alone(self) -> bool:
+        is_encoder_decoder = self.model.config.is_encoder_decoder
+        return is_encoder_decoder and "decoder" in self.stacks and self.decoder_input == "start"
 
     @contextmanager
     def intervene(self, edits: Sequence[Edit], *, attention_mask: Tensor | None = None) -> Iterator[Self]:
@@ -393,3 +441,15 @@ def frozen_view(model: PreTrainedModel, tokenizer: Any, **options: Any) -> Itera
             parameter.requires_grad_(True)
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _plain_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Within the context the model computes attention in the way that can report its weights."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        if before is not None:
+            model.set_attn_implementation(before)

@@ -1,7 +1,7 @@
 """One forward pass over a batch: hooks see the hidden states of each wanted layer and pool them at once.
 
-`ForwardPass` runs the model, `capture` places the hooks, and `TokenPooler` reduces tokens to one vector per text, so
-hidden states of shape `(batch, tokens, features)` are never kept.
+`ForwardPass` runs the model, `capture` places the hooks, and `TokenPooler` reduces tokens to one vector per text, or to
+one per word, so that hidden states of shape `(batch, tokens, features)` are never kept.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -21,7 +22,10 @@ from probes.backbones.structure import Stack, sublayer
 from probes.values import Layer, Reading
 
 Pooled = dict[Reading, dict[Layer, Tensor]]
-"""For each reading and layer a tensor of shape `(batch, features)`."""
+"""For each reading and layer a tensor of shape `(batch, features)`, or `(words of all texts, features)`."""
+
+Spans = Sequence[np.ndarray]
+"""For each text of a batch the first token of each of its words and the one after its last, int32 `(words, 2)`."""
 
 Sink = Callable[[str, Layer, Tensor], None]
 """Receives `(site, layer, hidden)` with hidden of shape `(batch, tokens, features)`; it must copy what it keeps."""
@@ -44,20 +48,27 @@ class ForwardPass:
     decoder_input: str
     causal: bool = False
 
-    def read(self, input_ids: Tensor, attention_mask: Tensor, wanted: Mapping[Reading, Sequence[Layer]]) -> Pooled:
+    def read(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        wanted: Mapping[Reading, Sequence[Layer]],
+        spans: Spans | None = None,
+    ) -> Pooled:
         """Pool the wanted layers inside hooks; blocks past the deepest wanted layer are not run.
 
         Args:
             input_ids: int64, shape `(batch, tokens)`.
             attention_mask: 1 where a token is attended, same shape.
             wanted: The layers of each reading.
+            spans: The words of each text, for readings of words.
         """
         pooled: Pooled = {reading: {} for reading in wanted}
         names = tuple(name for name in ("encoder", "decoder") if any(reading.stack == name for reading in wanted))
         with ExitStack() as hooks, suppress(ForwardStopped):
             for name in names:
                 places = {(r.site, layer) for r, layers in wanted.items() if r.stack == name for layer in layers}
-                sink = _pool_into(pooled, name, self.stack_mask(name, attention_mask))
+                sink = _pool_into(pooled, name, self.pooler(name, attention_mask, spans))
                 # A decoder needs the whole encoder, so only the last stack is stopped early.
                 hooks.enter_context(capture(self.stacks[name], sorted(places, key=str), sink, stop=name == names[-1]))
             self.run_batch(names, input_ids, attention_mask)
@@ -97,6 +108,12 @@ class ForwardPass:
             inputs["use_cache"] = False
         return module(**inputs, **kwargs)
 
+    def pooler(self, stack: str, attention_mask: Tensor, spans: Spans | None = None) -> TokenPooler:
+        """What pools the hidden states of a stack."""
+        mask = self.stack_mask(stack, attention_mask)
+        # The decoder of an encoder–decoder that reads the text has its start token in front of it.
+        return TokenPooler(mask, spans, first_token=mask.shape[1] - attention_mask.shape[1])
+
     def stack_mask(self, stack: str, attention_mask: Tensor) -> Tensor:
         """The attention mask over a stack's positions: the text's, or in an encoder–decoder's decoder its input's."""
         if stack == "encoder" or not self.model.config.is_encoder_decoder:
@@ -134,10 +151,13 @@ class TokenPooler:
     """Pools the hidden states of a batch, one layer after another; what depends only on the mask is computed once.
 
     Each method that has the name of a pooling maps hidden states of shape `(batch, tokens, features)` to one vector per
-    row, shape `(batch, features)`.
+    row, shape `(batch, features)`. Poolings such as `words.last` give one vector per word, of one text after another,
+    shape `(words of all rows, features)`, and `subwords` one per attended token.
 
     Args:
         mask: 1 where a token is attended, shape `(batch, tokens)`; at least one token in each row.
+        spans: The words of each row, for the poolings of words.
+        first_token: Number of tokens in front of a row's own, which `spans` do not count.
 
     >>> hidden = torch.arange(6.0).reshape(1, 3, 2)
     >>> pooler = TokenPooler(torch.tensor([[1, 1, 0]]))
@@ -145,12 +165,33 @@ class TokenPooler:
     ([[2.0, 3.0]], [[1.0, 2.0]])
     """
 
-    def __init__(self, mask: Tensor) -> None:
-        self.mask = mask
+    def __init__(self, mask: Tensor, spans: Spans | None = None, *, first_token: int = 0) -> None:
+        self.mask, self.spans, self.first_token = mask, spans, first_token
 
     def pool(self, pooling: str, hidden: Tensor) -> Tensor:
-        """Apply the method named `pooling`."""
-        return getattr(self, pooling)(hidden)
+        """Apply the method named `pooling`, or of a pooling of words the one that it stands for."""
+        _, of_words, how = pooling.partition(".")
+        return getattr(self, f"{how}_of_words" if of_words else pooling)(hidden)
+
+    def subwords(self, hidden: Tensor) -> Tensor:
+        """Every attended token, in the dtype of `hidden`."""
+        rows, tokens = (index.to(hidden.device) for index in self._attended)
+        return hidden[rows, tokens]
+
+    def last_of_words(self, hidden: Tensor) -> Tensor:
+        """The last token of every word, in the dtype of `hidden`."""
+        rows, _, lasts = (index.to(hidden.device) for index in self._words)
+        return hidden[rows, lasts]
+
+    def first_of_words(self, hidden: Tensor) -> Tensor:
+        """The first token of every word, in the dtype of `hidden`."""
+        rows, firsts, _ = (index.to(hidden.device) for index in self._words)
+        return hidden[rows, firsts]
+
+    def mean_of_words(self, hidden: Tensor) -> Tensor:
+        """The mean over the tokens of every word, in float32."""
+        rows, tokens, lengths = (index.to(hidden.device) for index in self._tokens_of_words)
+        return torch.segment_reduce(hidden[rows, tokens].float(), "mean", lengths=lengths, axis=0)
 
     def last(self, hidden: Tensor) -> Tensor:
         """The last attended token of every row, in the dtype of `hidden`."""
@@ -188,6 +229,32 @@ class TokenPooler:
         return self.mask.argmax(dim=1)
 
     @cached_property
+    def _attended(self) -> tuple[Tensor, Tensor]:
+        """Row and position of every attended token of the texts themselves, each `(attended,)`."""
+        rows, tokens = self.mask[:, self.first_token :].nonzero(as_tuple=True)
+        return rows, tokens + self.first_token
+
+    @cached_property
+    def _words(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Row, first and last token of every word, each int64 `(words of all rows,)`."""
+        if self.spans is None:
+            raise ValueError("A reading of words needs the tokens of each word: pass `spans`.")
+        lengths = torch.tensor([len(spans) for spans in self.spans])
+        ends = torch.from_numpy(np.concatenate([*self.spans]).astype(np.int64)) + self.first_token
+        rows = torch.arange(len(self.spans)).repeat_interleave(lengths)
+        rows, firsts, lasts = (index.to(self.mask.device) for index in (rows, ends[:, 0], ends[:, 1] - 1))
+        return rows, firsts, lasts
+
+    @cached_property
+    def _tokens_of_words(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Row and position of every token of every word, `(tokens of words,)`, and the number of each word's tokens."""
+        rows, firsts, lasts = self._words
+        lengths = lasts - firsts + 1
+        within = torch.arange(int(lengths.sum()), device=lengths.device)
+        within -= (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        return rows.repeat_interleave(lengths), firsts.repeat_interleave(lengths) + within, lengths
+
+    @cached_property
     def _weights_and_counts(self) -> tuple[Tensor, Tensor]:
         """The mask and the number of attended tokens, shapes `(batch, 1, tokens)` and `(batch, 1)`, float32."""
         weights = self.mask.to(torch.float32)
@@ -199,12 +266,11 @@ class TokenPooler:
         return ~self.mask.bool()[..., None]
 
 
-def _pool_into(pooled: Pooled, stack: str, mask: Tensor) -> Sink:
+def _pool_into(pooled: Pooled, stack: str, pooler: TokenPooler) -> Sink:
     """A sink that pools hidden states of a stack under every reading that is read at their site."""
-    pooler = TokenPooler(mask)
 
     def sink(site: str, layer: Layer, hidden: Tensor) -> None:
-        hidden = hidden.reshape(*mask.shape, -1)  # OPT's MLP puts out (batch × tokens, features)
+        hidden = hidden.reshape(*pooler.mask.shape, -1)  # OPT's MLP puts out (batch × tokens, features)
         for reading, by_layer in pooled.items():
             if (reading.stack, reading.site) == (stack, site):
                 by_layer[layer] = pooler.pool(reading.pooling, hidden)

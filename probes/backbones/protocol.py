@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from probes.backbones.alignment import AlignedTexts, Ranges
+from probes.backbones.hooks import Spans
 from probes.backbones.structure import LayerSpec
 from probes.backbones.token_batches import TokenizedTexts, Tokenizer
 from probes.values import Layer, Reading
@@ -79,8 +81,17 @@ class ReadableBackbone(Protocol):
         """Token ids of texts, truncated on the left."""
         ...
 
+    def align(self, texts: Sequence[str], ranges: Sequence[Ranges], *, max_length: int | None = None) -> AlignedTexts:
+        """Token ids of texts, and the tokens of their words."""
+        ...
+
     def reported(
-        self, input_ids: Tensor, attention_mask: Tensor, *, readings: Sequence[Reading]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        readings: Sequence[Reading],
+        spans: Spans | None = None,
     ) -> dict[Reading, dict[Layer, Tensor]]:
         """What a pass should read, pooled from the hidden states that the model itself reports, without hooks."""
         ...
@@ -92,6 +103,10 @@ class ReadableBackbone(Protocol):
         *,
         readings: Sequence[Reading],
         layers: LayerSpec | None = None,
+        spans: Spans | None = None,
     ) -> dict[Reading, Tensor]:
-        """One pass over a right-padded batch: for each reading a tensor of shape `(layers, batch, features)`."""
+        """One pass over a right-padded batch: for each reading a tensor of shape `(layers, batch, features)`.
+
+        A reading of words has the words of all texts for its second axis, and needs `spans`.
+        """
         ...

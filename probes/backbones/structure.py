@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from probes.token_values import TOKEN_POOLINGS
 from probes.values import POOLINGS, SITES, Layer, Reading
 
 LayerSpec = str | int | Sequence[Layer]
@@ -178,7 +179,9 @@ def combine_readings(
     readings = []
     for stack in stacks:
         default = "last" if stack.name == "decoder" else "mean"
-        chosen_poolings = _chosen(default if poolings is None else poolings, POOLINGS, key="extraction.pooling")
+        chosen_poolings = _chosen(
+            default if poolings is None else poolings, (*POOLINGS, *TOKEN_POOLINGS), key="extraction.pooling"
+        )
         for site in chosen_sites:
             if site != "residual":
                 sublayer(stack.blocks[0], site=site, model_type=stack.config.model_type)  # raises if there is none

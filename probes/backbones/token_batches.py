@@ -11,6 +11,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,27 @@ class TokenizedTexts:
         text_ids: For each text a hash of its token ids, 32 hexadecimal digits; texts of equal ids share activations.
         num_cut: Number of texts that were longer than the limit and lost their beginning.
         num_tokens_cut: Number of tokens that these texts lost in total.
+        spans: For each text the first token of each of its words and the one after its last, int32 `(words, 2)`; `()`
+            where no words are read.
     """
 
     ids: tuple[np.ndarray, ...]
     text_ids: tuple[str, ...]
     num_cut: int
     num_tokens_cut: int
+    spans: tuple[np.ndarray, ...] = ()
+
+    @cached_property
+    def span_ids(self) -> tuple[str, ...]:
+        """For each text a hash of its token ids and of the tokens of its words; `()` where no words are read."""
+        return (
+            tuple(
+                text_id(np.concatenate([[len(ids)], ids, spans.ravel()]))
+                for ids, spans in zip(self.ids, self.spans, strict=True)
+            )
+            if self.spans
+            else ()
+        )
 
 
 class Tokenizer:
@@ -87,6 +103,58 @@ class Tokenizer:
         return TokenizedTexts(
             tuple(arrays), tuple(text_id(array) for array in arrays), len(tokens_cut), sum(tokens_cut)
         )
+
+    def offsets(self, texts: Sequence[str], tokenized: TokenizedTexts) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The characters of a text that each of its tokens stands for.
+
+        Args:
+            texts: The texts.
+            tokenized: What this tokenizer made of them.
+
+        Returns:
+            For each text, int64 `(tokens, 2)`, the first character of each token and the one after its last: of all
+            its tokens, and of those that truncation left (the same array where it cut nothing). Special tokens, and
+            those of a chat template, have two equal numbers.
+
+        Raises:
+            ValueError: The tokenizer is not a fast one.
+        """
+        if not self._tokenizer.is_fast:
+            raise ValueError(
+                f"{type(self._tokenizer).__name__} is no fast tokenizer, so that it does not tell which characters a "
+                "token stands for. Set `extraction.tokens=null`, or `backbone` to a model with a fast tokenizer."
+            )
+        whole: list[np.ndarray] = []
+        remaining: list[np.ndarray] = []
+        for start in range(0, len(texts), _TEXTS_PER_CALL):
+            some = texts[start : start + _TEXTS_PER_CALL]
+            for i, offsets in enumerate(self._offsets(some, None), start=start):
+                whole.append(offsets)
+                limit = len(tokenized.ids[i])
+                cut = len(offsets) > limit
+                remaining.append(self._offsets([texts[i]], limit)[0] if cut else offsets)
+        return whole, remaining
+
+    def _offsets(self, texts: Sequence[str], limit: int | None) -> list[np.ndarray]:
+        rendered = [self._render(text) for text in texts] if self.chat_template else list(texts)
+        encoded = self._encoded(rendered, limit, offsets=True)["offset_mapping"]
+        arrays = [np.asarray(offsets, dtype=np.int64).reshape(-1, 2) for offsets in encoded]
+        if not self.chat_template:
+            return arrays
+        return [
+            _without_template(array, self._place(text, whole), len(text))
+            for array, text, whole in zip(arrays, texts, rendered, strict=True)
+        ]
+
+    def _place(self, text: str, rendered: str) -> int:
+        """Where in a rendered chat the user's text begins."""
+        before = self._render("\ufffc").index("\ufffc")  # a character that no template has
+        if rendered[before : before + len(text)] != text:
+            raise ValueError(
+                f"The chat template changes the text {text[:60]!r}, so that its words cannot be found. Set "
+                "`backbone.chat_template=false`."
+            )
+        return before
 
     def _check_ids(self, texts: Sequence[str], arrays: Sequence[np.ndarray]) -> None:
         empty = [i for i, array in enumerate(arrays) if len(array) == 0]
@@ -146,14 +214,14 @@ class Tokenizer:
                 raise ValueError(f"{_named(start + i, texts[i])}: {omitted[0]!r} {_NO_TOKEN}")
         return encoded["input_ids"]
 
-    def _encoded(self, texts: list[str], limit: int | None) -> Any:
+    def _encoded(self, texts: list[str], limit: int | None, *, offsets: bool = False) -> Any:
         return self._tokenizer(
             texts,
             add_special_tokens=not self.chat_template,  # a chat template has written them already
             truncation=limit is not None,
             max_length=limit,
             return_attention_mask=False,
-            return_offsets_mapping=self._may_omit,
+            return_offsets_mapping=self._may_omit or offsets,
             verbose=False,
         )
 
@@ -162,6 +230,11 @@ _NO_TOKEN = (
     "has characters that the tokenizer has no token for, and it has no unknown token. Correct the text, or set "
     "`backbone` to a model whose tokenizer knows them."
 )
+
+
+def _without_template(offsets: np.ndarray, place: int, length: int) -> np.ndarray:
+    """Offsets into a text of so many characters, from those into a chat in which it begins at `place`."""
+    return (offsets - place).clip(0, length)
 
 
 def _named(number: int, text: str) -> str:

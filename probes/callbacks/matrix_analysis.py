@@ -16,6 +16,7 @@ from probes.activations import extract
 from probes.analysis import LayerAnalysis, TaskRows
 from probes.analysis.table import LIVE
 from probes.backbones import FrozenBackbone, frozen_view
+from probes.token_values import TokenActivations
 from probes.training import TaskData
 from probes.values import Activations, Reading
 
@@ -53,8 +54,14 @@ class MatrixAnalysis(Callback):
         self._steps_read: set[int] = set()
 
     def add_task(self, data: TaskData) -> None:
-        """Measure a task's test rows, unless that was done before: several fits may belong to one task."""
-        activations, labels = data.test
+        """Measure a task's test rows, unless that was done before: several fits may belong to one task.
+
+        Rows with a vector for each token are not measured; measures compare rows of one vector. They also take rows to
+        be independent, so that of words one a sentence is measured.
+        """
+        if isinstance(data.test.activations, TokenActivations):
+            return
+        activations, labels = data.independent_rows("test", seed=self.analysis.seed)
         if not self.analysis.has(data.task, activations.reading):
             reference = None if self.reference is None else self.reference(data.task, activations.reading)
             self.analysis.add(data.task, activations, labels, reference=reference)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from probes.activations.claims import Claims
 from probes.activations.shards import DamagedShardError, check_values, read_header
 from probes.kept_files import MANIFEST, folder_fault, read_key, sealed_fault
 
@@ -64,6 +65,8 @@ class Entry:
         if self.lock is not None and self.lock.exists():
             try:
                 with FileLock(self.lock, blocking=False):
+                    if self.kind == "activations" and Claims(self.lock).of_others():
+                        return False
                     self._delete()
             except Timeout:
                 return False

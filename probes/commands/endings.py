@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.metadata
 import os
 import shlex
@@ -16,7 +17,7 @@ from probes.commands.hydra_jobs import Command, is_first_process, override
 from probes.runs.job_records import read_records
 from probes.runs.masking import mask_text
 from probes.runs.run_folder import read_state
-from probes.runs.signals import Interrupted, ended_by_signals, follow
+from probes.runs.signals import Interrupted, come_too_late, ended_by_signals, follow
 
 _PACKAGES = ("torch", "transformers", "lightning")
 _NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE")
@@ -45,6 +46,7 @@ def ended_in_words() -> Iterator[None]:
                     raise Command.error
             finally:
                 failed = _end_of_sweep()
+                atexit.register(come_too_late)  # Python takes a second or two to end
     except Interrupted as interrupt:
         _flush()
         sys.stderr.write(mask_text(f"{interrupt}. {_how_to_go_on()}\n"))

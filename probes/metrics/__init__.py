@@ -13,6 +13,7 @@ from probes.metrics.scores import LARGER_IS_BETTER as LARGER_IS_BETTER
 from probes.metrics.scores import MAIN_METRIC as MAIN_METRIC
 from probes.metrics.scores import METRICS as METRICS
 from probes.metrics.scores import OBJECTIVE_METRIC as OBJECTIVE_METRIC
+from probes.metrics.scores import SCALES as SCALES
 from probes.metrics.scores import UNITS as UNITS
 from probes.metrics.scores import ProbeMetric as ProbeMetric
 from probes.metrics.scores import Scores as Scores
@@ -21,6 +22,8 @@ from probes.metrics.scores import bootstrap_counts as bootstrap_counts
 from probes.metrics.scores import classification_scores as classification_scores
 from probes.metrics.scores import majority_logits as majority_logits
 from probes.metrics.scores import multilabel_scores as multilabel_scores
+from probes.metrics.scores import permuted_orders as permuted_orders
 from probes.metrics.scores import permuted_scores as permuted_scores
 from probes.metrics.scores import regression_scores as regression_scores
 from probes.metrics.scores import score_rows as score_rows
+from probes.metrics.scores import word_majority_logits as word_majority_logits

@@ -38,6 +38,8 @@ class Predictions:
         training_errors: Errors over training sets of the main metric, as `Estimates.errors`, shape `(sets, layers)`;
             without rows where probes were not refitted.
         training_seed: What decided the training sets; equal in two runs whose errors are paired.
+        sentences: Number of each row's sentence, int32 `(rows,)`, where rows are words; without entries where rows are
+            independent.
     """
 
     task: str
@@ -50,6 +52,12 @@ class Predictions:
     targets: np.ndarray
     training_errors: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     training_seed: str = ""
+    sentences: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+
+    @property
+    def groups(self) -> Tensor | None:
+        """Number of each row's sentence, int64 `(rows,)`; `None` where rows are independent."""
+        return torch.from_numpy(self.sentences).long() if len(self.sentences) else None
 
     def __post_init__(self) -> None:
         expected = (len(self.layers), *self.targets.shape)
@@ -71,6 +79,7 @@ class Predictions:
         labels: tuple[str, ...],
         layers: tuple[Layer, ...],
         row_ids: tuple[str, ...],
+        sentences: np.ndarray | None = None,
     ) -> Predictions:
         """The predictions that logits `(layers, rows, classes)` stand for; numbers in the unit of the targets."""
         if kind == "classification":
@@ -88,6 +97,7 @@ class Predictions:
             row_ids=row_ids,
             predicted=predicted.numpy(force=True).astype(dtype),
             targets=targets.numpy(force=True).astype(dtype),
+            sentences=np.empty(0, np.int32) if sentences is None else sentences,
         )
 
     @property

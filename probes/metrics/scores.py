@@ -7,7 +7,7 @@ unit and its rows of `results.csv` follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -142,6 +142,7 @@ class Scores:
         null: Metric → float64 `(permutations, layers)`, values by chance as from `permuted_scores`; empty without.
         refits: Metric → float64 `(1 + samples, sets, layers)`, for probes refitted on halves of the training rows:
             on the rows, then on resamples of them; empty without.
+        groups: Number of groups that were resampled, such as sentences of words; `None`: rows were.
     """
 
     values: Mapping[str, Tensor]
@@ -150,16 +151,20 @@ class Scores:
     rows: int
     null: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
     refits: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+    groups: int | None = None
 
     def interval(self, metric: str) -> tuple[Tensor, Tensor] | None:
-        """95 % interval of a metric over rows, on its scale, each end `(layers,)`; `None` without resamples.
+        """95 % interval of a metric over rows or groups, on its scale, each end `(layers,)`; `None` without resamples.
 
         A metric that is not in `METRICS`, such as a difference of two, has a symmetric one.
         """
         if metric not in self.draws:
             return None
         scale = SCALES.get((self.kind, metric), "difference")
-        return score_interval(self.values[metric], self.draws[metric], rows=self.rows, scale=scale)
+        units = self.rows if self.groups is None else self.groups
+        if self.groups is not None and scale == "share":
+            scale = "share_of_labels"  # a group has more than one answer
+        return score_interval(self.values[metric], self.draws[metric], rows=units, scale=scale)
 
 
 def score_rows(
@@ -170,6 +175,7 @@ def score_rows(
     *,
     ordered: bool = False,
     names: Collection[str] | None = None,
+    groups: int | None = None,
 ) -> Scores:
     """Score every layer's logits against the targets with the metrics of a kind of task.
 
@@ -180,6 +186,7 @@ def score_rows(
         counts: Resamples as from `bootstrap_counts`, shape `(samples, rows)`; `None` for point values only.
         ordered: Whether the classes are in order, which adds the metrics of ordered classes.
         names: Metrics to compute; all by default.
+        groups: Number of groups that `counts` resample, such as sentences of words; `None`: rows are resampled.
 
     Raises:
         ValueError: There are no rows, or logits and targets have different numbers of them.
@@ -193,7 +200,7 @@ def score_rows(
     which: dict[str, Any] = {"ordered": ordered, "names": names}
     values = _scores_of_kind(kind, logits, targets, once, **which)
     draws = {} if counts is None else _scores_of_kind(kind, logits, targets, counts.to(logits.device), **which)
-    return Scores({name: value[0] for name, value in values.items()}, draws, kind, len(targets))
+    return Scores({name: value[0] for name, value in values.items()}, draws, kind, len(targets), groups=groups)
 
 
 def permuted_scores(
@@ -284,7 +291,7 @@ def _scores_of_kind(
     return {metric.name: metric.function(logits, targets, counts) for metric in wanted}
 
 
-def bootstrap_counts(rows: int, samples: int, *, seed: int) -> Tensor:
+def bootstrap_counts(rows: int, samples: int, *, seed: int, groups: Tensor | None = None) -> Tensor:
     """How often each row is drawn in each resample of `rows` rows with replacement.
 
     One matrix serves every layer and every control, so that their differences are paired.
@@ -293,16 +300,76 @@ def bootstrap_counts(rows: int, samples: int, *, seed: int) -> Tensor:
         rows: Rows to draw from, and rows in each resample.
         samples: Number of resamples.
         seed: Determines the draws, identically on every machine; 0 is a seed like any other.
+        groups: Number of each row's group, int64 `(rows,)`: groups, such as sentences of words, are drawn in place of
+            rows, each with all of its rows.
 
     Returns:
-        float32 counts, shape `(samples, rows)`; each resample sums to `rows`.
+        float32 counts, shape `(samples, rows)`; each resample sums to `rows`, or has as many groups as there are.
 
     >>> bootstrap_counts(10, 3, seed=0).sum(1).tolist()
     [10.0, 10.0, 10.0]
     """
+    if groups is not None:
+        number = groups.unique(return_inverse=True)[1]
+        return bootstrap_counts(int(number.max()) + 1, samples, seed=seed)[:, number]
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(rows, (samples, rows), generator=generator)
     return torch.zeros(samples, rows).scatter_add_(1, drawn, torch.ones(samples, rows))
+
+
+def permuted_orders(rows: int, permutations: int, *, seed: int, groups: Tensor | None = None) -> Tensor:
+    """Random orders of rows, as `permuted_scores` matches them with targets.
+
+    Args:
+        rows: Number of rows.
+        permutations: Number of orders.
+        seed: Determines them; 0 is a seed like any other.
+        groups: Number of each row's group, int64 `(rows,)`: groups, such as sentences of words, are put in a random
+            order, and the rows of a group stay one after another, so that what makes them alike is the same by chance.
+
+    Returns:
+        int64, shape `(permutations, rows)`.
+
+    >>> permuted_orders(5, 1, seed=1, groups=torch.tensor([0, 0, 1, 1, 1])).tolist()
+    [[2, 3, 4, 0, 1]]
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if groups is None:
+        return torch.stack([torch.randperm(rows, generator=generator) for _ in range(permutations)])
+    number = groups.unique(return_inverse=True)[1]
+    count = int(number.max()) + 1
+    places = [torch.randperm(count, generator=generator)[number] for _ in range(permutations)]
+    return torch.stack([place.argsort(stable=True) for place in places])
+
+
+def word_majority_logits(
+    train_targets: Tensor, train_words: Sequence[str], words: Sequence[str], *, classes: int
+) -> Tensor:
+    """Logits of the class that each word has most often in training: a baseline without activations or context.
+
+    They are the logs of the frequencies of a word's classes, to which the frequencies of all words are added as if they
+    were one more occurrence; these decide for words that training lacks, and between equally frequent classes.
+
+    Args:
+        train_targets: Class indices, shape `(train_rows,)`.
+        train_words: The word of each training row.
+        words: The word of each row to predict.
+        classes: Number of classes.
+
+    Returns:
+        float32, shape `(1, rows, classes)`.
+
+    >>> logits = word_majority_logits(torch.tensor([0, 1, 1, 1]), ["a", "b", "a", "b"], ["b", "c"], classes=2)
+    >>> logits.exp().round(decimals=2).tolist()
+    [[[0.08, 0.92], [0.25, 0.75]]]
+    """
+    number = {word: i for i, word in enumerate(dict.fromkeys(train_words))}
+    counts = torch.zeros(len(number) + 1, classes, dtype=torch.float64)  # the last row is for words without training
+    places = torch.tensor([number[word] for word in train_words])
+    counts.index_put_((places, train_targets), torch.ones((), dtype=torch.float64), accumulate=True)
+    counts += torch.bincount(train_targets, minlength=classes).double() / len(train_targets)
+    rows = counts[torch.tensor([number.get(word, len(number)) for word in words])]
+    return (rows / rows.sum(1, keepdim=True)).log().float()[None]
 
 
 def majority_logits(kind: TargetKind, train_targets: Tensor, rows: int, *, classes: int) -> Tensor:

@@ -1,4 +1,11 @@
 """What more can be asked of a task's probes: confounds, baselines, description length, choice of layers."""
 
+from probes.probe_measures.baselines import Baselines as Baselines
+from probes.probe_measures.calibration import Calibration as Calibration
+from probes.probe_measures.description_length import DescriptionLength as DescriptionLength
+from probes.probe_measures.nuisances import NuisanceAudit as NuisanceAudit
 from probes.probe_measures.protocol import ProbedTask as ProbedTask
 from probes.probe_measures.protocol import ProbeMeasure as ProbeMeasure
+from probes.probe_measures.protocol import TaskTable as TaskTable
+from probes.probe_measures.sample_efficiency import SampleEfficiency as SampleEfficiency
+from probes.probe_measures.v_information import VInformation as VInformation

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from probes.tasks import Task
 from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings, TaskData, TaskProbes
-from probes.values import LayerProfile
+from probes.values import LayerProfile, Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,9 @@ class ProbedTask:
         settings: How probes are trained.
         trainer: Makes the Lightning trainer of a fit.
         seed: Decides every random choice.
+        token_counts: Split → number of tokens of each row; empty if not known.
+        variants: Name → the same rows with other prompts, of all measures that ask for some.
+        random_weights: The same rows in the same architecture with random weights; `None` if no measure asks for it.
     """
 
     task: Task
@@ -31,13 +34,43 @@ class ProbedTask:
     settings: ProbeSettings
     trainer: TrainerFactory
     seed: int
+    token_counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    variants: Mapping[str, TaskData] = field(default_factory=dict)
+    random_weights: TaskData | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTable:
+    """What a measure says of single rows, classes or bins of a task: a file of its own beside the profiles.
+
+    The page of a run shows small tables, of at most 8 columns and 40 rows.
+
+    Attributes:
+        name: Names the table, such as `per_class`; a folder of the run.
+        task: Name of the task.
+        reading: Stack, site and pooling.
+        columns: Heading → texts or numbers, all columns of one length.
+    """
+
+    name: str
+    task: str
+    reading: Reading
+    columns: Mapping[str, Sequence[str | int | float]]
 
 
 class ProbeMeasure(Protocol):
-    """A quantity, or several, that need the probes of a task; a config names them under `analysis.probe_measures`."""
+    """A quantity, or several, that need the probes of a task; a config names them under `analysis.probe_measures`.
 
-    def __call__(self, probed: ProbedTask) -> Iterable[LayerProfile]:
-        """Profiles over the layers of `probed.data`.
+    A measure that needs more than the activations of the prompts says so by further members, which the study looks at
+    before it reads the suite:
+
+    - `variants(task) -> Mapping[str, Task]`: the same rows with other prompts, by names that no other measure uses;
+      their activations come in `ProbedTask.variants`, from the same pass;
+    - `random_weights = True`: activations of the same architecture with random weights, in `ProbedTask.random_weights`.
+    """
+
+    def __call__(self, probed: ProbedTask) -> Iterable[LayerProfile | TaskTable]:
+        """Profiles over the layers of `probed.data`, and tables.
 
         A layer that cannot be measured is NaN, and the profile's note says why; a measure that does not suit the kind
         of task returns nothing.

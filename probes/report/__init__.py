@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         write_layer_by_task,
         write_results,
         write_task_maps,
+        write_task_table,
     )
     from probes.report.figures.band_profiles import Curve, band_profiles
     from probes.report.figures.heatmap import heatmap
@@ -51,9 +52,11 @@ if TYPE_CHECKING:
         print_best_layers,
         print_screen,
     )
+    from probes.report.token_pictures import DrawnTree, WeighedText, report_token_weights, report_trees
 
 __all__ = [
     "Curve",
+    "DrawnTree",
     "FilesOnly",
     "MlflowRunLogger",
     "RunLogger",
@@ -62,6 +65,7 @@ __all__ = [
     "TaskMap",
     "TensorBoardRunLogger",
     "WandbRunLogger",
+    "WeighedText",
     "band_profiles",
     "best_layer_table",
     "curve_of",
@@ -84,6 +88,8 @@ __all__ = [
     "report_jobs",
     "report_layer_by_layer",
     "report_run",
+    "report_token_weights",
+    "report_trees",
     "save_group_report",
     "save_png",
     "task_maps",
@@ -93,6 +99,7 @@ __all__ = [
     "write_report",
     "write_results",
     "write_task_maps",
+    "write_task_table",
 ]
 
 __getattr__ = lazy_names(
@@ -108,6 +115,7 @@ __getattr__ = lazy_names(
             "write_layer_by_task",
             "write_results",
             "write_task_maps",
+            "write_task_table",
         ),
         "figures.heatmap": ("heatmap",),
         "figures.profiles": ("profiles",),
@@ -136,6 +144,7 @@ __getattr__ = lazy_names(
             "print_best_layers",
             "print_screen",
         ),
+        "token_pictures": ("DrawnTree", "WeighedText", "report_token_weights", "report_trees"),
         "loggers.run_logger": ("FilesOnly", "RunLogger"),
         "loggers.tensorboard_logger": ("TensorBoardRunLogger",),
         "loggers.wandb_logger": ("WandbRunLogger",),

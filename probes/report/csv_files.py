@@ -16,6 +16,7 @@ from probes.runs.run_folder import STATE_FILE, read_state
 from probes.values import RESULT_COLUMNS, BestLayers, Layer, LayerByLayer, LayerByTask, Result
 
 if TYPE_CHECKING:
+    from probes.probe_measures import TaskTable
     from probes.report.figures.task_maps import TaskMap
 
 _log = logging.getLogger(__name__)
@@ -200,6 +201,18 @@ def file_stem(matrix: LayerByTask, *, primary: bool = True) -> str:
     """
     stem = file_name(matrix.quantity.removeprefix("probe/").replace("/", "_"))
     return stem if primary else f"{stem}@{matrix.reading}"
+
+
+def write_task_table(table: TaskTable, folder: Path, *, stem: str) -> Path:
+    """Write a table of one task as `<folder>/<name>/<stem>.csv`.
+
+    Args:
+        table: Its numbers are written with all their digits.
+        folder: Usually `<output folder>/tables`.
+        stem: Names the task, and its reading if that is not the run's first.
+    """
+    rows = zip(*(map(_field, column) for column in table.columns.values()), strict=True)
+    return write_table(folder / file_name(table.name) / f"{stem}.csv", tuple(table.columns), rows)
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 
 from probes.analysis import Findings, SegmentedQuantity, group_means, interval_of, layer_by_task, result_rows
 from probes.files import file_name
+from probes.report.audit import AUDIT_FILE, audit_table, write_audit
 from probes.report.csv_files import (
     file_stem,
     write_best_layers,
@@ -86,6 +87,8 @@ def report_run(
 ) -> list[Path]:
     """Write `results.csv`, `best_layers.csv`, `layer_by_task/*.csv` and `figures/*.png`, and log each quantity once.
 
+    An audit for nuisances is also written as `audit.csv`.
+
     The reading of the first matrix is the run's primary one. Its quantities come first and their files carry no reading
     in their names. Those with intervals, except specificity, are also drawn as curves over layers
     (`figures/<quantity>_profiles.png`). The best layers were chosen for it, so only its figures mark them.
@@ -110,6 +113,8 @@ def report_run(
     files = [write_results(results, output_dir / "results.csv")]
     if best_layers:
         files.append(write_best_layers(best_layers.values(), output_dir / "best_layers.csv"))
+    if audit := audit_table(results):
+        files.append(write_audit(audit, output_dir / AUDIT_FILE))
     heatmaps, drawings, limits = [], {}, shared_limits(ordered, {row.role for row in results})
     for matrix in ordered:
         first = matrix.reading == primary

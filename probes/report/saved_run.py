@@ -5,6 +5,7 @@ The folder alone is enough: neither cache nor model are needed.
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -205,6 +206,15 @@ class SavedRun:
     def maps(self) -> Mapping[str, list[TaskMap]]:
         """Role of a model → maps of its activations in the plane, one for each layer."""
         return {path.stem: read_task_maps(path) for path in sorted((self.path / "maps").glob("*.csv"))}
+
+    @cached_property
+    def tables(self) -> Mapping[str, Mapping[str, list[list[str]]]]:
+        """Name of a table → file name of a task → its rows as texts, the heading first."""
+        tables: dict[str, dict[str, list[list[str]]]] = {}
+        for path in sorted((self.path / "tables").glob("*/*.csv")):
+            with path.open(newline="", encoding="utf-8") as file:
+                tables.setdefault(path.parent.name, {})[path.stem] = list(csv.reader(file))
+        return tables
 
     def _marks(self, matrix: LayerByTask) -> Mapping[str, BestLayers] | None:
         """Best layers are those of the primary reading."""

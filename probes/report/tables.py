@@ -111,12 +111,18 @@ class _BestRow(NamedTuple):
         task, layer = self.best.task, self.best.layer
         return [
             _number_with_interval(self.score),
-            _number(self.cells.get((task, layer, self.metric, "shuffled_labels"))),
+            _number(control_of(self.cells, task, layer, self.metric)),
             self.selectivity(),
             _number(self.cells.get((task, layer, "accuracy", ""))),
             _number(self.cells.get((task, None, "accuracy", "majority"))),
             _count(self.score),
         ]
+
+
+def control_of(cells: Mapping[_Cell, Result], task: str, layer: Layer | None, metric: str) -> Result | None:
+    """The score of a cell's controls: of shuffled labels, or of words that have a random label each."""
+    found = (cells.get((task, layer, metric, control)) for control in ("shuffled_labels", "word_types"))
+    return next((result for result in found if result is not None), None)
 
 
 def sparkline(values: Sequence[float], width: int) -> str:

@@ -68,6 +68,12 @@ def ended_by_signals() -> Iterator[None]:
             watch.stop()
 
 
+def come_too_late() -> None:
+    """From now on signals do nothing: everything is written, and the exit code is decided."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def at_hard_exit(action: Callable[[Interrupted], object]) -> Iterator[None]:
     """Within the context, do something before the process ends because a signal was not answered in time.

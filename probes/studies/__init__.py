@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from probes.studies.layer_by_layer.mixture import MixtureSettings
     from probes.studies.layer_by_layer.study import LayerByLayerStudy
     from probes.studies.probe import ProbeStudy
+    from probes.studies.readers import ReadersStudy
     from probes.studies.run_context import RunContext
+    from probes.studies.transfer import TransferStudy
+    from probes.studies.trees.study import TreesStudy
 
 __all__ = [
     "CompareStudy",
@@ -30,9 +33,12 @@ __all__ = [
     "MapSettings",
     "MixtureSettings",
     "ProbeStudy",
+    "ReadersStudy",
     "RunContext",
     "SteerStudy",
     "SteeringSettings",
+    "TransferStudy",
+    "TreesStudy",
 ]
 
 __getattr__ = lazy_names(
@@ -47,6 +53,9 @@ __getattr__ = lazy_names(
         "layer_by_layer.mixture": ("MixtureSettings",),
         "layer_by_layer.study": ("LayerByLayerStudy",),
         "probe": ("ProbeStudy",),
+        "readers": ("ReadersStudy",),
         "run_context": ("RunContext",),
+        "transfer": ("TransferStudy",),
+        "trees.study": ("TreesStudy",),
     },
 )

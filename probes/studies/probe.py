@@ -14,9 +14,17 @@ from probes.analysis import LayerAnalysis, result_rows
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
 from probes.files import file_name
-from probes.probe_measures import ProbedTask
+from probes.probe_measures import ProbedTask, TaskTable
 from probes.progress import tracked
-from probes.report import print_best_layers, report_findings, write_predictions, write_report, write_results
+from probes.report import (
+    print_best_layers,
+    report_findings,
+    write_predictions,
+    write_report,
+    write_results,
+    write_task_table,
+)
+from probes.studies.further_passes import read_with_further_passes
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import (
     SuiteActivations,
@@ -29,9 +37,11 @@ from probes.studies.suite_activations import (
 from probes.tasks import Suite, Task
 from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings, TaskProbes, fit_task
-from probes.values import Reading
+from probes.values import SPLITS, LayerProfile, Reading
 
 _log = logging.getLogger(__name__)
+
+_WITHOUT_LABELS = {"generation", "trees"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +92,34 @@ class ProbeStudy:
             with context.stage("backbone"):
                 loaded = backbone()
             with context.stage("activations"):
-                activations = read_suite(loaded_suite, loaded, extraction, context.cache_dir)
+                read = read_with_further_passes(
+                    loaded_suite,
+                    loaded,
+                    extraction,
+                    context.cache_dir,
+                    measures=analysis.probe_measures,
+                    seed=context.seed,
+                )
+                activations = read.activations
             del loaded
+            loaded_suite = activations.readable(loaded_suite)
             context.provenance.record(facts_of(loaded_suite, activations))
             names = names_of(self.name, loaded_suite, activations.backbone)
             reference = None
             if reference_backbone is not None:
                 with context.stage("reference activations"):
-                    read = read_suite(
+                    other = read_suite(
                         loaded_suite, reference_backbone(), extraction, context.cache_dir, splits=("test",)
                     )
-                names = names_of(self.name, loaded_suite, activations.backbone, read.backbone)
-                reference = matching_test_rows(read, loaded_suite, like=activations)
+                names = names_of(self.name, loaded_suite, activations.backbone, other.backbone)
+                reference = matching_test_rows(other, loaded_suite, like=activations)
             callback = callbacks(analysis, reference=reference)
             with_callback = partial(trainer, callbacks=[*_callbacks_of(trainer), callback])
             fits: dict[Reading, dict[str, TaskProbes]] = {reading: {} for reading in activations.layers}
-            places = [(reading, task) for reading in fits for task in loaded_suite.tasks]
+            read_as = {task.name: activations.readings(task) for task in loaded_suite.tasks}
+            places = [
+                (reading, task) for reading in fits for task in loaded_suite.tasks if reading in read_as[task.name]
+            ]
             for reading, task in tracked(places, "tasks probed", total=len(places)):
                 with context.stage("probes"):
                     data = task_data(task, activations, reading)
@@ -106,19 +128,29 @@ class ProbeStudy:
                     analysis.table.add(fit.profiles)
                 with context.stage("probe measures"):
                     probed = ProbedTask(
-                        task=task, data=data, fit=fit, settings=probe, trainer=trainer, seed=context.seed
+                        task=task,
+                        data=data,
+                        fit=fit,
+                        settings=probe,
+                        trainer=trainer,
+                        seed=context.seed,
+                        token_counts={split: activations.token_counts(task, split) for split in SPLITS},
+                        variants=read.variants_of(data, reading),
+                        random_weights=read.random_weights_of(task, reading),
                     )
-                    for measure in analysis.probe_measures:
-                        analysis.table.add(measure(probed))
+                    found = [item for measure in analysis.probe_measures for item in measure(probed)]
+                    analysis.table.add(item for item in found if isinstance(item, LayerProfile))
                 fits[reading][task.name] = fit
-                stem = _file_stem(task, reading, first=next(iter(fits)))
+                stem = _file_stem(task, reading, first=read_as[task.name][0])
+                for table in (item for item in found if isinstance(item, TaskTable)):
+                    write_task_table(table, context.output_dir / "tables", stem=stem)
                 fit.save(context.output_dir / "probes" / f"{stem}.safetensors", metadata=_identity(activations))
                 if fit.predictions is not None:
                     write_predictions(fit.predictions, context.output_dir / "predictions" / f"{stem}.npz")
                 # After each task, so that a run that dies keeps the scores it has.
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
             with context.stage("report"):
-                primary = next(iter(fits.values()))
+                primary = {task: fits[readings[0]][task] for task, readings in read_as.items()}
                 best = {task: fit.best_layers for task, fit in primary.items() if fit.best_layers is not None}
                 report = report_findings(
                     context.output_dir, analysis.finish(), names=names, logger=context.logger, best_layers=best
@@ -144,10 +176,10 @@ def with_labels(suite: Suite) -> Suite:
     Raises:
         ValueError: None is left.
     """
-    without = [task.name for task in suite.tasks if task.kind == "generation"]
+    without = [task.name for task in suite.tasks if task.kind in _WITHOUT_LABELS]
     if without:
         _log.info("%d tasks have no labels and are not probed: %s.", len(without), ", ".join(without))
-    tasks = tuple(task for task in suite.tasks if task.kind != "generation")
+    tasks = tuple(task for task in suite.tasks if task.kind not in _WITHOUT_LABELS)
     if not tasks:
         raise ValueError(
             f"Suite '{suite.name}' has no task with labels: {', '.join(without) or 'it is empty'}. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,23 @@ from probes.activations import (
     PassReport,
     certified,
     fill_stores,
+    names_under,
     open_stores,
     row_ids,
 )
 from probes.backbones import ReadableBackbone, TokenizedTexts
+from probes.studies.read_texts import (
+    ReadTexts,
+    read_texts,
+    report_words,
+    rows_with_vectors,
+    token_activations,
+    tokens_to_read,
+    vectors_of_rows,
+    with_kept_rows,
+)
 from probes.tasks import Suite, Task
+from probes.token_values import TokenActivations, token_mode
 from probes.training import LabelledActivations, TaskData
 from probes.values import SPLITS, Activations, Layer, Reading, RunNames
 
@@ -49,14 +61,71 @@ class SuiteActivations:
     num_cut: Mapping[str, int]
     certificate: Certificate | None
     _stores: Mapping[Reading, ActivationStore]
-    _text_ids: Mapping[tuple[str, str], Sequence[str]]
+    _texts: Mapping[tuple[str, str], ReadTexts]
+
+    def readings(self, task: Task) -> tuple[Reading, ...]:
+        """What a task's rows are read under: readings of words for tasks of words, pooled ones for others."""
+        return tuple(reading for reading in self.layers if (token_mode(reading) is not None) == task.of_words)
+
+    def token_counts(self, task: Task, split: str) -> tuple[int, ...]:
+        """Number of tokens of each row's text; of words, that of their sentence."""
+        rows, ids = task.splits[split], self._texts[task.name, split].tokenized.ids
+        texts = range(len(rows)) if rows.words is None else rows.words.sentence.tolist()
+        return tuple(len(ids[text]) for text in texts)
 
     def rows(self, task: Task, split: str, reading: Reading) -> Activations:
-        """Activations of one split of a task, rows in the task's order; their ids are the same for every backbone."""
-        values = self._stores[reading].read(self._text_ids[task.name, split], self.layers[reading])
+        """Activations of one split of a task, rows in the task's order; their ids are the same for every backbone.
+
+        Rows of words that have no vector, because the tokenizer gives them no token or the length limit cut them off,
+        are left out, as they are from `readable`.
+        """
+        layers, rows, texts = self.layers[reading], task.splits[split], self._texts[task.name, split]
+        if rows.words is None:
+            values = self._stores[reading].read(texts.tokenized.text_ids, layers)
+            return Activations(values, layers, row_ids(task.name, split, rows.prompts, rows.labels), reading)
+        spans = map(tuple, rows.words.spans.reshape(len(rows), -1).tolist())
+        prompts = [f"{prompt}\0{span}" for prompt, span in zip(rows.prompts, spans, strict=True)]
+        names = row_ids(task.name, split, prompts, rows.labels)
+        kept = rows_with_vectors(rows.words, texts)
+        values = vectors_of_rows(rows.words.at(kept), texts, self._vectors(task.name, split, reading))
+        return Activations(values, layers, tuple(names[row] for row in kept.tolist()), reading)
+
+    def tokens(self, task: Task, split: str, reading: Reading) -> TokenActivations:
+        """Vectors of all words, spans or tokens of each row's text under a reading of these.
+
+        The rows of `trees` are sentences, of which those that lack the vector of a word are left out, as they are from
+        `readable`; of other tasks of words, one text a sentence comes, also of sentences without a row.
+        """
+        whole = self._vectors(task.name, split, reading)
         rows = task.splits[split]
-        names = row_ids(task.name, split, rows.prompts, rows.labels)
-        return Activations(values, self.layers[reading], names, reading)
+        if rows.words is None:
+            names = row_ids(task.name, split, rows.prompts, rows.labels)
+            return replace(whole, row_ids=names)
+        if task.kind != "trees":
+            return whole
+        kept = rows_with_vectors(rows.words, self._texts[task.name, split])
+        return whole.of_texts(rows.words.sentence[kept].tolist())
+
+    def readable(self, suite: Suite) -> Suite:
+        """The suite without the rows of words that have no vector in this backbone."""
+        tasks = []
+        for task in suite.tasks:
+            words = {split: rows.words for split, rows in task.splits.items() if (task.name, split) in self._texts}
+            kept = {
+                split: rows_with_vectors(of_split, self._texts[task.name, split])
+                for split, of_split in words.items()
+                if of_split is not None
+            }
+            tasks.append(with_kept_rows(task, kept))
+        return Suite(suite.name, tuple(tasks))
+
+    def _vectors(self, task: str, split: str, reading: Reading) -> TokenActivations:
+        texts, store = self._texts[task, split], self._stores[reading]
+        text_names = names_under(reading, texts.tokenized)
+        values, offsets = store.read_tokens(text_names, self.layers[reading])
+        names = {"row_ids": row_ids("", split, text_names, text_names), "reading": reading}
+        units = texts if token_mode(reading) != "subwords" else ReadTexts(texts.tokenized)
+        return token_activations(units, values, offsets, layers=self.layers[reading], **names)
 
 
 def read_suite(
@@ -81,22 +150,18 @@ def read_suite(
             disagree on a few of the texts.
         OSError: The disk is full.
     """
-    stores = open_stores(backbone, settings, cache_dir / "activations")
-    tokenized: dict[tuple[str, str], TokenizedTexts] = {}
-    for task in suite.tasks:
-        for name, split in task.splits.items():
-            if name not in splits:
-                continue
-            try:
-                tokenized[task.name, name] = backbone.tokenize(split.prompts, max_length=settings.max_length)
-            except ValueError as error:
-                raise ValueError(f"Task '{task.name}', split '{name}': {error}") from error
+    mode = tokens_to_read(suite, settings)
+    pooled = settings.pooling is not None or not all(task.of_words for task in suite.tasks)
+    stores = open_stores(backbone, settings, cache_dir / "activations", pooled=pooled, tokens=mode)
+    read = read_texts(suite, backbone, settings, splits)
+    tokenized = {key: texts.tokenized for key, texts in read.items()}
     num_cut = {
         task.name: sum(texts.num_cut for (name, _), texts in tokenized.items() if name == task.name)
         for task in suite.tasks
     }
     _report_cuts(num_cut, tokenized, settings.max_length or backbone.tokenizer.max_length)
-    texts = _together(tokenized.values())
+    report_words(read)
+    texts = _together({id(texts): texts for texts in tokenized.values()}.values())
     certificate = certified(backbone, texts, stores)
     report = fill_stores(backbone, texts, stores, settings)
     return SuiteActivations(
@@ -107,7 +172,7 @@ def read_suite(
         num_cut=num_cut,
         certificate=certificate,
         _stores=stores,
-        _text_ids={key: texts.text_ids for key, texts in tokenized.items()},
+        _texts=read,
     )
 
 
@@ -127,16 +192,28 @@ def matching_test_rows(
 def task_data(task: Task, activations: SuiteActivations, reading: Reading) -> TaskData:
     """A task's activations and labels of all splits, ready for probes."""
     assert task.kind != "generation"  # studies leave these out
+    assert task.kind != "trees"
     splits = {
         split: LabelledActivations(activations.rows(task, split, reading), torch.tensor(task.splits[split].labels))
         for split in ("train", "validation", "test")
     }
-    return TaskData(task=task.name, kind=task.kind, labels=task.labels, ordered=task.ordered, **splits)
+    words = {split: task.splits[split].words for split in splits}
+    groups = {split: torch.from_numpy(rows.sentence) for split, rows in words.items() if rows is not None}
+    types = {split: rows.types for split, rows in words.items() if rows is not None}
+    return TaskData(
+        task=task.name,
+        kind=task.kind,
+        labels=task.labels,
+        ordered=task.ordered,
+        sentences=groups or None,
+        word_types=types or None,
+        **splits,
+    )
 
 
 def labels_of_test_rows(task: Task) -> Tensor | None:
     """Labels of a task's test rows as measures expect them: int64 classes, else float; `None` without labels."""
-    if task.kind == "generation":
+    if task.kind in {"generation", "trees"}:
         return None
     labels = torch.tensor(task.splits["test"].labels)
     return labels if task.kind == "classification" else labels.float()
@@ -156,7 +233,7 @@ def facts_of(suite: Suite, activations: SuiteActivations) -> dict[str, Any]:
         "backbone_fingerprint": activations.fingerprint,
         "suite": suite.name,
         "tasks": {task.name: {split: len(rows) for split, rows in task.splits.items()} for task in suite.tasks},
-        "rows_cut": dict(activations.num_cut),
+        "rows_cut": {task.name: activations.num_cut[task.name] for task in suite.tasks},
         "texts": report.texts,
         "texts_computed": report.texts_computed,
         "tokens_computed": report.tokens_computed,
@@ -172,6 +249,7 @@ def _together(parts: Iterable[TokenizedTexts]) -> TokenizedTexts:
         text_ids=tuple(text for part in parts for text in part.text_ids),
         num_cut=sum(part.num_cut for part in parts),
         num_tokens_cut=sum(part.num_tokens_cut for part in parts),
+        spans=tuple(spans for part in parts for spans in part.spans),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,15 @@ _Positions = Mapping[str, tuple[str, np.ndarray]]
 """Split of the task → the raw split its rows come from, and their positions in it."""
 
 
-def build_task(raw: RawTask, render: Render, *, max_rows: MaxRows = None, seed: int = 0, strict: bool = False) -> Task:
+def build_task(
+    raw: RawTask,
+    render: Render,
+    *,
+    max_rows: MaxRows = None,
+    seed: int = 0,
+    strict: bool = False,
+    columns: Sequence[str] = (),
+) -> Task:
     """Encode the labels of a raw task, draw its rows and render its prompts.
 
     Args:
@@ -30,6 +38,7 @@ def build_task(raw: RawTask, render: Render, *, max_rows: MaxRows = None, seed: 
         max_rows: At most this many rows in each split, or a mapping split → rows; `None` for all.
         seed: Decides which rows go to a carved validation split and which rows are drawn.
         strict: Raise on prompts that two splits share instead of warning.
+        columns: Fields of the rows to keep in `Split.columns`.
 
     Raises:
         ValueError: Bad input; see `probes.tasks.checks` and `probes.tasks.labels`.
@@ -43,7 +52,7 @@ def build_task(raw: RawTask, render: Render, *, max_rows: MaxRows = None, seed: 
         origin, available = positions[split]
         labels = _take(encoded.labels[origin], available)
         drawn = draw_rows(labels, encoded.kind, row_cap(max_rows, split), seed=seed, task=raw.name, split=split)
-        splits[split] = _render_split(raw, encoded, render, origin, available[drawn])
+        splits[split] = _render_split(raw, encoded, render, origin, available[drawn], columns)
     task = Task(
         raw.name,
         encoded.kind,
@@ -91,11 +100,32 @@ def _split_positions(raw: RawTask, encoded: EncodedLabels, render: Render, seed:
     }
 
 
-def _render_split(raw: RawTask, encoded: EncodedLabels, render: Render, origin: str, positions: np.ndarray) -> Split:
+def _render_split(
+    raw: RawTask, encoded: EncodedLabels, render: Render, origin: str, positions: np.ndarray, columns: Sequence[str]
+) -> Split:
     prompts = _rendered(raw, render, origin, positions)
     check_prompts(raw, origin, positions.tolist(), prompts)
     labels, targets = _take(encoded.labels[origin], positions), _take(encoded.targets[origin], positions)
-    return Split(tuple(prompts), tuple(labels), tuple(targets))
+    kept = {name: _column(raw, origin, positions, name) for name in columns}
+    return Split(tuple(prompts), tuple(labels), tuple(targets), columns=kept)
+
+
+def _column(raw: RawTask, origin: str, positions: np.ndarray, name: str) -> tuple[Any, ...]:
+    """One field of some rows: texts and numbers as they are, anything else as text.
+
+    Raises:
+        ValueError: A row lacks it.
+    """
+    values = []
+    for position in positions.tolist():
+        row = raw.rows[origin][position]
+        if row.get(name) is None:
+            raise ValueError(
+                f"{raw.locate(origin, position)} has no `{name}`, which `suite.nuisances` names; it has "
+                f"{', '.join(row)}. Add it to every row, or leave it out of `suite.nuisances`."
+            )
+        values.append(row[name] if isinstance(row[name], str | int | float) else str(row[name]))
+    return tuple(values)
 
 
 def _rendered(raw: RawTask, render: Render, split: str, positions: np.ndarray) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from probes.tasks.build import build_task
 from probes.tasks.checks import choose_tasks
+from probes.tasks.groups import Alignment, aligned, with_separate_groups
 from probes.tasks.prompts import column_template, template_renderer
 from probes.tasks.splits import MaxRows, split_name
 from probes.tasks.task import RawTask, Row, Suite, Task, TaskKind
@@ -31,6 +32,9 @@ def load_hub_suite(
     max_rows: MaxRows = None,
     prompt: str = "instruction",
     template: str | None = None,
+    nuisances: Sequence[str] = (),
+    group: str | None = None,
+    align: Alignment | None = None,
     seed: int = 0,
     strict: bool = False,
     name: str | None = None,
@@ -55,6 +59,10 @@ def load_hub_suite(
         max_rows: At most this many rows in each split, or a mapping split → rows, drawn so that no class vanishes.
         prompt: `instruction` or `raw`.
         template: A string with `{column}` placeholders, used for all tasks in place of `prompt`.
+        nuisances: Columns that may explain the label, such as its source, for an audit for nuisances.
+        group: Field of the rows, such as a domain or a template, whose values are never in two splits: all rows are
+            then divided anew. `None` for the splits as they are.
+        align: Task → label → common label, so that probes of one task can be tried on another; see `aligned`.
         seed: Decides which rows are drawn, and the carved validation split.
         strict: Raise on prompts that two splits share instead of warning.
         name: Name of the suite; `None` for the last part of `path`.
@@ -76,13 +84,15 @@ def load_hub_suite(
         text_template, key = column_template(
             task, text=definition.text, instruction=definition.instruction, prompt=prompt, template=template
         )
-        dataset = _load(definition)
+        dataset = load_dataset_splits(definition)
         source_splits = _source_splits(definition, dataset)
         columns = [column for column in dataset[source_splits["train"]].column_names if column != definition.label]
         render = template_renderer(task, text_template, columns, key)
-        raw = _read(definition, dataset, source_splits, text_template)
-        built.append(build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict))
-    return Suite(suite_name, tuple(built))
+        kept = [*nuisances, *([] if group is None else [group])]
+        raw = _read(definition, dataset, source_splits, text_template, kept)
+        raw = with_separate_groups(raw, group, seed=seed)
+        built.append(build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict, columns=nuisances))
+    return aligned(Suite(suite_name, tuple(built)), align)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +128,12 @@ def _define(base: HubTask, task: str, changes: Mapping[str, Any]) -> HubTask:
     return definition
 
 
-def _load(definition: HubTask) -> Mapping[str, Any]:
-    """Split of the dataset → its `datasets.Dataset`."""
+def load_dataset_splits(definition: HubTask) -> Mapping[str, Any]:
+    """Split of the dataset → its `datasets.Dataset`.
+
+    Raises:
+        ValueError: There is no such dataset or configuration, or it cannot be read.
+    """
     from datasets import exceptions, load_dataset  # imported here because it takes a second
 
     dataset = f"dataset '{definition.path}'" + (f", configuration '{definition.config}'" if definition.config else "")
@@ -160,7 +174,13 @@ def _source_splits(definition: HubTask, dataset: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def _read(definition: HubTask, dataset: Mapping[str, Any], splits: Mapping[str, str], template: str) -> RawTask:
+def _read(
+    definition: HubTask,
+    dataset: Mapping[str, Any],
+    splits: Mapping[str, str],
+    template: str,
+    nuisances: Sequence[str],
+) -> RawTask:
     train = dataset[splits["train"]]
     if definition.kind != "generation" and definition.label not in train.column_names:
         raise ValueError(
@@ -169,7 +189,7 @@ def _read(definition: HubTask, dataset: Mapping[str, Any], splits: Mapping[str, 
         )
     return RawTask(
         name=definition.name,
-        rows={split: _rows(dataset[source], definition, template) for split, source in splits.items()},
+        rows={split: _rows(dataset[source], definition, template, nuisances) for split, source in splits.items()},
         kind=definition.kind,
         labels=_class_names(definition, train.features.get(definition.label)),
         cluster=definition.cluster,
@@ -179,9 +199,10 @@ def _read(definition: HubTask, dataset: Mapping[str, Any], splits: Mapping[str, 
     )
 
 
-def _rows(dataset: Any, definition: HubTask, template: str) -> list[Row]:
-    """The columns that the template names and the label, which is the answer (`targets`) of a generation task."""
-    names = [name for name in dataset.column_names if f"{{{name}" in template and name != definition.label]
+def _rows(dataset: Any, definition: HubTask, template: str, nuisances: Sequence[str]) -> list[Row]:
+    """The nuisances, the columns that the template names and the label, the answer (`targets`) of a generation task."""
+    columns = [name for name in dataset.column_names if name != definition.label]
+    names = [name for name in columns if f"{{{name}" in template or name in nuisances]
     columns = [list(dataset[name]) for name in names]
     if definition.label in dataset.column_names:
         names.append("targets" if definition.kind == "generation" else "label")

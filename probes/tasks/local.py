@@ -12,6 +12,7 @@ from typing import Any
 
 from probes.tasks.build import build_task
 from probes.tasks.checks import check_splits, choose_tasks
+from probes.tasks.groups import Alignment, aligned, with_separate_groups
 from probes.tasks.prompts import prompt_renderer
 from probes.tasks.splits import MaxRows, split_name
 from probes.tasks.task import RawTask, Row, Suite, Task
@@ -33,6 +34,9 @@ def load_local_suite(
     max_rows: MaxRows = None,
     prompt: str = "instruction",
     template: str | None = None,
+    nuisances: Sequence[str] = (),
+    group: str | None = None,
+    align: Alignment | None = None,
     seed: int = 0,
     strict: bool = False,
     name: str | None = None,
@@ -51,6 +55,10 @@ def load_local_suite(
         max_rows: At most this many rows in each split, or a mapping split → rows, drawn so that no class vanishes.
         prompt: `instruction` or `raw`; see `probes.tasks.prompts.prompt_renderer`.
         template: A string with `{field}` placeholders, used in place of `prompt`.
+        nuisances: Fields of every row that may explain the label, such as its source, for an audit.
+        group: Field of the rows, such as a domain or a template, whose values are never in two splits: all rows are
+            then divided anew. `None` for the splits as they are.
+        align: Task → label → common label, so that probes of one task can be tried on another; see `aligned`.
         seed: Decides which rows are drawn, and the validation split where there is none.
         strict: Raise on prompts that two splits share instead of warning.
         name: Name of the suite; `None` for that in `suite.json`, or else the folder's.
@@ -69,9 +77,10 @@ def load_local_suite(
     for task in choose_tasks(tasks, tuple(entries)):
         raw = _read_task(task, files, entries[task], folder)
         check_splits(raw)
+        raw = with_separate_groups(raw, group, seed=seed)
         render = prompt_renderer(task, raw.rows["train"], prompt=prompt, template=template)
-        built.append(build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict))
-    return Suite(name or str(listing.get("name", folder.resolve().name)), tuple(built))
+        built.append(build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict, columns=nuisances))
+    return aligned(Suite(name or str(listing.get("name", folder.resolve().name)), tuple(built)), align)
 
 
 def task_of_file(stem: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from probes.tasks.build import build_task
+from probes.tasks.groups import Alignment, aligned
 from probes.tasks.prompts import column_template, template_renderer
 from probes.tasks.splits import MaxRows, draw_splits, split_name
 from probes.tasks.table_file import Table, read_table
@@ -44,6 +45,8 @@ def table_suite(
     prompt: str = "raw",
     template: str | None = None,
     max_rows: MaxRows = None,
+    nuisances: Sequence[str] = (),
+    align: Alignment | None = None,
     seed: int = 0,
     strict: bool = False,
     name: str | None = None,
@@ -72,6 +75,8 @@ def table_suite(
         prompt: `raw` or `instruction`.
         template: A template that is used in place of `prompt`.
         max_rows: At most this many rows in each split, or a mapping split → rows, drawn so that no class vanishes.
+        nuisances: Columns that may explain the label, such as its source, for an audit for nuisances.
+        align: Task → label → common label, so that probes of one task can be tried on another; see `aligned`.
         seed: Decides the splits and which rows are drawn.
         strict: Raise on prompts that two splits share instead of warning.
         name: Name of the suite and of its task; `None` for the file's name without its ending, or `table`.
@@ -105,9 +110,9 @@ def table_suite(
             _check_groups(table, str(group), groups, in_split)
         if "validation" not in in_split and "train" in in_split:
             in_split = _with_validation(in_split, rows.prompts, read, groups, validation_share, seed=seed, task=task)
-    raw = _raw_task(task, table, rows, read, in_split)
-    built = build_task(raw, lambda row: row["text"], max_rows=max_rows, seed=seed, strict=strict)
-    return Suite(task, (built,))
+    raw = _raw_task(task, table, rows, read, in_split, nuisances)
+    built = build_task(raw, lambda row: row["text"], max_rows=max_rows, seed=seed, strict=strict, columns=nuisances)
+    return aligned(Suite(task, (built,)), align)
 
 
 @dataclass(frozen=True)
@@ -266,11 +271,15 @@ def _with_validation(
     return result
 
 
-def _raw_task(task: str, table: Table, rows: _Rows, labels: TableLabels, in_split: Sequence[str]) -> RawTask:
+def _raw_task(
+    task: str, table: Table, rows: _Rows, labels: TableLabels, in_split: Sequence[str], nuisances: Sequence[str]
+) -> RawTask:
     field = "targets" if labels.kind == "generation" else "label"
     by_split: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS if split in in_split}
-    for prompt, value, own in zip(rows.prompts, labels.values, in_split, strict=True):
-        by_split[own].append({"text": prompt, field: value})
+    columns = {name: table.column(name, "suite.nuisances") for name in nuisances}
+    for number, prompt, value, own in zip(rows.numbers, rows.prompts, labels.values, in_split, strict=True):
+        further = {name: values[number] for name, values in columns.items()}
+        by_split[own].append({**further, "text": prompt, field: value})
     return RawTask(
         name=task,
         rows=by_split,

@@ -5,16 +5,21 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from probes.values import ALL_TASKS
 
+if TYPE_CHECKING:
+    from probes.tasks.words.sentence import WordRows
+
 Label = int | float | tuple[int, ...] | None
 """A class index (classification), a real number (regression), one 0 or 1 per class (multi-label), or `None`
-(generation)."""
+(generation, trees)."""
 
-TaskKind = Literal["classification", "multilabel", "regression", "generation"]
+TaskKind = Literal["classification", "multilabel", "regression", "generation", "trees"]
 
 Row = Mapping[str, Any]
 """One example as it was read: field name → value."""
@@ -25,20 +30,40 @@ Render = Callable[[Row], str]
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of one split, in order; the three tuples have one entry per row.
+    """The rows of one split, in order; every tuple has one entry per row.
 
     Attributes:
         prompts: What the backbone reads.
         labels: What a probe predicts.
         targets: The answer in words; `""` where there is none.
+        words: Which words the rows are, of tasks of words; then the prompt of a row is its sentence. `None`: a row is
+            its whole prompt.
+        columns: Name → values of further columns, such as the source of each row, that an audit for nuisances needs.
     """
 
     prompts: tuple[str, ...]
     labels: tuple[Label, ...]
     targets: tuple[str, ...]
+    words: WordRows | None = None
+    columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def at(self, rows: Sequence[int]) -> Split:
+        """Some of the rows, by their positions."""
+
+        def of(values: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(values[row] for row in rows)
+
+        return replace(
+            self,
+            prompts=of(self.prompts),
+            labels=of(self.labels),
+            targets=of(self.targets),
+            words=None if self.words is None else self.words.at(np.asarray(rows, dtype=np.int64)),
+            columns={name: of(values) for name, values in self.columns.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -64,6 +89,11 @@ class Task:
     unseen: bool = False
     source: str = ""
     ordered: bool = False
+
+    @property
+    def of_words(self) -> bool:
+        """Whether the rows are words, pairs of words or trees, in place of texts."""
+        return any(split.words is not None for split in self.splits.values())
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ from probes.training.linear_solver.solve import LinearSolution as LinearSolution
 from probes.training.linear_solver.solve import solve_linear as solve_linear
 from probes.training.linear_solver.solver_module import ExactProbeModule as ExactProbeModule
 from probes.training.probe_settings import ProbeSettings as ProbeSettings
+from probes.training.ragged import RaggedRows as RaggedRows
 from probes.training.saved_probes import load_probes as load_probes
 from probes.training.saved_probes import save_probes as save_probes
 from probes.training.task_data import LabelledActivations as LabelledActivations
 from probes.training.task_data import TaskData as TaskData
+from probes.training.train_bank import is_exact as is_exact

@@ -59,7 +59,15 @@ def possibly_best(scores: Tensor, draws: Tensor, *, level: float = CONFIDENCE_LE
 
 
 def best_layers_of(
-    kind: TargetKind, logits: Tensor, targets: Tensor, *, task: str, layers: Sequence[Layer], samples: int, seed: int
+    kind: TargetKind,
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    task: str,
+    layers: Sequence[Layer],
+    samples: int,
+    seed: int,
+    sentences: Tensor | None = None,
 ) -> BestLayers | None:
     """Choose a task's best layer and find the layers that may be as good, from logits of the rows to choose by.
 
@@ -71,13 +79,14 @@ def best_layers_of(
         layers: Names of the first axis of `logits`.
         samples: Resamples of the rows, shared by all layers; with 0 the set of layers is unknown.
         seed: Decides the resamples.
+        sentences: Number of each row's sentence, where sentences are resampled in place of rows.
 
     Returns:
         `None` if no layer has a finite score. Of equal scores the first layer is the best one.
     """
     metric = OBJECTIVE_METRIC[kind]
     sign = 1.0 if LARGER_IS_BETTER[metric] else -1.0
-    counts = bootstrap_counts(len(targets), samples, seed=seed) if samples > 0 else None
+    counts = bootstrap_counts(len(targets), samples, seed=seed, groups=sentences) if samples > 0 else None
     found = score_rows(kind, logits, targets, counts, names={metric})
     scores = sign * found.values[metric].cpu()
     finite = scores.isfinite()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,10 +12,15 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from probes.seeds import derive_seed
+from probes.training.ragged import RaggedRows, RowValues, as_batch, layers_of, rows_at
 from probes.training.task_data import TaskData
 
 EVALUATION_ROWS = 512
 """Rows per validation batch."""
+EVALUATION_TOKENS = 2**14
+"""Tokens, padding included, per validation batch of rows with a vector for each token."""
+_BATCHES_SORTED_TOGETHER = 16
+"""Batches of rows with a vector for each token, among which rows of like length are put together."""
 
 
 @dataclass(frozen=True)
@@ -23,26 +28,45 @@ class Rows:
     """Rows of all layers with the targets of the probes and of their controls.
 
     Attributes:
-        values: Raw activations, shape `(layers, rows, features)`.
+        values: Raw activations, shape `(layers, rows, features)`, or a vector for each token of each row.
         targets: True targets first, then each control's; shape `(1 + controls, rows, ...)`.
         weights: Weight of each row in the loss, mean 1, shape `(1 + controls, rows)`.
+        sentences: Number of each row's sentence, int64 `(rows,)`, where rows are words; `None`: rows are independent.
+        token_axes: How many axes of a row's targets, the last ones, run over its tokens, padded to the longest row.
     """
 
-    values: Tensor
+    values: RowValues
     targets: Tensor
     weights: Tensor
+    token_axes: int = 0
+    sentences: Tensor | None = None
 
     def __len__(self) -> int:
         return self.values.shape[1]
 
     def at(self, rows: Tensor | slice) -> Rows:
         """Return some of the rows: a copy for indices, a view for a slice."""
-        values = self.values[:, rows] if isinstance(rows, slice) else self.values.index_select(1, rows)
-        return Rows(values, self.targets[:, rows], self.weights[:, rows])
+        sentences = None if self.sentences is None else self.sentences[rows]
+        return replace(
+            self,
+            values=rows_at(self.values, rows),
+            targets=self.targets[:, rows],
+            weights=self.weights[:, rows],
+            sentences=sentences,
+        )
 
     def of_layers(self, layers: slice | Tensor) -> Rows:
         """Return some of the layers: a copy for indices, a view for a slice."""
-        return Rows(self.values[layers], self.targets, self.weights)
+        return replace(self, values=layers_of(self.values, layers))
+
+    def batch(self, rows: Tensor | slice, mean_factor: float) -> RowBatch:
+        """Some of the rows as probes are given them, padded to the longest of them."""
+        some = self.at(rows)
+        values, mask = as_batch(some.values)
+        targets = some.targets
+        for axis in range(-self.token_axes, 0):
+            targets = targets.narrow(axis, 0, values.shape[2])
+        return RowBatch(values, targets, some.weights, mean_factor, mask)
 
 
 class ActivationDataModule(LightningDataModule):
@@ -84,25 +108,32 @@ class ActivationDataModule(LightningDataModule):
 
     def val_dataloader(self) -> RowBatches | list[None]:
         """Serve all validation rows in order, on every process."""
-        return [] if self.validation is None else RowBatches(self.validation, EVALUATION_ROWS)
+        if self.validation is None:
+            return []
+        rows = EVALUATION_ROWS
+        if isinstance(self.validation.values, RaggedRows):
+            rows = max(1, min(rows, EVALUATION_TOKENS // max(self.validation.values.longest, 1)))
+        return RowBatches(self.validation, rows)
 
 
 class RowBatch(NamedTuple):
     """Some rows of all layers.
 
     Attributes:
-        values: Raw activations, shape `(layers, batch, features)`.
+        values: Raw activations, shape `(layers, batch, features)`; with tokens `(layers, batch, tokens, features)`.
         targets: Shape `(1 + controls, batch, ...)`.
         weights: Shape `(1 + controls, batch)`.
         mean_factor: What turns a sum over these rows into a mean over the batch: the number of processes, over the
             batch's rows on all processes. Distributed training averages the gradients of the processes, so that the
             number of processes cancels.
+        mask: Where a token is, bool `(batch, tokens)`; `None` for rows of one vector.
     """
 
     values: Tensor
     targets: Tensor
     weights: Tensor
     mean_factor: float
+    mask: Tensor | None = None
 
 
 class RowBatches:
@@ -135,14 +166,27 @@ class RowBatches:
         for start in range(0, len(self.rows), self.batch_size):
             stop = min(start + self.batch_size, len(self.rows))
             positions = slice(start + self.rank, stop, self.world_size)
-            batch = self.rows.at(positions if order is None else order[positions])
-            yield RowBatch(batch.values, batch.targets, batch.weights, self.world_size / (stop - start))
+            yield self.rows.batch(positions if order is None else order[positions], self.world_size / (stop - start))
 
     def _order_of_pass(self, number: int) -> Tensor | None:
         if self.shuffle_seed is None:
             return None
         generator = torch.Generator().manual_seed(derive_seed(self.shuffle_seed, "order", number))
-        return torch.randperm(len(self.rows), generator=generator)
+        order = torch.randperm(len(self.rows), generator=generator)
+        if isinstance(self.rows.values, RaggedRows):
+            order = _like_lengths_together(order, self.rows.values.lengths, self.batch_size, generator)
+        return order
+
+
+def _like_lengths_together(order: Tensor, lengths: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+    """Sort the rows of some batches by length, so that less is padded, and put the batches in a random order."""
+    batches = []
+    for some in order.split(batch_size * _BATCHES_SORTED_TOGETHER):
+        batches += some[lengths[some].argsort(stable=True)].split(batch_size)
+    full = [batch for batch in batches if len(batch) == batch_size]
+    rest = [batch for batch in batches if len(batch) < batch_size]
+    shuffled = torch.randperm(len(full), generator=generator).tolist()
+    return torch.cat([*(full[i] for i in shuffled), *rest])
 
 
 class LayerBatch(NamedTuple):
@@ -177,6 +221,7 @@ class LayerBatches:
 
     def __iter__(self) -> Iterator[LayerBatch]:
         first_layer = 0
+        assert isinstance(self.rows.values, Tensor)  # the solver's probes read one vector
         for values in self.rows.values.split(self.layers_per_batch):
             yield LayerBatch(values, self.rows.targets, self.rows.weights, first_layer)
             first_layer += len(values)

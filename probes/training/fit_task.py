@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probes.analysis import result_rows
+from probes.architectures import reads_tokens
 from probes.files import digest_of_json
 from probes.metrics import LARGER_IS_BETTER, MAIN_METRIC, OBJECTIVE_METRIC, Predictions, TargetKind
 from probes.seeds import derive_seed
+from probes.token_values import TokenActivations
 from probes.trainers import TrainerFactory, default_trainer
 from probes.training.bank.minibatch_module import class_weights
 from probes.training.bank.probe_bank import build_probe
@@ -23,9 +25,10 @@ from probes.training.best_layers import best_layers_of
 from probes.training.data_module import Rows
 from probes.training.layer_probes import LayerProbes
 from probes.training.probe_settings import ProbeSettings
+from probes.training.ragged import RaggedRows, RowValues, layers_of, rows_at
 from probes.training.saved_probes import save_probes
 from probes.training.scoring import SplitLogits, TaskScorer
-from probes.training.selection import Selection, fold_of_rows, select, with_shuffled_controls
+from probes.training.selection import Selection, fold_of_rows, select, with_shuffled_controls, with_word_type_controls
 from probes.training.task_data import LabelledActivations, TaskData
 from probes.training.train_bank import BankSpec, is_exact
 from probes.training.training_sets import refitted_logits
@@ -101,6 +104,7 @@ def fit_task(data: TaskData, settings: ProbeSettings, trainer_factory: TrainerFa
         ValueError: The settings do not suit the architecture.
     """
     probe = build_probe(settings.architecture, data.in_features, data.num_classes, seed=0)
+    _check_reads(probe, data)
     exact = is_exact(settings, probe)
     _, constant = Standardiser.of(data.train.activations.values)
     live = (~constant).nonzero()[:, 0]
@@ -119,20 +123,34 @@ def fit_task(data: TaskData, settings: ProbeSettings, trainer_factory: TrainerFa
 
 
 def _rows(data: TaskData, split: str, live: Tensor, settings: ProbeSettings, seed: int) -> Rows:
-    activations, targets = getattr(data, split)
-    targets = with_shuffled_controls(targets, settings.controls, seed=seed, split=split)
+    labelled: LabelledActivations = getattr(data, split)
+    sentences = None if data.sentences is None else data.sentences[split]
+    if data.word_types is None:
+        targets = with_shuffled_controls(labelled.targets, settings.controls, seed=seed, split=split)
+    else:
+        types, train = data.word_types[split], data.train.targets
+        targets = with_word_type_controls(labelled.targets, types, train, settings.controls, seed=seed)
     weights = torch.ones(targets.shape[:2])
     if settings.class_weights == "balanced" and data.kind == "classification":
         weights = class_weights(data.train.targets, data.num_classes)[targets]
-    return Rows(_of_layers(activations.values, live), targets, weights)
+    return Rows(_of_layers(labelled.values, live), targets, weights, sentences=sentences)
 
 
-def _of_layers(values: Tensor, layers: Tensor) -> Tensor:
+def _of_layers(values: RowValues, layers: Tensor) -> RowValues:
     """Layers in ascending order; neighbours are not copied."""
     if len(layers) == 0:
-        return values[:0]
+        return layers_of(values, slice(0, 0))
     first, last = int(layers[0]), int(layers[-1])
-    return values[first : last + 1] if len(layers) == last - first + 1 else values[layers]
+    return layers_of(values, slice(first, last + 1) if len(layers) == last - first + 1 else layers)
+
+
+def _check_reads(probe: nn.Module, data: TaskData) -> None:
+    """Refuse a probe of tokens for rows of one vector, and the other way round."""
+    if reads_tokens(probe) == data.of_tokens:
+        return
+    name, given = type(probe).__name__, f"rows of {'tokens' if data.of_tokens else 'one vector'} ({data.reading})"
+    wanted, remedy = ("one vector a row", "probe=attention") if data.of_tokens else ("all tokens", "probe=linear")
+    raise ValueError(f"{name} reads {wanted}; task '{data.task}' has {given}. Set `{remedy}`.")
 
 
 def _chosen_probes(data: TaskData, spec: BankSpec, selection: Selection | None) -> LayerProbes:
@@ -165,6 +183,7 @@ def _best_layers(data: TaskData, spec: BankSpec, selection: Selection) -> BestLa
         layers=spec.layers,
         samples=spec.settings.bootstrap_samples,
         seed=derive_seed(spec.seed, "bootstrap", "validation"),
+        sentences=selection.rows.sentences,
     )
 
 
@@ -197,6 +216,10 @@ def _profiles(
             majority = scorer.majority_profiles(split, train_targets, scored)
             metrics = [profile.metric for profile in majority]
             yield from majority
+            if data.word_types is not None and data.kind == "classification":
+                train = (train_targets, data.word_types["train"])
+                of_split = rows[split].targets[0], data.word_types[split]
+                yield from scorer.word_majority_profiles(split, train, *of_split)
     if selection is None:
         for split in SPLITS:
             yield from scorer.missing_profiles(split, metrics)
@@ -213,6 +236,7 @@ def _predictions(data: TaskData, spec: BankSpec, outputs: SplitLogits, profiles:
         labels=data.labels,
         layers=spec.layers,
         row_ids=data.test.activations.row_ids,
+        sentences=None if outputs.sentences is None else outputs.sentences.numpy().astype(np.int32),
     )
     main = next(p for p in profiles if (p.metric, p.split, p.control) == (MAIN_METRIC[data.kind], "test", ""))
     if outputs.refits is None or main.estimates.errors is None:
@@ -236,11 +260,12 @@ def _logits_by_split(selection: Selection, rows: Mapping[str, Rows], spec: BankS
     for split in SPLITS:
         if split == "validation":
             remark = f"out of fold, {selection.folds}-fold cross-validation" if selection.folds else ""
-            found[split] = SplitLogits(split, selection.logits, selection.rows.targets, remark)
+            of_rows = selection.rows
+            found[split] = SplitLogits(split, selection.logits, of_rows.targets, remark, sentences=of_rows.sentences)
             continue
         logits = row_batched_logits(bank, trained.standardiser, rows[split].values)
         logits = logits * trained.target_deviation + trained.target_mean
-        found[split] = SplitLogits(split, logits, rows[split].targets)
+        found[split] = SplitLogits(split, logits, rows[split].targets, sentences=rows[split].sentences)
     sets = spec.settings.sets_to_refit(len(rows["train"]), exact=spec.exact)
     if sets > 0:
         refits = refitted_logits(
@@ -251,17 +276,19 @@ def _logits_by_split(selection: Selection, rows: Mapping[str, Rows], spec: BankS
 
 
 Array = Tensor | np.ndarray | Sequence[Any]
+Vectors = Array | RaggedRows
+"""Activations: one vector a row, or one for each token of a row."""
 
 
 def fit_probes(
-    x: Array,
+    x: Vectors,
     y: Array,
     *,
     layers: Sequence[Layer] | None = None,
     labels: Sequence[str] | None = None,
-    x_validation: Array | None = None,
+    x_validation: Vectors | None = None,
     y_validation: Array | None = None,
-    x_test: Array | None = None,
+    x_test: Vectors | None = None,
     y_test: Array | None = None,
     ordered: bool = False,
     seed: int = 0,
@@ -271,7 +298,8 @@ def fit_probes(
     """Probe every layer for one task.
 
     Args:
-        x: Activations, shape `(layers, rows, features)`, or `(rows, features)` for one layer.
+        x: Activations, shape `(layers, rows, features)`, or `(rows, features)` for one layer; `RaggedRows` for probes
+            that read every token.
         y: Whole numbers 0, 1, … `(rows,)` are classes, 0/1 entries `(rows, labels)` are labels, real numbers `(rows,)`
             a regression target.
         layers: Names of the layers; 0, 1, … by default.
@@ -300,9 +328,9 @@ def fit_probes(
         train, test = _hold_out(kind, *train, seed=seed)
     validation = _pair(x_validation, y_validation, "validation")
     if validation is None:
-        validation = train[0][:, :0], train[1][:0]
+        validation = rows_at(train[0], slice(0, 0)), train[1][:0]
     names = tuple(range(len(train[0]))) if layers is None else tuple(layers)
-    splits = {
+    splits: dict[str, Any] = {
         split: _labelled(split, values, targets, names)
         for split, (values, targets) in (("train", train), ("validation", validation), ("test", test))
     }
@@ -310,7 +338,9 @@ def fit_probes(
     return fit_task(data, ProbeSettings(**settings), trainer_factory, seed)
 
 
-def _layers_first(x: Array) -> Tensor:
+def _layers_first(x: Vectors) -> RowValues:
+    if isinstance(x, RaggedRows):
+        return RaggedRows(x.tokens.float(), x.lengths)
     values = torch.as_tensor(x, dtype=torch.float32)
     return values[None] if values.ndim == 2 else values
 
@@ -320,7 +350,7 @@ def _targets(y: Array) -> Tensor:
     return targets.float() if targets.is_floating_point() or targets.ndim == 2 else targets.long()
 
 
-def _pair(x: Array | None, y: Array | None, split: str) -> tuple[Tensor, Tensor] | None:
+def _pair(x: Vectors | None, y: Array | None, split: str) -> tuple[RowValues, Tensor] | None:
     if (x is None) != (y is None):
         raise ValueError(f"`x_{split}` and `y_{split}` come together; got only one of them.")
     return None if x is None or y is None else (_layers_first(x), _targets(y))
@@ -340,12 +370,18 @@ def _labels(kind: TargetKind, targets: Tensor, labels: Sequence[str] | None) -> 
 
 
 def _hold_out(
-    kind: TargetKind, x: Tensor, y: Tensor, *, seed: int
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    kind: TargetKind, x: RowValues, y: Tensor, *, seed: int
+) -> tuple[tuple[RowValues, Tensor], tuple[RowValues, Tensor]]:
     fold = fold_of_rows(kind, y, 5, seed=derive_seed(seed, "test"))
-    return (x[:, fold != 0], y[fold != 0]), (x[:, fold == 0], y[fold == 0])
+    kept, held_out = (fold != 0).nonzero()[:, 0], (fold == 0).nonzero()[:, 0]
+    return (rows_at(x, kept), y[kept]), (rows_at(x, held_out), y[held_out])
 
 
-def _labelled(split: str, values: Tensor, targets: Tensor, layers: tuple[Layer, ...]) -> LabelledActivations:
+def _labelled(split: str, values: RowValues, targets: Tensor, layers: tuple[Layer, ...]) -> LabelledActivations:
     ids = tuple(f"{split}/{row}" for row in range(values.shape[1]))
+    if isinstance(values, RaggedRows):
+        offsets = torch.cat([values.lengths.new_zeros(1), values.lengths.cumsum(0)])
+        positions = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(values.lengths)
+        tokens = TokenActivations(values.tokens, offsets, positions, layers, ids, NO_READING)
+        return LabelledActivations(tokens, targets)
     return LabelledActivations(Activations(values, layers, ids, NO_READING), targets)

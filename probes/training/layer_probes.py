@@ -13,6 +13,7 @@ from probes.architectures import ProbeArchitecture
 from probes.metrics import TargetKind
 from probes.training.bank.probe_bank import ProbeBank
 from probes.training.bank.probe_module import Standardiser, row_batched_logits
+from probes.training.ragged import RowValues, as_float, layers_of, vectors_of
 from probes.values import Layer, Reading
 
 
@@ -62,11 +63,12 @@ class LayerProbes:
         """The layers that have a probe, in order."""
         return tuple(layer for layer in self.layers if layer not in self.constant)
 
-    def logits(self, values: Tensor) -> Tensor:
+    def logits(self, values: RowValues) -> Tensor:
         """Apply the probe of every layer.
 
         Args:
-            values: Raw activations, shape `(layers, rows, features)`, at `layers` in their order.
+            values: Raw activations, shape `(layers, rows, features)`, at `layers` in their order; of probes that read
+                tokens, `RaggedRows`.
 
         Returns:
             float32 logits, shape `(layers, rows, classes)`; for regression predicted numbers in the unit of the
@@ -75,25 +77,27 @@ class LayerProbes:
         Raises:
             ValueError: The activations have another shape.
         """
-        expected = (len(self.layers), values.shape[1] if values.ndim == 3 else "rows", self.in_features)
+        expected = (len(self.layers), values.shape[1] if len(values.shape) == 3 else "rows", self.in_features)
         if tuple(values.shape) != expected:
             raise ValueError(
                 f"The probes of task '{self.task}' expect activations (layers, rows, features) = {expected}; got "
                 f"{tuple(values.shape)}. Their layers are {', '.join(map(str, self.layers))}."
             )
-        logits = values.new_full((*values.shape[:2], self.num_classes), torch.nan, dtype=torch.float32)
+        rows = values.shape[1]
+        shape = (len(self.layers), rows, self.num_classes)
+        logits = vectors_of(values).new_full(shape, torch.nan, dtype=torch.float32)
         if self.bank is not None and self.standardiser is not None:
-            probed = [self.layers.index(layer) for layer in self.probed_layers]
+            probed = torch.tensor([self.layers.index(layer) for layer in self.probed_layers])
             # (probed layers, replicas = 1, rows, classes) → (probed layers, rows, classes)
-            outputs = row_batched_logits(self.bank, self.standardiser, values[probed].float())[:, 0]
+            outputs = row_batched_logits(self.bank, self.standardiser, as_float(layers_of(values, probed)))[:, 0]
             logits[probed] = outputs * self.target_deviation + self.target_mean
         return logits
 
-    def predict(self, values: Tensor) -> Tensor:
+    def predict(self, values: RowValues) -> Tensor:
         """Predict the target of every row from every layer.
 
         Args:
-            values: Raw activations, shape `(layers, rows, features)`, at `layers` in their order.
+            values: As in `logits`.
 
         Returns:
             Class indices `(layers, rows)`, 0/1 entries `(layers, rows, labels)`, or numbers `(layers, rows)`. At a

@@ -19,9 +19,11 @@ from probes.metrics import (
     bootstrap_counts,
     errors_of_draws,
     majority_logits,
+    permuted_orders,
     permuted_scores,
     score_rows,
     widened,
+    word_majority_logits,
 )
 from probes.seeds import derive_seed
 from probes.training.task_data import TaskData
@@ -44,6 +46,7 @@ class SplitLogits:
         remark: Reported with every score of this split, such as that it was cross-validated.
         refits: Logits of probes and controls refitted on halves of the training rows, shape
             `(layers, 1 + controls, sets, rows, classes)`; `None`: intervals hold the trained probes fixed.
+        sentences: Number of each row's sentence, where sentences are resampled; `None`: rows are.
     """
 
     split: str
@@ -51,6 +54,12 @@ class SplitLogits:
     targets: Tensor
     remark: str = ""
     refits: Tensor | None = None
+    sentences: Tensor | None = None
+
+    @property
+    def units(self) -> str:
+        """What is resampled."""
+        return "rows" if self.sentences is None else "sentences"
 
 
 @dataclass(frozen=True)
@@ -91,9 +100,14 @@ class TaskScorer:
         remark = f"mean of {len(shuffled)} shuffles" if len(shuffled) > 1 else ""
         return [
             *self._of_scores(outputs, true),
-            *self._of_scores(outputs, control, control="shuffled_labels", remark=remark),
+            *self._of_scores(outputs, control, control=self._control, remark=remark),
             *self._of_scores(outputs, _difference(true, control, MAIN_METRIC[self.data.kind])),
         ]
+
+    @property
+    def _control(self) -> str:
+        """Name of what the controls' labels are."""
+        return "shuffled_labels" if self.data.word_types is None else "word_types"
 
     def majority_profiles(self, split: str, train_targets: Tensor, targets: Tensor) -> list[LayerProfile]:
         """Scores of the constant prediction that fits the training labels best; they belong to no layer."""
@@ -101,6 +115,25 @@ class TaskScorer:
         scores = score_rows(self.data.kind, logits, targets, ordered=self.data.ordered)
         return [
             self._profile(metric, split, Estimates(values.double().numpy(), len(targets)), (None,), control="majority")
+            for metric, values in scores.values.items()
+        ]
+
+    def word_majority_profiles(
+        self, split: str, train: tuple[Tensor, Sequence[str]], targets: Tensor, types: Sequence[str]
+    ) -> list[LayerProfile]:
+        """Scores of giving each word the label that it has most often in training; they belong to no layer.
+
+        Args:
+            split: Its name.
+            train: Targets and words of the training rows.
+            targets: Class indices of the rows, `(rows,)`.
+            types: The word of each row.
+        """
+        logits = word_majority_logits(*train, types, classes=self.data.num_classes)
+        scores = score_rows(self.data.kind, logits, targets)
+        place = {"control": "majority_per_word"}
+        return [
+            self._profile(metric, split, Estimates(values.double().numpy(), len(targets)), (None,), **place)
             for metric, values in scores.values.items()
         ]
 
@@ -118,14 +151,15 @@ class TaskScorer:
         counts, orders = None, None
         if self.bootstrap_samples > 0 and outputs.split != "train":
             seed = derive_seed(self.seed, "bootstrap", outputs.split)
-            counts = bootstrap_counts(rows, self.bootstrap_samples, seed=seed)
+            counts = bootstrap_counts(rows, self.bootstrap_samples, seed=seed, groups=outputs.sentences)
         if self.permutations > 0 and outputs.split == "test":
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, "permutations"))
-            orders = torch.stack([torch.randperm(rows, generator=generator) for _ in range(self.permutations)])
+            seed = derive_seed(self.seed, "permutations")
+            orders = permuted_orders(rows, self.permutations, seed=seed, groups=outputs.sentences)
+        groups = None if outputs.sentences is None else len(outputs.sentences.unique())
         scores = []
         for replica, targets in enumerate(outputs.targets):
             logits = outputs.logits[:, replica]
-            of_replica = score_rows(kind, logits, targets, counts, ordered=self.data.ordered)
+            of_replica = score_rows(kind, logits, targets, counts, ordered=self.data.ordered, groups=groups)
             if outputs.refits is not None and counts is not None:
                 refits = _refitted_scores(kind, outputs.refits[:, replica], targets, counts[:_REFIT_RESAMPLES])
                 of_replica = replace(of_replica, refits=refits)
@@ -144,7 +178,7 @@ class TaskScorer:
         remarks = dict(zip(self.probed_layers, joined, strict=True))
         profiles = []
         for metric, values in _main_metric_first(scores.values, self.data.kind):
-            interval, errors, over = _uncertainty(scores, metric)
+            interval, errors, over = _uncertainty(scores, metric, outputs.units)
             has_errors = errors is not None and outputs.split == "test" and not control
             estimates = Estimates(
                 self._over(layers, values),
@@ -164,7 +198,7 @@ class TaskScorer:
         self, metric: str, split: str, estimates: Estimates, layers: Sequence[Layer | None], *, control: str = ""
     ) -> LayerProfile:
         penalties: tuple[float | None, ...] = ()
-        if control != "majority":
+        if not control.startswith("majority"):
             by_layer = dict(zip(self.probed_layers, self.penalties, strict=True))
             penalties = tuple(None if layer is None else by_layer.get(layer) for layer in layers)
         place: dict[str, Any] = {"task": self.data.task, "reading": self.data.reading, "split": split}
@@ -197,7 +231,7 @@ def _refitted_scores(kind: TargetKind, logits: Tensor, targets: Tensor, counts: 
     }
 
 
-def _uncertainty(scores: Scores, metric: str) -> tuple[Tensor | None, Tensor | None, str]:
+def _uncertainty(scores: Scores, metric: str, units: str) -> tuple[Tensor | None, Tensor | None, str]:
     """Interval `(2, layers)` and errors `(errors, layers)` of a metric, `None` without resamples; what they are over.
 
     Errors over test rows and over training sets stand one below the other, so that their squares sum to the sum of both
@@ -205,13 +239,13 @@ def _uncertainty(scores: Scores, metric: str) -> tuple[Tensor | None, Tensor | N
     """
     ends = scores.interval(metric)
     if ends is None:
-        return None, None, "rows"
+        return None, None, units
     interval, errors = torch.stack(ends), errors_of_draws(scores.draws[metric])
     if metric not in scores.refits:
-        return interval, errors, "rows"
+        return interval, errors, units
     over_sets = training_set_errors(scores.refits[metric])
     errors = torch.cat([errors, over_sets])
-    return widened(interval, scores.values[metric], over_sets), errors, "rows and training sets"
+    return widened(interval, scores.values[metric], over_sets), errors, f"{units} and training sets"
 
 
 def _main_metric_first(values: Mapping[str, Tensor], kind: TargetKind) -> list[tuple[str, Tensor]]:

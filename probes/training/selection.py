@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from probes.seeds import derive_seed
 from probes.training.bank.probe_bank import ProbeBank
 from probes.training.data_module import Rows
 from probes.training.probe_settings import ProbeSettings
+from probes.training.ragged import concatenated_rows, rows_at
 from probes.training.train_bank import BankSpec, TrainedBank, train_bank
 
 
@@ -79,12 +81,14 @@ def select(train: Rows, validation: Rows, spec: BankSpec) -> Selection:
         logits, rows = _out_of_fold_logits(_concatenated(train, validation), spec)
         folds = settings.folds
         trained = train_bank(*refit_rows(train, validation, spec), spec)
-    chosen = _best_penalties(logits[:, :, 0], rows, spec)
+    chosen = best_penalties(spec.kind, logits[:, :, 0], rows.targets[0], settings.penalties)
     return Selection(trained, chosen, _of_chosen(logits, chosen), rows, folds)
 
 
-def fold_of_rows(kind: TargetKind, targets: Tensor, folds: int, *, seed: int) -> Tensor:
-    """Assign rows to folds at random, stratified by their targets.
+def fold_of_rows(
+    kind: TargetKind, targets: Tensor, folds: int, *, seed: int, sentences: Tensor | None = None
+) -> Tensor:
+    """Assign rows to folds at random, stratified by their targets; or whole sentences at random.
 
     Args:
         kind: Kind of task. Classes, and in multi-label tasks sets of labels, are spread evenly over the folds; so are
@@ -92,11 +96,15 @@ def fold_of_rows(kind: TargetKind, targets: Tensor, folds: int, *, seed: int) ->
         targets: Shape `(rows,)`, or `(rows, labels)`.
         folds: Number of folds.
         seed: Decides the assignment; 0 is a seed like any other.
+        sentences: Number of each row's sentence, where those of a sentence stay together.
 
     Returns:
         Fold of each row, int64 `(rows,)`; −1 for the only row of a class, which always stays in training.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "folds"))
+    if sentences is not None:
+        number = sentences.unique(return_inverse=True)[1]
+        return (torch.randperm(int(number.max()) + 1, generator=generator) % folds)[number]
     if kind == "regression":
         # Of each block of neighbouring targets, one row goes to each fold.
         blocks = targets.argsort().split(folds)
@@ -110,6 +118,34 @@ def fold_of_rows(kind: TargetKind, targets: Tensor, folds: int, *, seed: int) ->
     if kind == "classification":
         fold[(torch.bincount(classes) == 1)[classes]] = -1
     return fold
+
+
+def with_word_type_controls(
+    targets: Tensor, types: Sequence[str], train_targets: Tensor, controls: int, *, seed: int
+) -> Tensor:
+    """Add control labels to the true ones: a random label for each word, the same wherever the word occurs.
+
+    What a probe learns of them it must have learnt by heart, word by word. A word gets the label of a random training
+    row, so that control labels are about as frequent as true ones.
+
+    Args:
+        targets: Shape `(rows, ...)`.
+        types: The word of each row.
+        train_targets: Of all training rows.
+        controls: Number of controls.
+        seed: Decides the labels, for all splits alike; 0 is a seed like any other.
+
+    Returns:
+        Shape `(1 + controls, rows, ...)`, the true targets first.
+
+    Source:
+        Hewitt and Liang 2019, "Designing and interpreting probes with control tasks".
+    """
+    replicas = [targets]
+    for control in range(controls):
+        drawn = {word: derive_seed(seed, "control", word, control) % len(train_targets) for word in set(types)}
+        replicas.append(train_targets[torch.tensor([drawn[word] for word in types], dtype=torch.long)])
+    return torch.stack(replicas)
 
 
 def with_shuffled_controls(targets: Tensor, controls: int, *, seed: int, split: str) -> Tensor:
@@ -131,12 +167,22 @@ def with_shuffled_controls(targets: Tensor, controls: int, *, seed: int, split: 
     return torch.stack([targets[order] for order in orders])
 
 
-def _best_penalties(logits: Tensor, rows: Rows, spec: BankSpec) -> Tensor:
-    """Index of each layer's best penalty `(layers,)`, from logits `(layers, penalties, rows, classes)`."""
+def best_penalties(kind: TargetKind, logits: Tensor, targets: Tensor, penalties: Sequence[float]) -> Tensor:
+    """Choose for each layer the penalty with the best main metric, the largest among equals.
+
+    Args:
+        kind: Kind of task.
+        logits: Shape `(layers, penalties, rows, classes)`.
+        targets: Of the same rows.
+        penalties: λ of each penalty.
+
+    Returns:
+        Index of each layer's penalty, int64 `(layers,)`.
+    """
     # From the largest penalty down, as `argmax` returns the first of equal scores.
-    order = torch.tensor(spec.settings.penalties).argsort(descending=True)
-    metric = MAIN_METRIC[spec.kind]
-    by_penalty = [score_rows(spec.kind, logits[:, p], rows.targets[0]).values[metric] for p in order.tolist()]
+    order = torch.tensor(penalties).argsort(descending=True)
+    metric = MAIN_METRIC[kind]
+    by_penalty = [score_rows(kind, logits[:, p], targets, names={metric}).values[metric] for p in order.tolist()]
     scores = torch.stack(by_penalty, dim=1)  # (layers, penalties)
     return order[scores.where(scores.isfinite(), -torch.inf).argmax(1)]
 
@@ -151,14 +197,20 @@ def _out_of_fold_logits(rows: Rows, spec: BankSpec) -> tuple[Tensor, Rows]:
 
     The rows come in order of their folds; those in no fold are missing.
     """
-    fold = fold_of_rows(spec.kind, rows.targets[0], spec.settings.folds, seed=derive_seed(spec.seed, "selection"))
+    fold = fold_of_rows(
+        spec.kind,
+        rows.targets[0],
+        spec.settings.folds,
+        seed=derive_seed(spec.seed, "selection"),
+        sentences=rows.sentences,
+    )
     logits, order = [], []
     for number in range(spec.settings.folds):
         held_out, kept = (fold == number).nonzero()[:, 0], (fold != number).nonzero()[:, 0]
         if len(held_out) == 0:
             continue
         trained = train_bank(rows.at(kept), rows.at(held_out), spec)
-        logits.append(trained.logits(rows.values[:, held_out]))
+        logits.append(trained.logits(rows_at(rows.values, held_out)))
         order.append(held_out)
     return torch.cat(logits, dim=3), rows.at(torch.cat(order))
 
@@ -167,13 +219,26 @@ def refit_rows(train: Rows, validation: Rows, spec: BankSpec) -> tuple[Rows, Row
     """Rows to train on, and rows that decide when to stop: the validation rows, or without any a fold of train."""
     if len(validation) > 0 or spec.exact:
         return train, validation
-    fold = fold_of_rows(spec.kind, train.targets[0], spec.settings.folds, seed=derive_seed(spec.seed, "stopping"))
+    fold = fold_of_rows(
+        spec.kind,
+        train.targets[0],
+        spec.settings.folds,
+        seed=derive_seed(spec.seed, "stopping"),
+        sentences=train.sentences,
+    )
     return train.at((fold != 0).nonzero()[:, 0]), train.at((fold == 0).nonzero()[:, 0])
 
 
 def _concatenated(train: Rows, validation: Rows) -> Rows:
     return Rows(
-        torch.cat([train.values, validation.values], dim=1),
+        concatenated_rows([train.values, validation.values]),
         torch.cat([train.targets, validation.targets], dim=1),
         torch.cat([train.weights, validation.weights], dim=1),
+        sentences=_sentences_of_both(train, validation),
     )
+
+
+def _sentences_of_both(train: Rows, validation: Rows) -> Tensor | None:
+    if train.sentences is None or validation.sentences is None:
+        return None
+    return torch.cat([train.sentences, validation.sentences + train.sentences.max() + 1])

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from probes.metrics import TargetKind
+from probes.token_values import TokenActivations
+from probes.training.ragged import RaggedRows, RowValues
 from probes.values import SPLITS, Activations, Layer, Reading
 
 
 class LabelledActivations(NamedTuple):
-    """Activations `(layers, rows, features)` and the targets of their rows.
+    """Activations `(layers, rows, features)`, or of the tokens of each row, and the targets of the rows.
 
     Targets are class indices `(rows,)`, 0/1 entries `(rows, labels)`, or real numbers `(rows,)`.
     """
 
-    activations: Activations
+    activations: Activations | TokenActivations
     targets: Tensor
+
+    @property
+    def values(self) -> RowValues:
+        """The activations as probes are trained on them."""
+        if isinstance(self.activations, TokenActivations):
+            return RaggedRows(self.activations.values, self.activations.lengths)
+        return self.activations.values
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,11 @@ class TaskData:
         validation: The same; without rows, all choices are made by cross-validation.
         test: The same.
         ordered: Whether the labels of a classification are in order, so that Spearman's correlation is reported too.
+        sentences: Split → number of each row's sentence, int64 `(rows,)`, where rows are words: those of a sentence are
+            not independent, so that sentences are resampled, permuted and held out as a whole. `None`: rows are
+            independent.
+        word_types: Split → the word of each row as it is written, where rows are words: the controls give a word the
+            same random label wherever it occurs. `None`: the controls' labels are shuffled.
 
     Raises:
         ValueError: The kind has no probes; splits differ in layers, reading or width; a target is out of range; a class
@@ -49,6 +65,8 @@ class TaskData:
     validation: LabelledActivations
     test: LabelledActivations
     ordered: bool = False
+    sentences: Mapping[str, Tensor] | None = None
+    word_types: Mapping[str, tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
         kinds = get_args(TargetKind)
@@ -82,9 +100,35 @@ class TaskData:
         return self.train.activations.values.shape[-1]
 
     @property
+    def of_tokens(self) -> bool:
+        """Whether a row has a vector for each of its tokens."""
+        return isinstance(self.train.activations, TokenActivations)
+
+    @property
     def num_classes(self) -> int:
         """Width of the logits: number of classes or labels, or 1 for regression."""
         return 1 if self.kind == "regression" else len(self.labels)
+
+    def independent_rows(self, split: str, *, seed: int = 0) -> tuple[Activations, Tensor]:
+        """Rows of one vector that are independent of each other, and their targets: all rows, or a word a sentence.
+
+        Args:
+            split: Name of the split.
+            seed: Decides which word of each sentence.
+        """
+        activations, targets = getattr(self, split)
+        if self.sentences is None:
+            return activations, targets
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(targets), generator=generator)
+        _, first = np.unique(self.sentences[split][order].numpy(), return_index=True)
+        rows = order[torch.from_numpy(first)]
+        some = replace(
+            activations,
+            values=activations.values[:, rows],
+            row_ids=tuple(activations.row_ids[row] for row in rows.tolist()),
+        )
+        return some, targets[rows]
 
     def _check_shape(self, split: str) -> None:
         activations, targets = getattr(self, split)
@@ -148,6 +192,8 @@ class TaskData:
             if values.numel() == 0 or values.sum().isfinite():  # a sum needs no mask of the size of the layer
                 continue
             bad = (~values.isfinite().all(1)).nonzero()[:, 0].tolist()
+            if isinstance(activations, TokenActivations):
+                bad = activations.text_of_token[bad].unique().tolist()
             if bad:  # none if finite values overflowed in the sum
                 ids = ", ".join(activations.row_ids[row] for row in bad[:5]) + (", …" if len(bad) > 5 else "")
                 raise ValueError(

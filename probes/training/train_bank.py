@@ -18,6 +18,7 @@ from probes.training.data_module import ActivationDataModule, Rows
 from probes.training.linear_solver.solve import penalties_per_batch
 from probes.training.linear_solver.solver_module import ExactProbeModule
 from probes.training.probe_settings import ProbeSettings
+from probes.training.ragged import RaggedRows, RowValues, vectors_of
 from probes.training.task_data import TaskData
 from probes.values import Layer
 
@@ -31,7 +32,7 @@ class BankSpec:
     """Everything that decides a trained bank except its rows.
 
     Attributes:
-        task_data: The task that the rows come from.
+        task_data: The task that the rows come from; `None` for probes that bring their own targets and loss.
         layers: Names of the layers; fewer than the task has where some are constant or belong to another chunk.
         num_classes: Width of the logits.
         exact: Whether the optimum is solved for, instead of trained towards by minibatches.
@@ -40,7 +41,7 @@ class BankSpec:
         seed: Decides initialisation, dropout and the order of the rows.
     """
 
-    task_data: TaskData
+    task_data: TaskData | None
     layers: tuple[Layer, ...]
     num_classes: int
     exact: bool
@@ -50,8 +51,8 @@ class BankSpec:
 
     @property
     def kind(self) -> TargetKind:
-        """Kind of task."""
-        return self.task_data.kind
+        """Kind of task; probes that bring their own loss predict numbers."""
+        return "regression" if self.task_data is None else self.task_data.kind
 
     def of_layers(self, layers: slice) -> BankSpec:
         """Return the specification of the bank of some of the layers."""
@@ -77,11 +78,11 @@ class TrainedBank:
     target_deviation: float
     gaps: Tensor
 
-    def logits(self, values: Tensor) -> Tensor:
+    def logits(self, values: RowValues) -> Tensor:
         """Compute logits, or predicted numbers in the unit of a regression task's targets.
 
         Args:
-            values: Raw activations, shape `(layers, rows, features)`.
+            values: Raw activations, shape `(layers, rows, features)`, or of the tokens of each row.
 
         Returns:
             Shape `(layers, penalties, 1 + controls, rows, classes)`.
@@ -122,7 +123,7 @@ def train_bank(train: Rows, validation: Rows | None, spec: BankSpec) -> TrainedB
     Raises:
         ValueError: Minibatch training has no validation rows; or the probe's loss does not suit the settings.
     """
-    mean, deviation = _target_scale(spec.kind, train.targets[0])
+    mean, deviation = (0.0, 1.0) if spec.task_data is None else _target_scale(spec.kind, train.targets[0])
     train = _with_standardised_targets(train, mean, deviation)
     if validation is not None:
         validation = _with_standardised_targets(validation, mean, deviation)
@@ -148,7 +149,7 @@ def _train_chunk(train: Rows, validation: Rows | None, spec: BankSpec) -> tuple[
     """Train the probes of some layers together; returns their bank, statistics and gaps `(layers, replicas)`."""
     settings = spec.settings
     bank = _new_bank(train, spec)
-    standardiser, _ = Standardiser.of(train.values)
+    standardiser, _ = Standardiser.of(vectors_of(train.values))
     if spec.exact:
         module = ExactProbeModule(bank, standardiser, kind=spec.kind, settings=settings)
         data = ActivationDataModule(train, layers_per_batch=_layers_per_solve(train, spec), task_data=spec.task_data)
@@ -199,6 +200,10 @@ def _layer_chunks(train: Rows, spec: BankSpec) -> list[slice]:
     first_layer = slice(0, 1)
     bank = _new_bank(train.of_layers(first_layer), spec.of_layers(first_layer))
     layer_bytes = sum(parameter.numel() for parameter in bank.parameters()) * _FLOAT_BYTES * _BANK_COPIES
+    if isinstance(train.values, RaggedRows):
+        # a padded batch as given and standardised
+        rows, longest = min(spec.settings.batch_size, len(train)), train.values.longest
+        layer_bytes += 2 * rows * longest * train.values.shape[-1] * _FLOAT_BYTES
     layers_per_chunk = max(1, spec.settings.max_bank_bytes // layer_bytes)
     return [slice(first, first + layers_per_chunk) for first in range(0, count, layers_per_chunk)]
 

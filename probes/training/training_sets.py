@@ -23,6 +23,7 @@ from probes.threads import map_on_cores
 from probes.training.bank.probe_module import row_batched_logits
 from probes.training.data_module import Rows
 from probes.training.linear_solver.solve import solve_linear
+from probes.training.ragged import RowValues, layers_of, vectors_of
 from probes.training.selection import Selection, refit_rows
 from probes.training.train_bank import BankSpec, train_bank
 
@@ -33,7 +34,7 @@ _LAYERS_SOLVED_TOGETHER = 2
 
 
 def refitted_logits(
-    train: Rows, validation: Rows, test_values: Tensor, *, selection: Selection, spec: BankSpec, sets: int
+    train: Rows, validation: Rows, test_values: RowValues, *, selection: Selection, spec: BankSpec, sets: int
 ) -> Tensor:
     """Refit the chosen probe of every layer, and its controls, on halves of the training rows; apply them to test rows.
 
@@ -44,7 +45,7 @@ def refitted_logits(
     Args:
         train: Training rows.
         validation: Validation rows, which decide when minibatch training stops.
-        test_values: Raw activations of the rows to predict, shape `(layers, rows, features)`.
+        test_values: Raw activations of the rows to predict, shape `(layers, rows, features)`, or of their tokens.
         selection: The chosen probes.
         spec: How they were trained.
         sets: Number of training sets.
@@ -53,11 +54,11 @@ def refitted_logits(
         Shape `(layers, 1 + controls, sets, rows, classes)`.
     """
     train, validation = refit_rows(train, validation, spec)
-    in_half = half_weights(len(train), sets, seed=derive_seed(spec.seed, "training sets"))
+    in_half = half_weights(len(train), sets, seed=derive_seed(spec.seed, "training sets"), sentences=train.sentences)
     refits = Rows(train.values, *_of_every_set(train, sets))
     # replicas (1 + controls, sets), the set varying fastest
     refits = replace(refits, weights=refits.weights * in_half.repeat(len(train.targets), 1))
-    if spec.exact and len(train) <= _ROWS_SOLVED_DIRECTLY:
+    if spec.exact and len(train) <= _ROWS_SOLVED_DIRECTLY and isinstance(test_values, Tensor):
         by_layer = _solved_logits(refits, test_values, selection, spec)
     else:
         by_layer = _trained_logits(
@@ -82,7 +83,7 @@ def _solved_logits(refits: Rows, test_values: Tensor, selection: Selection, spec
         standardiser = trained.standardiser[layers]
         solution = solve_linear(
             spec.kind,
-            standardiser(refits.values[layers]),
+            standardiser(vectors_of(refits.values)[layers]),
             targets,
             torch.tensor([settings.penalties[int(selection.chosen[layers[0]])]], dtype=torch.float64),
             classes=spec.num_classes,
@@ -102,7 +103,9 @@ def _solved_logits(refits: Rows, test_values: Tensor, selection: Selection, spec
     return logits[torch.cat(some_layers).argsort()] * trained.target_deviation + trained.target_mean
 
 
-def _trained_logits(refits: Rows, stopping: Rows, test_values: Tensor, selection: Selection, spec: BankSpec) -> Tensor:
+def _trained_logits(
+    refits: Rows, stopping: Rows, test_values: RowValues, selection: Selection, spec: BankSpec
+) -> Tensor:
     """Logits `(layers, replicas, rows, classes)` of any probes, from a bank for the layers of each penalty."""
     logits: dict[int, Tensor] = {}
     for layers in _layers_of_one_penalty(selection):
@@ -113,7 +116,7 @@ def _trained_logits(refits: Rows, stopping: Rows, test_values: Tensor, selection
             settings=replace(spec.settings, penalties=(spec.settings.penalties[chosen],)),
         )
         trained = train_bank(refits.of_layers(layers), stopping.of_layers(layers), bank_spec)
-        outputs = row_batched_logits(trained.bank, trained.standardiser, test_values[layers])
+        outputs = row_batched_logits(trained.bank, trained.standardiser, layers_of(test_values, layers))
         outputs = outputs * trained.target_deviation + trained.target_mean
         logits |= zip(layers.tolist(), outputs, strict=True)
     return torch.stack([logits[layer] for layer in range(len(spec.layers))])
@@ -124,8 +127,15 @@ def _layers_of_one_penalty(selection: Selection) -> list[Tensor]:
     return [(selection.chosen == chosen).nonzero()[:, 0] for chosen in selection.chosen.unique()]
 
 
-def half_weights(rows: int, sets: int, *, seed: int) -> Tensor:
-    """Weights, mean 1 over rows, that keep a half of the rows in each set and drop the others, shape `(sets, rows)`."""
+def half_weights(rows: int, sets: int, *, seed: int, sentences: Tensor | None = None) -> Tensor:
+    """Weights, mean 1 over rows, that keep a half of the rows in each set and drop the others, shape `(sets, rows)`.
+
+    With `sentences`, the number of each row's sentence, a half of the sentences is kept, with all of their rows.
+    """
+    if sentences is not None:
+        number = sentences.unique(return_inverse=True)[1]
+        weights = half_weights(int(number.max()) + 1, sets, seed=seed)[:, number]
+        return weights / weights.mean(1, keepdim=True)
     generator = torch.Generator().manual_seed(seed)
     weights, half = torch.zeros(sets, rows), rows // 2
     for of_set in weights:

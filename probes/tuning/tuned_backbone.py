@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from probes.backbones import FrozenBackbone, LayerSpec, TokenizedTexts, pad_right
+from probes.backbones import AlignedTexts, FrozenBackbone, LayerSpec, Ranges, Spans, TokenizedTexts, pad_right
 from probes.kept_files import folder_fault, manifest_digest, read_sealed_json, write_sealed_json
 from probes.tuning.adapters import quiet_tuning
 from probes.tuning.answer_scores import AnswerScores
@@ -126,11 +126,20 @@ class TunedBackbone:
         """The base's tokens."""
         return self.base.tokenize(texts, max_length=max_length)
 
+    def align(self, texts: Sequence[str], ranges: Sequence[Ranges], *, max_length: int | None = None) -> AlignedTexts:
+        """The base's tokens and the words they belong to."""
+        return self.base.align(texts, ranges, max_length=max_length)
+
     def reported(
-        self, input_ids: Tensor, attention_mask: Tensor, *, readings: Sequence[Reading]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        readings: Sequence[Reading],
+        spans: Spans | None = None,
     ) -> dict[Reading, dict[Layer, Tensor]]:
         """Pooled hidden states that the tuned model itself reports; see `FrozenBackbone.reported`."""
-        return self.loaded.reported(input_ids, attention_mask, readings=readings)
+        return self.loaded.reported(input_ids, attention_mask, readings=readings, spans=spans)
 
     def __call__(
         self,
@@ -139,9 +148,10 @@ class TunedBackbone:
         *,
         readings: Sequence[Reading],
         layers: LayerSpec | None = None,
+        spans: Spans | None = None,
     ) -> dict[Reading, Tensor]:
         """One pass of the tuned model over a right-padded batch; see `FrozenBackbone.forward`."""
-        return self.loaded(input_ids, attention_mask, readings=readings, layers=layers)
+        return self.loaded(input_ids, attention_mask, readings=readings, layers=layers, spans=spans)
 
 
 def load_tuned_backbone(base: FrozenBackbone, tuned: TunedModel) -> FrozenBackbone:

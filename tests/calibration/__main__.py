@@ -26,7 +26,14 @@ from probes.files import replaced_file
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "calibration.md"
-CODE = ("probes/analysis", "probes/metrics", "probes/training", "probes/values.py", "tests/calibration")
+CODE = (
+    "probes/analysis",
+    "probes/metrics",
+    "probes/training",
+    "probes/probe_measures",
+    "probes/values.py",
+    "tests/calibration",
+)
 MARKS = ("<!-- table: make calibrate -->", "<!-- end of table -->")
 
 
@@ -75,15 +82,15 @@ def key(rate: Measured) -> str:
 def with_rows(rows: list[str], rates: list[Measured]) -> list[str]:
     """Rows of a table in which those of some rates take the place of those with the same first cells.
 
-    Raises:
-        ValueError: A rate has no row yet.
+    Rows of new rates come last, until all simulations are measured in their order.
     """
     rows = list(rows)
     for rate in rates:
         places = [i for i, old in enumerate(rows) if old.startswith(key(rate))]
-        if not places:
-            raise ValueError(f"The table has no row '{key(rate)}'. Measure all simulations, without `--only`.")
-        rows[places[0]] = row(rate)
+        if places:
+            rows[places[0]] = row(rate)
+        else:
+            rows.append(row(rate))
     return rows
 
 

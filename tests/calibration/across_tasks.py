@@ -161,7 +161,7 @@ SIMULATIONS = [
             setting=f"8 layers × {tasks} tasks, correlation {population_agreement(relation):.2f}",
             right=partial(agreement_right, tasks, relation),
             short=short,
-            long=40,
+            long=120 if relation == 0 else 40,
         )
         for relation, tasks, short in (
             (0.0, 9, 0),

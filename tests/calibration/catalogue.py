@@ -1,9 +1,26 @@
 """All simulations."""
 
-from calibration import across_tasks, bands, geometry, probe_scores, probe_tests, run_comparisons, similarity
+from calibration import (
+    across_tasks,
+    bands,
+    codes,
+    geometry,
+    interventions,
+    probe_scores,
+    probe_tests,
+    run_comparisons,
+    similarity,
+)
 
-SIMULATIONS = [
-    simulation
-    for module in (probe_scores, probe_tests, run_comparisons, similarity, geometry, across_tasks, bands)
-    for simulation in module.SIMULATIONS
-]
+_MODULES = (
+    probe_scores,
+    probe_tests,
+    codes,
+    run_comparisons,
+    similarity,
+    geometry,
+    across_tasks,
+    bands,
+    interventions,
+)
+SIMULATIONS = [simulation for module in _MODULES for simulation in module.SIMULATIONS]

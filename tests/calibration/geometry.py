@@ -37,12 +37,16 @@ LAYERS = 50
 """Independent data sets of one call, which measures take as layers."""
 
 
-def cloud(rows: int, *, seed: int, layers: int = LAYERS) -> Tensor:
-    """Rows around a shared mean, of the t distribution with 8 degrees of freedom: some rows lie far out."""
+def cloud(rows: int, features: int, *, seed: int, layers: int = LAYERS) -> Tensor:
+    """Rows around a shared mean, of the t distribution with 8 degrees of freedom: some rows lie far out.
+
+    The spectrum of few features is nearly flat; that of many falls as a language model's does, from 1 to 1e-4.
+    """
     length = (
         torch.randn(8, layers, rows, 1, generator=torch.Generator().manual_seed(seed + 1)).square().mean(0)
     ).sqrt()
-    return 0.5 + normal(layers, rows, FEATURES, seed=seed) * decaying() / length
+    spread = decaying() if features == FEATURES else torch.arange(1.0, features + 1).pow(-0.7)
+    return 0.5 + normal(layers, rows, features, seed=seed) * spread / length
 
 
 ROW_MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -54,7 +58,7 @@ ROW_MEASURES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def row_measure_right(name: str, rows: int, seed: int) -> dict[str, np.ndarray]:
+def row_measure_right(name: str, rows: int, features: int, seed: int) -> dict[str, np.ndarray]:
     measure = (
         SpectralMeasure()
         if name == "effective_rank"
@@ -65,13 +69,17 @@ def row_measure_right(name: str, rows: int, seed: int) -> dict[str, np.ndarray]:
             half_means="added" if name == "participation_ratio" else "ignored",
         )
     )
-    estimates = measure(TaskRows(cloud(rows, seed=seed // 2)))
-    return {name: covered(*interval_of(profile(estimates)), expected_of_rows(name, rows))}
+    layers = LAYERS if features == FEATURES else 10
+    estimates = measure(TaskRows(cloud(rows, features, seed=seed // 2, layers=layers)))
+    return {name: covered(*interval_of(profile(estimates)), expected_of_rows(name, rows, features))}
 
 
 @cache
-def expected_of_rows(name: str, rows: int) -> float:
-    return float(ROW_MEASURES[name](cloud(rows, seed=10**6, layers=1500)).mean())
+def expected_of_rows(name: str, rows: int, features: int) -> float:
+    layers = 1500 if features == FEATURES else 25
+    calls = 1 if features == FEATURES else 20
+    clouds = (cloud(rows, features, seed=10**6 + 2 * call, layers=layers) for call in range(calls))
+    return float(torch.cat([ROW_MEASURES[name](rows_of_layers) for rows_of_layers in clouds]).mean())
 
 
 def tasks_apart(tasks: int, rows: int, distance: float, *, seed: int, layers: int = LAYERS) -> list[Tensor]:
@@ -127,11 +135,12 @@ def _separability(name: str, distance: float, *, short: int, long: int, claim: C
 SIMULATIONS = [
     *(
         Simulation(
-            name=f"{name} {rows}",
-            setting=f"{FEATURES} features, {rows} rows",
-            right=partial(row_measure_right, name, rows),
+            name=f"{name} {rows}" if features == FEATURES else f"{name} {rows} {features}",
+            setting=f"{features} features, {rows} rows",
+            right=partial(row_measure_right, name, rows, features),
             short=short,
-            long=20 if rows == 100 else 10,
+            long=60 if rows == 100 and name == "participation_ratio" else 50 if rows == 400 else 20,
+            claim="conservative" if name == "effective_rank" and features == FEATURES else "equal",
         )
         for name, short in (
             ("effective_rank", 4),
@@ -140,7 +149,7 @@ SIMULATIONS = [
             ("intrinsic_dimension", 3),
             ("anisotropy", 4),
         )
-        for rows, short in ((100, short), (300, 0))
+        for rows, features, short in ((100, FEATURES, short), (300, FEATURES, 0), (400, 576, 0))
     ),
     _separability("silhouette", 1.0, short=3, long=30),
     _separability("between_share", 1.0, short=4, long=40),

@@ -178,7 +178,13 @@ def _name(metric: str, population: Population) -> str:
 
 
 def _simulation(
-    name: str, rows: int, *, short: int = 0, metrics: tuple[str, ...] = (), claim: Claim = "equal"
+    name: str,
+    rows: int,
+    *,
+    short: int = 0,
+    data_sets: int = 1000,
+    metrics: tuple[str, ...] = (),
+    claim: Claim = "equal",
 ) -> Simulation:
     population, words = POPULATIONS[name]
     return Simulation(
@@ -186,7 +192,7 @@ def _simulation(
         setting=f"{words}, {rows} test rows",
         right=partial(_right, population, rows, metrics),
         short=short,
-        long=1000 // DATA_SETS,
+        long=data_sets // DATA_SETS,
         claim=claim,
     )
 
@@ -207,7 +213,9 @@ SIMULATIONS = [
     _simulation("two", 60, short=5),
     _simulation("two", 200),
     _simulation("two", 400),
-    _simulation("unbalanced", 60, metrics=tuple(name for name in CLASSIFICATION if name != "probe_gain")),
+    _simulation(
+        "unbalanced", 60, data_sets=4000, metrics=tuple(name for name in CLASSIFICATION if name != "probe_gain")
+    ),
     _simulation("unbalanced", 60, metrics=("probe_gain",), claim="limit"),
     _simulation("unbalanced", 200, short=5),
     _simulation("unbalanced", 400),
@@ -219,7 +227,7 @@ SIMULATIONS = [
     _simulation("easy", 60, metrics=("cross_entropy_bits",), claim="limit"),
     _simulation("easy", 200, metrics=tuple(name for name in CLASSIFICATION if name != "cross_entropy_bits")),
     _simulation("easy", 200, metrics=("cross_entropy_bits",), claim="limit"),
-    _simulation("numbers", 60, short=5),
+    _simulation("numbers", 60, short=5, data_sets=4000),
     _simulation("numbers", 200),
     _simulation("numbers", 400),
     _simulation("labels", 60),

@@ -124,7 +124,8 @@ def _alarms(share: float, metrics: tuple[str, ...], *, short: int, claim: Claim)
 
 
 SIMULATIONS = [
-    _alarms(0.5, ("macro_f1", "auroc", "cross_entropy_bits", "selectivity"), short=15, claim="equal"),
+    _alarms(0.5, ("auroc", "cross_entropy_bits", "selectivity"), short=15, claim="equal"),
+    _alarms(0.5, ("macro_f1",), short=0, claim="conservative"),  # permutations that score the same count against it
     _alarms(0.15, ("macro_f1", "accuracy", "selectivity"), short=0, claim="conservative"),
     Simulation(
         name="best layer",

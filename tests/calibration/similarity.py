@@ -290,6 +290,7 @@ SIMULATIONS = [
             rate="false alarms",
             short=short,
             long=300,
+            claim="conservative" if permutations == 50 else "equal",
         )
         for tail, correlation, permutations, short in (
             ("counted", 0.7, 200, 0),
@@ -305,6 +306,7 @@ SIMULATIONS = [
             right=partial(reference_cka_right, rows, share),
             short=short,
             long=40,
+            claim="conservative" if rows == 60 else "equal",
         )
         for rows, share, short in ((60, 0.5, 4), (200, 0.5, 0), (200, 0.8, 0))
     ),
@@ -331,6 +333,7 @@ SIMULATIONS = [
             right=partial(tuning_gain_right, kind, rows),
             short=short,
             long=40,
+            claim="conservative" if (kind, rows) == ("none", 60) else "equal",
         )
         for kind, rows, short in (("gain", 60, 4), ("gain", 200, 0), ("none", 60, 0), ("none", 200, 4))
     ),

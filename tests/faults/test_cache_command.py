@@ -15,6 +15,7 @@ from filelock import FileLock
 from tuning_samples import toy_splits
 
 from probes.activations import ExtractionSettings, open_stores
+from probes.activations.claims import Claims
 from probes.backbones import tiny_backbone
 from probes.commands.cache import entries, main, to_prune
 from probes.trainers import default_trainer
@@ -141,6 +142,16 @@ def test_prune_leaves_what_a_run_is_writing(cache, capsys):
         run(cache, "prune", "--max-size", "0", "--yes")
     assert f"In use, kept: activations 'activations/{store.folder.name}'" in capsys.readouterr().out
     assert [entry.path for entry in entries(cache)] == [store.folder]
+
+
+def test_prune_leaves_activations_of_a_backbone_that_a_run_computes(cache, capsys):
+    (store,) = open_stores(tiny_backbone(), ExtractionSettings(), cache / "activations").values()
+    claims = Claims(store.lock_file)
+    with claims.beating(claims.claim(["a text"])):
+        run(cache, "prune", "--max-size", "0", "--yes")
+        assert [entry.path for entry in entries(cache)] == [store.folder]
+    run(cache, "prune", "--max-size", "0", "--yes")  # the control: nobody computes any more
+    assert entries(cache) == []
 
 
 @pytest.mark.parametrize("arguments", [("--older-than", "soon"), ("--max-size", "much")])

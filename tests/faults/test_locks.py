@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import signal
@@ -16,13 +17,14 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
-from fault_samples import filled
+from fault_samples import TEXTS, filled
 from filelock import FileLock
 
 from probes import locks
-from probes.activations import ExtractionSettings, open_stores
+from probes.activations import ExtractionSettings, PassReport, claims, open_stores
 from probes.backbones import tiny_backbone
-from probes.locks import holder_of, process_lock
+from probes.files import write_text
+from probes.locks import holder_of, process_lock, this_process
 
 _HOLD = """
 import sys, time
@@ -51,32 +53,86 @@ def lock_of_tiny(root: Path) -> Path:
     return next(iter(open_stores(tiny_backbone(), ExtractionSettings(), root).values())).lock_file
 
 
-@pytest.mark.parametrize("poolings", [(["last", "mean"], ["mean", "last"]), (["last", "mean"], "mean")])
-def test_two_runs_of_one_backbone_with_other_poolings_compute_no_text_twice(tmp_path, poolings):
-    entered, leave, computed = Event(), Event(), {}
+@contextmanager
+def computing(root: Path, **settings) -> Iterator[dict[str, int]]:
+    """A run that stands still in its first pass within the context; afterwards it ends, and tells what it computed."""
+    entered, leave, found = Event(), Event(), {}
+    backbone = tiny_backbone()
 
     def wait_to_leave(*_) -> None:
         entered.set()
         leave.wait(30)
 
-    def run(number: int, *, block: bool) -> None:
-        backbone = tiny_backbone()
-        if block:
-            backbone.model.register_forward_pre_hook(wait_to_leave)
-        _, report = filled(backbone, tmp_path, pooling=poolings[number])
-        computed[number] = report.texts_computed
-
-    first = Thread(target=run, args=(0,), kwargs={"block": True})
-    first.start()
+    backbone.model.register_forward_pre_hook(wait_to_leave)
+    run = Thread(target=lambda: found.update(texts=filled(backbone, root, **settings)[1].texts_computed))
+    run.start()
     assert entered.wait(30)
-    second = Thread(target=run, args=(1,), kwargs={"block": False})
-    second.start()
-    second.join(0.5)
-    assert second.is_alive()
-    leave.set()
-    first.join(30)
-    second.join(30)
-    assert computed == {0: 24, 1: 0}
+    try:
+        yield found
+    finally:
+        leave.set()
+        run.join(30)
+
+
+@pytest.mark.parametrize(
+    ("poolings", "by_first"),
+    [((["last", "mean"], ["mean", "last"]), 8), ((["last", "mean"], "mean"), 24)],  # the second does not give `last`
+)
+def test_two_runs_share_the_texts_of_a_backbone(tmp_path, poolings, by_first):
+    with computing(tmp_path, pooling=poolings[0]) as first:  # has claimed the first shard of three
+        beside = Thread(target=lambda: second.append(filled(tiny_backbone(), tmp_path, pooling=poolings[1])[1]))
+        second: list[PassReport] = []
+        beside.start()
+        beside.join(1)
+        assert beside.is_alive()  # it waits for the first shard
+    beside.join(30)
+    assert (first["texts"], second[0].texts_computed) == (by_first, 16)
+
+
+def test_a_run_that_wants_other_texts_does_not_wait(tmp_path):
+    with computing(tmp_path) as first:
+        report = filled(tiny_backbone(), tmp_path, [f"another {i}" for i in range(20)], lock_timeout=1)[1]
+        assert report.texts_computed == 20
+    assert first["texts"] == 24
+
+
+def test_who_waits_for_a_process_that_computes_the_last_texts_names_it_and_gives_up(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(locks, "_NAME_HOLDER_AFTER", 0.2)
+    with computing(tmp_path), pytest.raises(TimeoutError, match=rf"which process {os.getpid()} on "):
+        filled(tiny_backbone(), tmp_path, lock_timeout=1)
+    assert f"Waiting for the activations of 'tiny-0', which process {os.getpid()} on" in caplog.text
+
+
+def claim_of(process: dict[str, object], root: Path) -> Path:
+    """A claim of some process on all texts, as it would have left it."""
+    lock_file, ids = lock_of_tiny(root), tiny_backbone().tokenize(TEXTS).text_ids
+    return write_text(lock_file.with_suffix(".1.claim"), json.dumps({"process": process, "texts": ids}))
+
+
+def test_the_texts_of_a_process_that_has_died_are_taken_over(tmp_path, caplog):
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        pass
+    claim = claim_of(this_process() | {"pid": process.pid}, tmp_path)
+    assert filled(tiny_backbone(), tmp_path, lock_timeout=1)[1].texts_computed == 24
+    assert f"process {process.pid} on" in caplog.text
+    assert "its 24 texts are taken over" in caplog.text
+    assert not claim.exists()
+
+
+def test_the_texts_of_another_machine_are_taken_over_only_when_its_claim_stays_untouched(tmp_path, monkeypatch):
+    claim = claim_of(this_process() | {"host": "another"}, tmp_path)
+    with pytest.raises(TimeoutError, match="on another"):
+        filled(tiny_backbone(), tmp_path, lock_timeout=1)
+    monkeypatch.setattr(claims, "SECONDS_UNTIL_VOID", 0.5)
+    assert filled(tiny_backbone(), tmp_path, lock_timeout=5)[1].texts_computed == 24
+    assert not claim.exists()
+
+
+def test_a_claim_that_is_touched_stays_valid(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "SECONDS_BETWEEN_BEATS", 0.1)
+    monkeypatch.setattr(claims, "SECONDS_UNTIL_VOID", 0.5)
+    with computing(tmp_path), pytest.raises(TimeoutError):
+        filled(tiny_backbone(), tmp_path, lock_timeout=2)
 
 
 def test_a_run_that_lacks_nothing_waits_for_nobody(tmp_path):

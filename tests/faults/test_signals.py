@@ -242,3 +242,24 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
     except OSError:
         return False
+
+
+_SLOW_END = """
+import atexit, sys, time
+atexit.register(lambda: (print("ending", flush=True), time.sleep(1)))
+from probes.commands.endings import ended_in_words
+with ended_in_words():
+    if sys.argv[1] == "fails":
+        raise ValueError("A mistake.")
+"""
+
+
+@BOTH
+@pytest.mark.parametrize(("what", "code"), [("works", 0), ("fails", 1)])
+def test_a_signal_that_comes_while_python_ends_changes_nothing(number, what, code):
+    command = [sys.executable, "-c", _SLOW_END, what]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ending\n"
+        process.send_signal(number)
+        assert process.wait(30) == code

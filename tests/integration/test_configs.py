@@ -33,8 +33,27 @@ def test_every_option_composes_and_has_exactly_the_arguments_of_what_it_builds(p
     assert parameters == set(node) - {"_target_", "_partial_", "_convert_"}
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name in {"extraction", "probe"}])
-def test_every_key_of_extraction_and_probe_files_has_a_comment(path: Path):
+PROBE_MEASURES = sorted((CONFIG_DIR / "analysis" / "probe_measures").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PROBE_MEASURES, ids=lambda path: path.stem)
+def test_every_measure_of_probes_can_be_chosen_with_exactly_the_arguments_of_its_class(path: Path):
+    cfg = composed(f"analysis/probe_measures=[{path.stem}]")
+    check_arguments(cfg)
+    (node,) = cfg.analysis.probe_measures.values()
+    parameters = set(inspect.signature(get_object(node._target_)).parameters)
+    assert parameters == set(node) - {"_target_"}
+
+
+OF_COMMENTED_KEYS = [path for path in FILES if path.parent.name in {"extraction", "probe"}] + PROBE_MEASURES
+
+
+@pytest.mark.parametrize("path", OF_COMMENTED_KEYS, ids=lambda path: path.stem)
+def test_every_key_of_these_files_has_a_comment(path: Path):
+    _every_key_has_a_comment(path)
+
+
+def _every_key_has_a_comment(path: Path):
     lines = [line for line in path.read_text().splitlines() if ":" in line and not line.strip().startswith("#")]
     keys = [line for line in lines if not line.lstrip().startswith(("_", "-", "defaults"))]
     assert not [line for line in keys if "#" not in line and not line.endswith(":")]

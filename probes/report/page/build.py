@@ -15,7 +15,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from probes.files import write_text
-from probes.report.page.content import missing_cells, page_content, row_table, score_table, whole_run_rows
+from probes.report.audit import audit_at_best_layers
+from probes.report.page.content import missing_cells, page_content, row_table, score_table, small_tables, whole_run_rows
 from probes.report.page.sentences import findings_in_words
 from probes.report.saved_run import SavedRun, read_run
 from probes.values import Result
@@ -52,9 +53,11 @@ def page(run: SavedRun) -> str:
         title=" · ".join(filter(None, (first.study.replace("_", " "), first.backbone, first.reference, first.suite))),
         sentences=findings_in_words(run),
         scores=score_table(run),
+        audit=audit_at_best_layers(run.rows, run.best_layers),
         rows=row_table(run.provenance),
         missing=missing_cells(run),
         others=whole_run_rows(run),
+        tables=small_tables(run),
         certificate=_certificate(run.provenance),
         facts=_facts(run),
         command=command_of(run),

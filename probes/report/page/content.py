@@ -11,10 +11,13 @@ import numpy as np
 from probes.metrics import MAIN_METRIC
 from probes.report.figures.axes import is_signed
 from probes.report.saved_run import SavedRun
+from probes.report.tables import control_of
 from probes.values import ALL_TASKS, SIGNIFICANCE_LEVEL, LayerByLayer, LayerByTask, Reading, Result
 
 _DIGITS = 5
 """Significant digits of numbers on the page; `results.csv` has all of them."""
+_MOST_COLUMNS, _MOST_ROWS = 8, 40
+"""Size of the largest tables of single tasks that the page shows."""
 _MATRICES = {"value": "values", "low": "ci_low", "high": "ci_high", "null": "null_mean", "nullLow": "null_low"}
 _MATRICES |= {"nullHigh": "null_high", "p": "p", "pCell": "p_cell", "n": "n"}
 
@@ -122,7 +125,7 @@ def score_table(run: SavedRun) -> list[dict[str, Any]]:
                 "layer": best.layer,
                 "layers": best.text,
                 "score": score,
-                "shuffled": cells.get((task, best.layer, metric, "shuffled_labels")),
+                "shuffled": control_of(cells, task, best.layer, metric),
                 "selectivity": cells.get((task, best.layer, "selectivity", "")),
                 "majority": cells.get((task, None, metric, "majority")),
                 "n": score.n,
@@ -153,6 +156,28 @@ def missing_cells(run: SavedRun) -> list[tuple[str, int]]:
             note = matrix.notes.get((matrix.layers[row], matrix.tasks[column])) or "no value"
             counts[note] = counts.get(note, 0) + 1
     return list(counts.items())
+
+
+def small_tables(run: SavedRun) -> dict[str, dict[str, list[list[str]]]]:
+    """Tables of at most 8 columns and 40 rows, by name and task, with rounded numbers; larger ones are files alone."""
+    return {
+        name.replace("_", " "): {
+            task: [[_short(cell) for cell in row] for row in table] for task, table in by_task.items()
+        }
+        for name, by_task in run.tables.items()
+        if all(len(table[0]) <= _MOST_COLUMNS and len(table) <= 1 + _MOST_ROWS for table in by_task.values())
+    }
+
+
+def _short(cell: str) -> str:
+    """A cell as the page shows it: numbers with a point have four digits, missing ones none."""
+    try:
+        number = float(cell)
+    except ValueError:
+        return cell
+    if math.isnan(number):
+        return ""
+    return format(number, ".4g").replace("-", "\N{MINUS SIGN}") if "." in cell or "e" in cell else cell
 
 
 def whole_run_rows(run: SavedRun) -> list[Result]:

@@ -7,6 +7,7 @@ from statistics import median
 
 import numpy as np
 
+from probes.report.audit import audit_at_best_layers
 from probes.report.page.content import score_table
 from probes.report.saved_run import SavedRun
 from probes.values import SIGNIFICANCE_LEVEL, Layer, LayerByTask
@@ -35,6 +36,7 @@ def _question(run: SavedRun) -> str:
     what = {
         "probe": f"what a probe can decode from each of {_count(matrix.layers, 'layer')} of {first.backbone}",
         "compare": f"how similar the layers of {first.backbone} and {first.reference} are",
+        "transfer": f"whether probes of {first.backbone} that are trained on one task serve another",
         "compare_runs": f"whether the probes of {first.reference} and {first.backbone} differ on the same test rows",
         "layer_by_layer": f"which layers of {first.backbone} multi-task tuning changes",
     }.get(first.study, f"what the layers of {first.backbone} hold")
@@ -56,6 +58,7 @@ def _probe_sentences(run: SavedRun) -> Iterator[str]:
             f"At its best layer, chosen on validation rows, the score is above chance for {len(found)} of "
             f"{_count(tested, 'task')} (p < {SIGNIFICANCE_LEVEL}, corrected for all cells){none}."
         )
+    yield from _audit_sentences(run)
     ranked = sorted(table, key=lambda row: row["score"].value)
     high, low = ranked[-1]["score"], ranked[0]["score"]
     text = f"{ranked[-1]['task']} is decoded best, {_number(high)} at layer {high.layer}"
@@ -77,6 +80,26 @@ def _probe_sentences(run: SavedRun) -> Iterator[str]:
             "Validation rows cannot tell the best layer from several others: "
             f"{alone}, and for {wide} it may be any of {len(sets[wide])}."
         )
+
+
+def _audit_sentences(run: SavedRun) -> Iterator[str]:
+    tasks: dict[str, list[str]] = {}
+    for row in audit_at_best_layers(run.rows, run.best_layers):
+        tasks.setdefault(row.verdict, []).append(row.task)
+    explained = [
+        f"{names[0] if len(names) == 1 else _names(names)} ({verdict.removeprefix('explained by ')})"
+        for verdict, names in tasks.items()
+        if verdict.startswith("explained by ")
+    ]
+    parts = []
+    if stands := tasks.get("stands"):
+        parts.append(f"{_names(stands)} {'stands' if len(stands) == 1 else 'stand'}")
+    if explained:
+        parts.append(f"{_names(explained)} {'is' if len(explained) == 1 else 'are'} explained by a nuisance")
+    if unknown := tasks.get("not identifiable"):
+        parts.append(f"for {_names(unknown)} label and nuisance cannot be told apart")
+    if parts:
+        yield f"By the audit for nuisances at the best layers, {'; '.join(parts)}."
 
 
 def _compare_sentences(run: SavedRun) -> Iterator[str]:
@@ -104,6 +127,15 @@ def _layer_by_layer_sentences(run: SavedRun) -> Iterator[str]:
     elif tested:
         lowest = min(tested, key=lambda row: row.p if row.p is not None else 1)
         yield f"No bands of layers are found (lowest p = {lowest.p:.2g}, {lowest.metric.removeprefix('boundary/')})."
+
+
+def _transfer_sentences(run: SavedRun) -> Iterator[str]:
+    for matrix in run.matrices:
+        if matrix.quantity.startswith("transfer/minus_own_"):
+            yield _significant(matrix)
+            yield from _extremes_of(matrix, "score of a transferred probe less that of the task's own")
+        elif matrix.quantity == "transfer/cosine":
+            yield from _extremes_of(matrix, "cosine between probe directions")
 
 
 def _difference_sentences(run: SavedRun) -> Iterator[str]:
@@ -171,6 +203,7 @@ _TELLERS: Mapping[str, Callable[[SavedRun], Iterator[str]]] = {
     "compare": _compare_sentences,
     "layer_by_layer": _layer_by_layer_sentences,
     "compare_runs": _difference_sentences,
+    "transfer": _transfer_sentences,
 }
 
 

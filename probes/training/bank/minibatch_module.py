@@ -98,7 +98,9 @@ class MinibatchProbeModule(ProbeModule):
     def _losses(self, batch: RowBatch) -> Tensor:
         """Weighted mean loss of each probe over the batch, `(layers, replicas)`; see `RowBatch.mean_factor`."""
         targets, weights = batch.targets[self.control_of], batch.weights[self.control_of]  # (replicas, rows, ...)
-        losses = self.bank.losses(self.standardiser(batch.values), targets, self.row_loss, step=self.global_step)
+        losses = self.bank.losses(
+            self.standardiser(batch.values, batch.mask), targets, self.row_loss, mask=batch.mask, step=self.global_step
+        )
         if losses.ndim == 3:  # (layers, replicas, rows)
             return (losses * weights).sum(-1) * batch.mean_factor
         if self.settings.class_weights is not None or self.settings.training_sets not in ("auto", 0):

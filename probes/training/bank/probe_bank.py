@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -13,7 +14,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from probes.architectures import ProbeArchitecture
+from probes.architectures import Outputs, ProbeArchitecture
 from probes.seeds import derive_seed
 from probes.training.bank.keyed_dropout import use_keyed_dropout
 
@@ -46,7 +47,8 @@ class ProbeBank(nn.Module):
 
     Raises:
         TypeError: The architecture gives no `nn.Module`, or one without parameters.
-        ValueError: A forward pass gives logits of another shape than `(rows, num_classes)`.
+        ValueError: A forward pass gives logits of another shape than `(rows, num_classes)`, or than the probe's
+            `outputs` say.
     """
 
     def __init__(
@@ -129,57 +131,77 @@ class ProbeBank(nn.Module):
         self._skeleton[0].train(mode)
         return super().train(mode)
 
-    def forward(self, x: Tensor, *, step: int = 0) -> Tensor:
-        """Map standardised activations `(layers, rows, features)` to logits `(layers, replicas, rows, classes)`."""
-        return self._run(x, None, None, step)
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, step: int = 0) -> Tensor:
+        """Map standardised activations to logits `(layers, replicas, rows, classes)`.
 
-    def losses(self, x: Tensor, targets: Tensor, row_loss: RowLoss, *, step: int = 0) -> Tensor:
+        Args:
+            x: Shape `(layers, rows, features)`; of probes that read tokens `(layers, rows, tokens, features)`.
+            mask: Where a token is, bool `(rows, tokens)`, for probes that read tokens.
+            step: Training step, which decides the dropout masks.
+        """
+        return self._run(x, mask, None, None, step)
+
+    def losses(
+        self, x: Tensor, targets: Tensor, row_loss: RowLoss, *, mask: Tensor | None = None, step: int = 0
+    ) -> Tensor:
         """Compute the loss of every probe on a batch, including the penalty that the probe itself brings.
 
         Args:
-            x: Standardised activations, shape `(layers, rows, features)`.
+            x: Standardised activations, shape `(layers, rows, features)`, or with tokens as in `forward`.
             targets: Targets of each replica, shape `(replicas, rows, ...)`.
             row_loss: `(probe, logits, targets)` → loss of each row `(rows,)`, or their mean.
+            mask: As in `forward`.
             step: Training step, which decides the dropout masks.
 
         Returns:
             Shape `(layers, replicas, rows)`; `(layers, replicas)` where the loss that the probe brings is a mean.
         """
-        return self._run(x, targets, row_loss, step)
+        return self._run(x, mask, targets, row_loss, step)
 
-    def _run(self, x: Tensor, targets: Tensor | None, row_loss: RowLoss | None, step: int) -> Tensor:
+    def probe_at(self, layer: int, replica: int = 0) -> nn.Module:
+        """A copy of one probe with its own parameters, in evaluation mode."""
+        probe = copy.deepcopy(self.probe)
+        state = {name.removeprefix("probe."): value[layer, replica] for name, value in self._state().items()}
+        probe.load_state_dict({name: value.detach().clone() for name, value in state.items()})
+        return probe.eval()
+
+    def _run(
+        self, x: Tensor, mask: Tensor | None, targets: Tensor | None, row_loss: RowLoss | None, step: int
+    ) -> Tensor:
         for dropout in self._dropouts:
             dropout.step = step
         if not self.vectorised:
-            return self._loop(x, targets, row_loss, step)
+            return self._loop(x, mask, targets, row_loss, step)
         case = (self.training, targets is None)  # `vmap` may fail in one of these cases only
         if case in self._vmap_succeeded:
-            return self._vmap(x, targets, row_loss)
+            return self._vmap(x, mask, targets, row_loss)
         buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
         try:
-            outputs = self._vmap(x, targets, row_loss)
+            outputs = self._vmap(x, mask, targets, row_loss)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever vmap cannot do; an error of the probe itself is raised again by the loop
             for name, buffer in self.named_buffers():  # the failed pass may have updated running statistics
                 buffer.copy_(buffers[name])
-            outputs = self._loop(x, targets, row_loss, step)
+            outputs = self._loop(x, mask, targets, row_loss, step)
             self.vectorised = False
             _warn_about_loop(self.probe, error)
         self._vmap_succeeded.add(case)
         return outputs
 
-    def _vmap(self, x: Tensor, targets: Tensor | None, row_loss: RowLoss | None) -> Tensor:
+    def _vmap(self, x: Tensor, mask: Tensor | None, targets: Tensor | None, row_loss: RowLoss | None) -> Tensor:
         def call(state: dict[str, Tensor], keys: Tensor, x: Tensor, targets: Tensor | None) -> Tensor:
-            return self._call(state, keys, x, targets, row_loss)
+            return self._call(state, keys, x, mask, targets, row_loss)
 
-        # State and keys (layers, replicas, ...); x (layers, rows, features), shared by the replicas of a layer; targets
-        # (replicas, rows, ...), shared by the layers.
+        # State and keys (layers, replicas, ...); x (layers, rows, ...), shared by the replicas of a layer; targets
+        # (replicas, rows, ...), shared by the layers; the mask is shared by all.
         over_replicas = vmap(call, in_dims=(0, 0, None, None if targets is None else 0))
         with _WeightFirstLinear():
             return vmap(over_replicas, in_dims=(0, 0, 0, None))(self._state(), self._keys(), x, targets)
 
-    def _loop(self, x: Tensor, targets: Tensor | None, row_loss: RowLoss | None, step: int) -> Tensor:
+    def _loop(
+        self, x: Tensor, mask: Tensor | None, targets: Tensor | None, row_loss: RowLoss | None, step: int
+    ) -> Tensor:
         state, keys, outputs = self._state(), self._keys(), []
         for number, probe_seed in enumerate(self._seeds):
             layer, replica = divmod(number, self.shape[1])
@@ -188,16 +210,22 @@ class ProbeBank(nn.Module):
             # Random numbers other than those of `nn.Dropout` also depend on the probe and the step only.
             randomness = _seeded_generators(derive_seed(probe_seed, step), x.device) if self.training else nullcontext()
             with randomness:
-                outputs.append(self._call(probe_state, keys[layer, replica], x[layer], probe_targets, row_loss))
+                outputs.append(self._call(probe_state, keys[layer, replica], x[layer], mask, probe_targets, row_loss))
         return torch.stack(outputs).unflatten(0, self.shape)
 
     def _call(
-        self, state: dict[str, Tensor], keys: Tensor, x: Tensor, targets: Tensor | None, row_loss: RowLoss | None
+        self,
+        state: dict[str, Tensor],
+        keys: Tensor,
+        x: Tensor,
+        mask: Tensor | None,
+        targets: Tensor | None,
+        row_loss: RowLoss | None,
     ) -> Tensor:
-        """Run one probe with its state, and its dropout keys `(dropouts,)`, on its layer's rows `(rows, features)`."""
+        """Run one probe with its state, and its dropout keys `(dropouts,)`, on its layer's rows `(rows, ...)`."""
         for position, dropout in enumerate(self._dropouts):
             dropout.key, dropout.calls = keys[position], 0
-        outputs = functional_call(self._skeleton[0], state, (x, targets, row_loss))
+        outputs = functional_call(self._skeleton[0], state, (x, mask, targets, row_loss))
         for dropout in self._dropouts:
             dropout.key = None  # under vmap the key is no ordinary tensor: the module could not be copied or pickled
         return outputs
@@ -254,13 +282,17 @@ class _LogitsOrLoss(nn.Module):
         self.probe = probe
         self.num_classes = num_classes
 
-    def forward(self, x: Tensor, targets: Tensor | None, row_loss: RowLoss | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, targets: Tensor | None, row_loss: RowLoss | None) -> Tensor:
         """Return logits `(rows, num_classes)`; with targets, the loss plus the penalty that the probe brings."""
-        logits = self.probe(x)
-        if tuple(logits.shape) != (len(x), self.num_classes):
+        logits = self.probe(x) if mask is None else self.probe(x, mask)
+        outputs: Outputs = getattr(self.probe, "outputs", "classes")
+        tokens = x.shape[1]  # with classes, these are features
+        expected = {"classes": (self.num_classes,), "tokens": (tokens,), "token pairs": (tokens, tokens)}[outputs]
+        if tuple(logits.shape) != (len(x), *expected):
+            named = {"classes": "num_classes", "tokens": "tokens", "token pairs": "tokens, tokens"}[outputs]
             raise ValueError(
                 f"Probe architecture {type(self.probe).__name__} gives logits of shape {tuple(logits.shape)}; expected "
-                f"(rows, num_classes) = {(len(x), self.num_classes)}. Correct the class named in `probe.architecture`."
+                f"(rows, {named}) = {(len(x), *expected)}. Correct the class named in `probe.architecture`."
             )
         if targets is None or row_loss is None:
             return logits

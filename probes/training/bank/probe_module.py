@@ -9,7 +9,10 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from probes.training.bank.probe_bank import ProbeBank
+from probes.training.ragged import RaggedRows, RowValues, as_batch, rows_at, vectors_of
 
+TOKENS_PER_BATCH = 2**14
+"""Tokens, padding included, to which probes that read tokens are applied at once."""
 RELATIVE_ROUNDING = 1e-6
 """A feature whose standard deviation is below this share of its largest magnitude varies by float32 rounding only."""
 
@@ -28,9 +31,14 @@ class ProbeModule(LightningModule):
         super().__init__()
         self.bank, self.standardiser = bank, standardiser
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Map raw activations `(layers, rows, features)` to logits `(layers, replicas, rows, classes)`."""
-        return self.bank(self.standardiser(values))
+    def forward(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map raw activations `(layers, rows, features)` to logits `(layers, replicas, rows, classes)`.
+
+        Args:
+            values: Raw activations; for probes that read tokens `(layers, rows, tokens, features)`.
+            mask: Where a token is, bool `(rows, tokens)`, for probes that read tokens.
+        """
+        return self.bank(self.standardiser(values, mask), mask)
 
 
 class Standardiser(nn.Module):
@@ -68,9 +76,17 @@ class Standardiser(nn.Module):
         constant = (deviation == 0).all(1)
         return cls(torch.stack(means), torch.where(deviation > 0, deviation, 1.0)), constant
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Standardise activations `(layers, rows, features)`."""
-        return (values - self.mean[:, None]).div_(self.deviation[:, None])
+    def forward(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Standardise activations `(layers, rows, features)`.
+
+        Args:
+            values: Raw activations; with tokens `(layers, rows, tokens, features)`.
+            mask: Where a token is, bool `(rows, tokens)`; the rest becomes 0.
+        """
+        ones = [1] * (values.ndim - 2)
+        mean, deviation = (part.view(len(part), *ones, -1) for part in (self.mean, self.deviation))
+        standardised = (values - mean).div_(deviation)
+        return standardised if mask is None else standardised.masked_fill_(~mask[..., None], 0)
 
     def __getitem__(self, layers: slice | Tensor) -> Standardiser:
         """Return the standardiser of some of the layers."""
@@ -78,19 +94,27 @@ class Standardiser(nn.Module):
 
 
 @torch.no_grad()
-def row_batched_logits(bank: ProbeBank, standardiser: Standardiser, values: Tensor, *, rows: int = 512) -> Tensor:
+def row_batched_logits(bank: ProbeBank, standardiser: Standardiser, values: RowValues, *, rows: int = 512) -> Tensor:
     """Compute logits in batches of rows, which bounds the memory; leaves the bank in evaluation mode.
 
     Args:
         bank: Probes of the layers.
         standardiser: Statistics of their training rows.
-        values: Raw activations, shape `(layers, rows, features)`; there may be no rows.
-        rows: Rows per batch.
+        values: Raw activations, shape `(layers, rows, features)`, or of the tokens of each row; there may be no rows.
+        rows: Rows per batch; fewer of long rows.
 
     Returns:
         Logits, shape `(layers, replicas, rows, classes)`.
     """
     bank.eval()
     if values.shape[1] == 0:  # probes need not accept an empty batch: take the shape from one row of zeros
-        return bank(standardiser(values.new_zeros(len(values), 1, values.shape[-1])))[:, :, :0]
-    return torch.cat([bank(standardiser(batch)) for batch in values.split(rows, dim=1)], dim=2)
+        zeros = vectors_of(values).new_zeros(len(values), 1, values.shape[-1])
+        one_row = RaggedRows(zeros, torch.ones(1, dtype=torch.long)) if isinstance(values, RaggedRows) else zeros
+        return row_batched_logits(bank, standardiser, one_row)[:, :, :0]
+    if isinstance(values, RaggedRows):
+        rows = max(1, min(rows, TOKENS_PER_BATCH // values.longest))
+    logits = []
+    for first in range(0, values.shape[1], rows):
+        batch, mask = as_batch(rows_at(values, slice(first, first + rows)))
+        logits.append(bank(standardiser(batch, mask), mask))
+    return torch.cat(logits, dim=2)

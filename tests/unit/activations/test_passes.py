@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 
 from probes.activations import ExtractionSettings, fill_stores, open_stores
-from probes.activations.passes import ForwardPasses
-from probes.backbones import tiny_backbone
+from probes.activations.passes import ForwardPasses, PassProgress
+from probes.backbones import TokenizedTexts, tiny_backbone
 
 DRAW = random.Random(0)
 TEXTS = [f"{i} {'x' * DRAW.randint(0, 40)}" for i in range(60)]
@@ -63,11 +63,17 @@ def test_the_stored_values_are_the_same_with_and_without_running_out_of_memory(t
     assert shards(tmp_path / "limited") == shards(tmp_path / "whole")
 
 
+def over(passes: ForwardPasses, tokens: TokenizedTexts):
+    """All texts, under the backbone's own readings."""
+    texts = list(zip(tokens.text_ids, tokens.ids, strict=True))
+    return passes.over(texts, passes.backbone.readings(), PassProgress(None, texts=len(texts), tokens=1))
+
+
 def test_each_failure_halves_the_budget_and_is_logged_once(caplog):
     limited = LimitedMemory(holds=48)
-    passes = ForwardPasses(limited.backbone, limited.backbone.readings(), None, 4096)
+    passes = ForwardPasses(limited.backbone, None, 4096)
     tokens = limited.backbone.tokenize([f"{i:03}" for i in range(60)])
-    names = [name for batch, _ in passes.over(list(zip(tokens.text_ids, tokens.ids, strict=True))) for name in batch]
+    names = [name for batch, _ in over(passes, tokens) for name in batch]
     assert sorted(names) == sorted(tokens.text_ids)
     assert limited.failed == [3 * 60, 3 * 30]
     assert passes.tokens_per_batch <= limited.failed[-1] / 2
@@ -78,10 +84,10 @@ def test_each_failure_halves_the_budget_and_is_logged_once(caplog):
 
 def test_memory_that_runs_out_late_loses_and_repeats_no_text():
     limited = LimitedMemory(holds=10**6)
-    passes = ForwardPasses(limited.backbone, limited.backbone.readings(), None, 128)
+    passes = ForwardPasses(limited.backbone, None, 128)
     tokens = limited.backbone.tokenize(TEXTS)
     names = []
-    for batch, _ in passes.over(list(zip(tokens.text_ids, tokens.ids, strict=True))):
+    for batch, _ in over(passes, tokens):
         names += batch
         if len(names) > len(TEXTS) / 2:
             limited.holds = 25

@@ -11,7 +11,16 @@ import pytest
 from report_samples import MEAN, a_matrix, best_at
 
 from probes.metrics import Predictions
-from probes.report import FilesOnly, read_predictions, read_run, report_run, write_predictions, write_report
+from probes.probe_measures import TaskTable
+from probes.report import (
+    FilesOnly,
+    read_predictions,
+    read_run,
+    report_run,
+    write_predictions,
+    write_report,
+    write_task_table,
+)
 from probes.report.csv_files import read_best_layers, read_task_maps, write_best_layers, write_task_maps
 from probes.report.figures.task_maps import TaskMap
 from probes.values import BestLayers, Reading, Result
@@ -167,3 +176,19 @@ def test_damaged_predictions_are_named(tmp_path):
     path.write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(ValueError, match=r"p.npz cannot be read as predictions"):
         read_predictions(path)
+
+
+def test_small_tables_of_tasks_are_read_back_and_shown_with_rounded_numbers(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    place = {"task": "sst2", "reading": MEAN}
+    small = TaskTable(name="per_class", columns={"class": [HOSTILE, "b"], "f1": [-0.123456, float("nan")]}, **place)
+    wide = TaskTable(name="by_row", columns={f"layer {k}": [0.5] for k in range(9)}, **place)
+    for table in (small, wide):
+        write_task_table(table, tmp_path / "run" / "tables", stem="sst2")
+    run = read_run(tmp_path / "run")
+    assert run.tables["per_class"]["sst2"] == [["class", "f1"], [HOSTILE, "-0.123456"], ["b", "nan"]]
+    text = write_report(run).read_text()
+    assert "<td>−0.1235</td>" in text
+    assert "per class (1 task)" in text
+    assert "by row" not in text
+    assert "<td>" + HOSTILE not in text

@@ -1,0 +1,102 @@
+"""The main test score of any logits, on the same resamples and permutations as the scores of the task's own probes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probes.metrics import (
+    MAIN_METRIC,
+    Predictions,
+    TargetKind,
+    bootstrap_counts,
+    errors_of_draws,
+    permuted_scores,
+    score_rows,
+)
+from probes.seeds import derive_seed
+from probes.training import TaskData
+from probes.values import Estimates, Layer
+
+
+def main_score_estimates(
+    kind: TargetKind, logits: Tensor, targets: Tensor, *, resamples: int, permutations: int, seed: int
+) -> Estimates:
+    """The main metric of every layer's logits, with an interval over rows and a null of permuted labels.
+
+    Args:
+        kind: Kind of task.
+        logits: Shape `(layers, rows, classes)`.
+        targets: Of the same rows.
+        resamples: Of the rows, for the interval.
+        permutations: Of the labels, for the null.
+        seed: The run's; equal seeds and numbers of rows give equal resamples, so that scores are paired.
+    """
+    metric, rows = MAIN_METRIC[kind], len(targets)
+    counts = bootstrap_counts(rows, resamples, seed=derive_seed(seed, "bootstrap", "test"))
+    generator = torch.Generator().manual_seed(derive_seed(seed, "permutations"))
+    orders = torch.stack([torch.randperm(rows, generator=generator) for _ in range(permutations)])
+    scores = score_rows(kind, logits, targets, counts, names={metric})
+    null = permuted_scores(kind, logits, targets, orders, names={metric})[metric]
+    ends = scores.interval(metric)
+    assert ends is not None
+    return Estimates(
+        scores.values[metric].numpy(),
+        rows,
+        errors=errors_of_draws(scores.draws[metric]).numpy(),
+        null=null.numpy(),
+        note="the score is undefined",
+        interval=torch.stack(ends).numpy(),
+    )
+
+
+def predictions_of(data: TaskData, logits: Tensor, layers: Sequence[Layer]) -> Predictions:
+    """What logits `(layers, rows, classes)` predict of a task's test rows."""
+    return Predictions.of_logits(
+        logits,
+        data.test.targets,
+        task=data.task,
+        kind=data.kind,
+        reading=data.reading,
+        labels=data.labels,
+        layers=tuple(layers),
+        row_ids=data.test.activations.row_ids,
+    )
+
+
+def over_layers(estimates: Estimates, own: Sequence[Layer], layers: Sequence[Layer], note: str) -> Estimates:
+    """Estimates of some layers as estimates of all, NaN with a note at the others.
+
+    Args:
+        estimates: Of the layers `own`.
+        own: Some of `layers`.
+        layers: All layers.
+        note: Why the others have no value.
+    """
+    if tuple(own) == tuple(layers):
+        return estimates
+    place = [list(layers).index(layer) for layer in own]
+
+    def spread(values: np.ndarray | None) -> np.ndarray | None:
+        if values is None:
+            return None
+        full = np.full((*values.shape[:-1], len(layers)), np.nan)
+        full[..., place] = values
+        return full
+
+    remarks = dict(zip(own, estimates.remarks, strict=True)) if estimates.remarks else {}
+    values = spread(estimates.values)
+    assert values is not None
+    return replace(
+        estimates,
+        values=values,
+        errors=spread(estimates.errors),
+        null=spread(estimates.null),
+        interval=spread(estimates.interval),
+        note=note,
+        remarks=tuple(remarks.get(layer, "") for layer in layers) if remarks else (),
+    )

@@ -1,0 +1,114 @@
+"""A score within strata of a nuisance: does the probe tell rows apart that the nuisance takes for equal?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from probes.metrics import (
+    MAIN_METRIC,
+    SCALES,
+    TargetKind,
+    bootstrap_counts,
+    errors_of_draws,
+    permuted_scores,
+    score_interval,
+    score_rows,
+)
+from probes.values import Estimates
+
+_BINS = 3
+"""Strata of equal confidence for each predicted class; of a regression, `_BINS` times two strata of predictions."""
+_LEAST_ROWS = 8
+"""Test rows that a stratum must have to be scored."""
+
+
+def strata_of(kind: TargetKind, logits: Tensor) -> Tensor:
+    """Divide rows into strata for which a nuisance predicts about the same.
+
+    Args:
+        kind: `classification`, whose strata are predicted classes by thirds of confidence (the largest logit less the
+            next), or `regression`, whose strata are sixths of the predictions.
+        logits: What the nuisance predicts of each row, shape `(rows, classes)`.
+
+    Returns:
+        The stratum of each row, int64 `(rows,)`.
+    """
+    if kind == "regression":
+        return _quantile_bins(logits[:, 0], 2 * _BINS)
+    top = logits.topk(2, dim=1).values
+    confidence, predicted = top[:, 0] - top[:, 1], logits.argmax(1)
+    strata = torch.zeros(len(logits), dtype=torch.long)
+    for k in predicted.unique().tolist():
+        rows = (predicted == k).nonzero()[:, 0]
+        strata[rows] = _BINS * k + _quantile_bins(confidence[rows], _BINS)
+    return strata
+
+
+def within_strata(
+    kind: TargetKind,
+    logits: Tensor,
+    targets: Tensor,
+    strata: Tensor,
+    *,
+    resamples: int,
+    permutations: int,
+    seed: int,
+) -> Estimates:
+    """Mean of the main metric over strata, weighted by their rows; its null permutes labels within strata.
+
+    If label and activations are independent given the stratum, the score is one more draw of the null, whatever the
+    nuisance tells of the label.
+
+    Args:
+        kind: Kind of task.
+        logits: Of the probes, shape `(layers, rows, classes)`.
+        targets: Shape `(rows,)`.
+        strata: Stratum of each row, int64 `(rows,)`; those with fewer than 8 rows, or with one label alone, tell
+            nothing and are left out.
+        resamples: Of the rows, for the interval.
+        permutations: Draws of the null.
+        seed: Of both.
+
+    Returns:
+        Estimates over layers; NaN with a note if no stratum is left.
+    """
+    metric = MAIN_METRIC[kind]
+    members = [(strata == stratum).nonzero()[:, 0] for stratum in strata.unique().tolist()]
+    used = [rows for rows in members if len(rows) >= _LEAST_ROWS and len(targets[rows].unique()) > 1]
+    if not used:
+        missing = torch.full((len(logits),), torch.nan, dtype=torch.float64)
+        return Estimates(missing.numpy(), 0, note="every stratum of the nuisance has one label alone, or too few rows")
+    counts = bootstrap_counts(len(targets), resamples, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    values, draws, nulls = [], [], []
+    for rows in used:
+        scores = score_rows(kind, logits[:, rows], targets[rows], counts[:, rows], names={metric})
+        orders = torch.stack([torch.randperm(len(rows), generator=generator) for _ in range(permutations)])
+        values.append(scores.values[metric])
+        draws.append(scores.draws[metric])
+        nulls.append(permuted_scores(kind, logits[:, rows], targets[rows], orders, names={metric})[metric])
+    weights = torch.tensor([len(rows) for rows in used], dtype=torch.float64)
+    count = int(weights.sum())
+    value, draw, null = (_weighted_mean(torch.stack(part), weights) for part in (values, draws, nulls))
+    ends = torch.stack(score_interval(value, draw, rows=count, scale=SCALES[kind, metric]))
+    return Estimates(
+        value.numpy(),
+        count,
+        errors=errors_of_draws(draw).numpy(),
+        null=null.numpy(),
+        note="the score is undefined",
+        interval=ends.numpy(),
+    )
+
+
+def _quantile_bins(values: Tensor, bins: int) -> Tensor:
+    """Number of each value's quantile bin; equal values share a bin."""
+    edges = values.double().quantile(torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1])
+    return torch.searchsorted(edges, values.double().contiguous(), right=True)
+
+
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean over the first axis; missing values, of resamples without rows of a stratum, are left out."""
+    shaped = weights.view(-1, *[1] * (values.ndim - 1)) * values.isfinite()
+    return (values.nan_to_num() * shaped).sum(0) / shaped.sum(0)

@@ -1,0 +1,84 @@
+"""What measures need besides a task's activations: the same rows with other prompts, or with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from probes.activations import ExtractionSettings
+from probes.backbones import FrozenBackbone, with_random_weights
+from probes.studies.suite_activations import SuiteActivations, read_suite, task_data
+from probes.tasks import Suite, Task
+from probes.training import LabelledActivations, TaskData
+from probes.values import SPLITS, Reading
+
+
+@dataclass(frozen=True)
+class FurtherPasses:
+    """Everything that was read of a suite.
+
+    Attributes:
+        activations: Of the tasks themselves, and of their variants.
+        variants: Task → name of a variant → the task with the variant's prompts, under a name of its own.
+        random_weights: The activations of the same architecture with random weights; `None` if no measure needs them.
+    """
+
+    activations: SuiteActivations
+    variants: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
+    random_weights: SuiteActivations | None = None
+
+    def variants_of(self, data: TaskData, reading: Reading) -> dict[str, TaskData]:
+        """Name of a variant → the task's rows with its prompts; rows keep their names, so that scores are paired."""
+        found = {}
+        for name, task in self.variants.get(data.task, {}).items():
+            read = task_data(task, self.activations, reading)
+            splits = {split: _renamed(getattr(read, split), getattr(data, split)) for split in SPLITS}
+            found[name] = replace(read, task=data.task, **splits)
+        return found
+
+    def random_weights_of(self, task: Task, reading: Reading) -> TaskData | None:
+        """The task's rows in the same architecture with random weights, if they were read."""
+        return None if self.random_weights is None else task_data(task, self.random_weights, reading)
+
+
+def read_with_further_passes(
+    suite: Suite,
+    backbone: FrozenBackbone,
+    extraction: ExtractionSettings,
+    cache_dir: Path,
+    *,
+    measures: Sequence[Callable[..., object]],
+    seed: int,
+) -> FurtherPasses:
+    """Read a suite and what its measures need besides: variants of prompts in the same pass, random weights in another.
+
+    Args:
+        suite: Tasks with labels.
+        backbone: What reads them.
+        extraction: Poolings, sites, lengths.
+        cache_dir: Activations are kept under it.
+        measures: May have the members `variants` and `random_weights`; see `ProbeMeasure`.
+        seed: Of random weights.
+    """
+    variants = {task.name: named for task in suite.tasks if (named := _variants_of(task, measures))}
+    further = [task for named in variants.values() for task in named.values()]
+    activations = read_suite(Suite(suite.name, (*suite.tasks, *further)), backbone, extraction, cache_dir)
+    random = None
+    if any(getattr(measure, "random_weights", False) for measure in measures):
+        random = read_suite(suite, with_random_weights(backbone, seed=seed), extraction, cache_dir)
+    return FurtherPasses(activations, variants, random)
+
+
+def _variants_of(task: Task, measures: Iterable[object]) -> dict[str, Task]:
+    """Name of a variant → the task with its prompts, named after task and variant."""
+    named: dict[str, Task] = {}
+    for measure in measures:
+        make = getattr(measure, "variants", None)
+        for name, variant in (make(task) if make is not None else {}).items():
+            named[name] = replace(variant, name=f"{task.name} ({name})")
+    return named
+
+
+def _renamed(read: LabelledActivations, like: LabelledActivations) -> LabelledActivations:
+    return LabelledActivations(replace(read.activations, row_ids=like.activations.row_ids), read.targets)

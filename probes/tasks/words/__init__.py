@@ -1,0 +1,1 @@
+"""Tasks whose rows are words, pairs of words or trees: CoNLL-U, columns, the Hub, and a generated treebank."""

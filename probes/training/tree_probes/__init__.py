@@ -1,0 +1,1 @@
+"""Probes of the words of sentences that give back their trees, and trees found without any labels."""

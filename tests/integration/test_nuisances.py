@@ -1,0 +1,101 @@
+"""Audits in whole runs: a tag in the texts of a folder is found, and stands in the run's files and on its page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from probes.cli import CONFIG_DIR
+from probes.report import read_results
+from probes.run import run
+
+WORDS = ["ash", "birch", "cedar", "elm", "fir", "hazel", "larch", "maple", "oak", "pine", "rowan", "willow"]
+ROWS = {"train": 200, "validation": 60, "test": 120}
+
+
+def write_task(folder: Path) -> Path:
+    """A task whose label the first word tells in nine of ten rows; the rest of the text is random."""
+    draw = random.Random(0)
+    (folder / "tagged").mkdir(parents=True)
+    for split, rows in ROWS.items():
+        lines = []
+        for i in range(rows):
+            tag = i % 2 if draw.random() < 0.9 else 1 - i % 2
+            text = " ".join([("no", "yes")[tag], *draw.choices(WORDS, k=3), "end"])
+            place = ("north", "south")[i // 2 % 2]
+            row = {"inputs": text, "label": i % 2, "targets": ("bad", "good")[i % 2], "place": place}
+            lines.append(json.dumps(row))
+        (folder / "tagged" / f"{split}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def configured(folder: Path, *overrides: str):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        paths = (f"paths.cache_dir={folder / 'cache'}", f"paths.output_dir={folder / 'out'}", "logger=csv")
+        data = ("suite=local", f"suite.path={write_task(folder / 'data')}", "backbone=tiny", "extraction.pooling=mean")
+        small = ("probe.min_validation_rows=20", "probe.training_sets=0", "probe.bootstrap_samples=50")
+        return compose("train", overrides=[*paths, *data, *small, *overrides])
+
+
+def test_a_tag_in_the_texts_of_a_folder_is_found(tmp_path):
+    run(configured(tmp_path, "analysis=nuisances", "analysis.probe_measures.nuisances.resamples=50"))
+    out = tmp_path / "out"
+    with (out / "audit.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["layer"] for row in rows} == {"0", "1", "2", "3"}
+    assert {row["verdict"] for row in rows} == {"explained by first word"}
+    assert all(float(row["raw"]) > 0.8 > 0.65 > float(row["residual"]) for row in rows)
+    metrics = {row.metric for row in read_results(out / "results.csv")}
+    assert {"nuisance/residual_macro_f1", "nuisance/alone_words", "nuisance/alone_all_nuisances"} <= metrics
+    assert (out / "figures" / "nuisance_residual_macro_f1.png").is_file()
+    assert "explained by first word" in (out / "report.html").read_text()
+
+
+def test_random_weights_are_read_in_another_pass_only_if_a_measure_asks(tmp_path):
+    run(configured(tmp_path, "analysis=baselines", "analysis.probe_measures.baselines.resamples=50"))
+    rows = read_results(tmp_path / "out" / "results.csv")
+    metrics = {row.metric for row in rows}
+    gains = {f"gain_over/{name}_macro_f1" for name in ("tfidf", "layer_0", "random_weights")}
+    assert gains | {"baseline/tfidf_macro_f1", "baseline/random_weights_macro_f1"} <= metrics
+    (tfidf,) = [row for row in rows if row.metric == "baseline/tfidf_macro_f1"]
+    assert tfidf.value > 0.8
+    stores = [path for path in (tmp_path / "cache" / "activations").iterdir() if path.is_dir()]
+    assert len(stores) == 2  # of both backbones
+
+
+def test_probes_of_tasks_that_share_labels_are_tried_on_each_other(tmp_path):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        paths = (f"paths.cache_dir={tmp_path / 'cache'}", f"paths.output_dir={tmp_path / 'out'}", "logger=csv")
+        data = ("suite.tasks=[subject_number,object_number,tense]", "suite.max_rows=60", "backbone=tiny")
+        small = ("study.resamples=50", "study.permutations=50", "study.training_sets=3", "study.shuffles=3")
+        run(compose("train", overrides=["study=transfer", *paths, *data, *small, "probe.training_sets=0"]))
+    out = tmp_path / "out"
+    rows = read_results(out / "results.csv")
+    pairs = {row.task for row in rows if row.metric == "transfer/minus_own_macro_f1"}
+    assert pairs == {"subject_number → object_number", "object_number → subject_number"}
+    assert {row.task for row in rows if row.metric == "transfer/cosine"} == {"subject_number → object_number"}
+    assert all(row.ci_low is not None for row in rows if row.metric.startswith("transfer/") and row.layer != 0)
+    page = (out / "report.html").read_text()
+    assert "whether probes of tiny-0 that are trained on one task serve another" in page
+
+
+def test_a_task_is_divided_by_a_column_and_tasks_without_a_partner_are_refused(tmp_path):
+    small = (
+        "study=transfer",
+        "study.resamples=20",
+        "study.permutations=20",
+        "study.training_sets=0",
+        "study.shuffles=0",
+    )
+    run(configured(tmp_path, *small, "suite.nuisances=[place]", "study.divide_by=place"))
+    rows = read_results(tmp_path / "out" / "results.csv")
+    pairs = {row.task: row for row in rows if row.metric == "transfer/macro_f1" and row.layer == 2}
+    assert set(pairs) == {"tagged[north] → tagged[south]", "tagged[south] → tagged[north]"}
+    assert all(row.value > 0.7 for row in pairs.values())
+    with pytest.raises(ValueError, match=r"No two tasks of suite 'data' have the same labels \(tagged: bad, good\)"):
+        run(configured(tmp_path / "other", "study=transfer"))

@@ -1,0 +1,83 @@
+"""`study=readers` and `probe=attention`: tokens beside pooled vectors in whole runs."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from probes.cli import CONFIG_DIR
+from probes.run import run
+from probes.studies.readers import ReadersStudy, pooled_tokens
+from probes.token_values import TokenActivations
+from probes.values import Reading
+
+
+def configured(tmp_path: Path, *overrides: str):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        paths = (f"paths.cache_dir={tmp_path / 'cache'}", f"paths.output_dir={tmp_path / 'out'}")
+        chosen = ("experiment=quick", "analysis=none", *paths)
+        return compose("train", overrides=[*chosen, *overrides])
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    with (out / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    folder = tmp_path_factory.mktemp("readers")
+    quick = [f"study.attentive.{name}.max_epochs=3" for name in ("attention", "multi_max")]
+    quick += [f"study.attentive.{name}.penalties=[0.0]" for name in ("attention", "multi_max")]
+    few = ("suite.tasks=[topic]", "suite.max_rows={train: 60, validation: 40, test: 40}", "study.texts_drawn=2")
+    settings = (
+        "probe.min_validation_rows=20",
+        *(f"study.attentive.{n}.min_validation_rows=20" for n in ("attention", "multi_max")),
+    )
+    objective = run(configured(folder, "study=readers", *quick, *few, *settings))
+    return folder / "out", objective
+
+
+def test_all_readers_stand_side_by_side_and_gains_are_paired(readers: tuple[Path, float]) -> None:
+    out, objective = readers
+    test = [row for row in rows_of(out) if row["split"] == "test" and not row["control"]]
+    scores = {(row["role"], row["layer"]): row for row in test if row["metric"] == "macro_f1"}
+    assert {role for role, _ in scores} == {"last", "mean", "last+mean", "attention", "multi_max"}
+    gains = [row for row in test if row["metric"] == "gain_over_pooled" and row["value"] != "nan"]
+    assert {row["role"] for row in gains} == {"attention", "multi_max"}
+    for row in gains:
+        over = row["note"].removeprefix("over ")
+        ours, theirs = (float(scores[role, row["layer"]]["value"]) for role in (row["role"], over))
+        assert float(row["value"]) == pytest.approx(ours - theirs)
+        assert float(row["ci_low"]) <= float(row["value"]) <= float(row["ci_high"])
+    (at_best,) = [r for r in test if (r["metric"], r["role"]) == ("at_best_layer/gain_over_pooled", "attention")]
+    assert objective == pytest.approx(float(at_best["value"]))
+
+
+def test_weights_and_gains_are_drawn(readers: tuple[Path, float]) -> None:
+    out, _ = readers
+    for name in ("token_weights_topic.png", "attention_gain_over_pooled.png", "attention_macro_f1.png"):
+        assert (out / "figures" / name).stat().st_size > 0
+
+
+def test_pooled_tokens_are_the_last_the_first_the_mean_and_the_largest() -> None:
+    values = torch.tensor([[[1.0], [3.0], [8.0], [5.0]]])
+    reading = Reading("decoder", "residual", "subwords")
+    tokens = TokenActivations(values, torch.tensor([0, 1, 4]), torch.tensor([0, 0, 1, 2]), (0,), ("a", "b"), reading)
+    assert pooled_tokens(tokens, "last").values.flatten().tolist() == [1, 5]
+    assert pooled_tokens(tokens, "first+max").values.tolist() == [[[1, 1], [3, 8]]]
+    assert pooled_tokens(tokens, "mean").values.flatten().tolist() == pytest.approx([1, 16 / 3])
+    assert pooled_tokens(tokens, "mean").reading.pooling == "mean"
+
+
+def test_unknown_poolings_and_probes_of_vectors_are_refused() -> None:
+    from probes.training import ProbeSettings
+
+    with pytest.raises(ValueError, match=r"`study.poolings` must be some of last"):
+        ReadersStudy(poolings=("last+median",))
+    with pytest.raises(ValueError, match=r"`study.attentive.linear` must be a probe that reads tokens"):
+        ReadersStudy(attentive={"linear": ProbeSettings()})

@@ -1,0 +1,118 @@
+"""Tasks whose rows are texts with a vector for each token: what attention finds, what it does not, and the plumbing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from planted_texts import label_in_all_tokens, label_in_one_token, means
+from tensor_samples import draw
+
+from probes.architectures import AttentionProbe, MultiMaxProbe, ProbeArchitecture
+from probes.training import RaggedRows, TaskProbes, fit_probes, load_probes
+
+TRAINING = {"fit": "minibatch", "penalties": (0.0,), "learning_rate": 0.02, "batch_size": 32, "max_epochs": 25,
+            "controls": 0, "permutations": 0}  # fmt: skip
+
+
+def planted(plant, **settings) -> TaskProbes:
+    (x, y), (xv, yv), (xt, yt) = (plant(rows, seed=seed) for seed, rows in enumerate((300, 200, 300)))
+    if settings.pop("pooled", False):
+        x, xv, xt = means(x), means(xv), means(xt)
+    splits = {"x_validation": xv, "y_validation": yv, "x_test": xt, "y_test": yt}
+    return fit_probes(x, y, **splits, **settings)
+
+
+def accuracy(fit: TaskProbes) -> tuple[float, float, float]:
+    estimates = fit.profile("accuracy").estimates
+    assert estimates.interval is not None
+    return float(estimates.values[0]), float(estimates.interval[0, 0]), float(estimates.interval[1, 0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", [AttentionProbe, MultiMaxProbe])
+def test_a_label_in_one_of_8_to_512_tokens_is_found(architecture: ProbeArchitecture) -> None:
+    assert accuracy(planted(label_in_one_token, architecture=architecture, **TRAINING))[0] > 0.95
+
+
+def test_a_label_in_one_of_8_to_512_tokens_is_lost_by_the_mean() -> None:
+    _, low, high = accuracy(planted(label_in_one_token, pooled=True, controls=0, permutations=0, training_sets=0))
+    assert low < 0.56
+    assert high < 0.65
+
+
+@pytest.mark.slow
+def test_a_label_in_the_mean_gives_attention_no_advantage() -> None:
+    mean = accuracy(planted(label_in_all_tokens, pooled=True, controls=0, permutations=0, training_sets=0))[0]
+    attention = accuracy(planted(label_in_all_tokens, architecture=AttentionProbe, **TRAINING))[0]
+    assert mean > 0.85  # the positive control: there is something to find
+    assert attention < mean + 0.03
+
+
+def small(rows: int = 90, *, layers: int = 2, seed: int = 0) -> tuple[RaggedRows, torch.Tensor]:
+    """Texts of 1 to 6 tokens whose label is in their first token at the last layer."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 7, (rows,), generator=generator)
+    labels = torch.arange(rows) % 3
+    tokens = torch.randn(layers, int(lengths.sum()), 5, generator=generator)
+    tokens[-1, lengths.cumsum(0) - lengths] += 4 * torch.nn.functional.one_hot(labels, 5)
+    return RaggedRows(tokens, lengths), labels
+
+
+QUICK = {**TRAINING, "architecture": partial(AttentionProbe, num_heads=2), "max_epochs": 8, "folds": 2,
+         "bootstrap_samples": 20}  # fmt: skip
+
+
+def test_rows_of_tokens_are_cross_validated_controlled_and_refitted_as_rows_of_vectors() -> None:
+    fit = fit_probes(*small(), **{**QUICK, "penalties": (0.0, 0.1), "controls": 1, "training_sets": 2})
+    assert fit.validation_best_layer == 1
+    estimates = fit.profile("macro_f1").estimates
+    assert estimates.values[1] > 0.8 > estimates.values[0]
+    assert estimates.interval_over == "rows and training sets"
+    assert np.isfinite(fit.profile("selectivity").estimates.values).all()
+    assert "out of fold" in fit.profile("macro_f1", split="validation").estimates.remarks[0]
+
+
+def test_a_probe_of_tokens_does_not_depend_on_the_other_layers() -> None:
+    x, y = small()
+    both = fit_probes(x, y, **QUICK).probes.logits(x)
+    alone = fit_probes(RaggedRows(x.tokens[1:], x.lengths), y, layers=(1,), **QUICK).probes.logits(
+        x.of_layers(slice(1, 2))
+    )
+    torch.testing.assert_close(both[1], alone[0], rtol=1e-4, atol=1e-5)
+
+
+def test_saved_probes_of_tokens_give_the_same_logits(tmp_path) -> None:
+    x, y = small()
+    fit = fit_probes(x, y, **QUICK)
+    loaded = load_probes(fit.save(tmp_path / "probes.safetensors"))
+    torch.testing.assert_close(loaded.logits(x), fit.probes.logits(x))
+    alone = RaggedRows(x.tokens[:, : int(x.lengths[0])], x.lengths[:1])
+    torch.testing.assert_close(loaded.logits(alone)[:, 0], fit.probes.logits(x)[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_layers_are_trained_in_chunks_where_a_padded_batch_is_large() -> None:
+    x, y = small()
+    whole = fit_probes(x, y, **QUICK).probes.logits(x)
+    torch.testing.assert_close(
+        fit_probes(x, y, **QUICK, max_bank_bytes=1).probes.logits(x), whole, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_probe_of_vectors_refuses_tokens_and_the_other_way_round() -> None:
+    x, y = small()
+    with pytest.raises(ValueError, match=r"LinearProbe reads one vector a row.*Set `probe=attention`"):
+        fit_probes(x, y)
+    with pytest.raises(ValueError, match=r"AttentionProbe reads all tokens.*Set `probe=linear`"):
+        fit_probes(draw(2, 90, 5), y, **QUICK)
+
+
+def test_an_activation_that_is_not_finite_names_the_text() -> None:
+    x, y = small()
+    broken = replace(x, tokens=x.tokens.clone())
+    broken.tokens[1, int(x.lengths[:4].sum())] = torch.nan
+    with pytest.raises(ValueError, match=r"layer 1 are NaN or infinite in 1 train rows \(train/4\)"):
+        fit_probes(broken, y, x_test=x, y_test=y, **QUICK)
