@@ -95,6 +95,35 @@ def effect_estimates(
     )
 
 
+def normalised_effect(changes: np.ndarray, gaps: np.ndarray) -> Estimates:
+    """Mean change as a share of the mean gap that there is to close, at every layer, on the same rows.
+
+    The interval is Student's t, with the variance of the ratio of two means linearised about them.
+
+    Args:
+        changes: What a patch changes, shape `(layers, rows)`.
+        gaps: How far the source lies from the target without a patch, shape `(rows,)`.
+
+    Returns:
+        Estimates over layers; NaN everywhere if the mean gap is less than two standard errors from 0, as then there is
+        nothing to close.
+
+    >>> normalised_effect(np.array([[1.0, 2.0]]), np.array([2.0, 4.0])).values.tolist()
+    [0.5]
+    """
+    rows, gap = len(gaps), gaps.mean()
+    note = "source and target answer alike: their gap is below two standard errors"
+    if not abs(gap) > 2 * gaps.std(ddof=1) / np.sqrt(rows):
+        return Estimates(np.full(len(changes), np.nan), rows, note=note)
+    values = changes.mean(-1) / gap
+    influence = (changes - values[:, None] * gaps) / gap  # (layers, rows), of mean 0
+    errors = influence.T / np.sqrt(rows * (rows - 1))
+    return Estimates(
+        values, rows, errors=errors, null=np.zeros((1, len(values))), alternative="two-sided", note=note,
+        interval_over="pairs",
+    )  # fmt: skip
+
+
 def _welch(*parts: tuple[np.ndarray, int]) -> tuple[np.ndarray, np.ndarray]:
     """The sum of variances, each given with its degrees of freedom, and the sum's degrees of freedom, `(layers,)` each.
 
