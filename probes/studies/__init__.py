@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from probes.studies.compare import CompareStudy
     from probes.studies.interventions.erase import EraseStudy
     from probes.studies.interventions.erasure import ErasureSettings
+    from probes.studies.interventions.patch import PatchStudy
+    from probes.studies.interventions.patching import PatchingSettings
     from probes.studies.interventions.steer import SteerStudy
     from probes.studies.interventions.steering import SteeringSettings
     from probes.studies.layer_by_layer.figures import MapSettings
@@ -32,6 +34,8 @@ __all__ = [
     "LayerByLayerStudy",
     "MapSettings",
     "MixtureSettings",
+    "PatchStudy",
+    "PatchingSettings",
     "ProbeStudy",
     "ReadersStudy",
     "RunContext",
@@ -47,6 +51,8 @@ __getattr__ = lazy_names(
         "compare": ("CompareStudy",),
         "interventions.erase": ("EraseStudy",),
         "interventions.erasure": ("ErasureSettings",),
+        "interventions.patch": ("PatchStudy",),
+        "interventions.patching": ("PatchingSettings",),
         "interventions.steer": ("SteerStudy",),
         "interventions.steering": ("SteeringSettings",),
         "layer_by_layer.figures": ("MapSettings",),

@@ -5,6 +5,7 @@ from calibration import (
     bands,
     codes,
     geometry,
+    interventions,
     nuisances,
     probe_scores,
     probe_tests,
@@ -26,6 +27,7 @@ MODULES = (
     geometry,
     across_tasks,
     bands,
+    interventions,
 )
 
 SIMULATIONS = [simulation for module in MODULES for simulation in module.SIMULATIONS]
