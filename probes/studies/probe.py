@@ -137,6 +137,7 @@ class ProbeStudy:
                         token_counts={split: activations.token_counts(task, split) for split in SPLITS},
                         variants=read.variants_of(data, reading),
                         random_weights=read.random_weights_of(task, reading),
+                        token_paths=read.token_paths.get(task.name, {}),
                     )
                     found = [item for measure in analysis.probe_measures for item in measure(probed)]
                     analysis.table.add(item for item in found if isinstance(item, LayerProfile))
