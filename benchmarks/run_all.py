@@ -12,6 +12,7 @@ from pathlib import Path
 import extraction
 import growth
 import linear_bank
+import many_classes
 import memory
 import mlp_bank
 import similarity
@@ -24,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
-SCRIPTS = (startup, extraction, memory, linear_bank, mlp_bank, similarity, tuning, study)
+SCRIPTS = (startup, extraction, memory, linear_bank, many_classes, mlp_bank, similarity, tuning, study)
 
 
 def claims_table(claims: list[Claim]) -> Table:
