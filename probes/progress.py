@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -33,20 +34,45 @@ def tracked(items: Iterable[T], what: str, *, total: int, console: Console | Non
         >>> list(tracked("ab", "letters", total=2, console=Console(file=StringIO())))
         ['a', 'b']
     """
+    with counted(what, total=total, console=console) as count:
+        for item in items:
+            yield item
+            count()
+
+
+@contextmanager
+def counted(what: str, *, total: int, done: int = 0, console: Console | None = None) -> Iterator[Callable[[], None]]:
+    """Within the context, show how many are done and how long the others will take.
+
+    Args:
+        what: As in `tracked`, as are `total` and `console`.
+        total: All, those that were done before included.
+        done: Number of those that were done before.
+        console: Where a bar is shown.
+
+    Yields:
+        A function to call for each one that is done.
+    """
     console = Console(stderr=True) if console is None else console
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-            yield from progress.track(items, total=total, description=what)
+            task = progress.add_task(what, total=total, completed=done)
+            yield lambda: progress.advance(task)
         return
     start = last_line = time.monotonic()
-    for done, item in enumerate(items):
+    counted = 0
+
+    def count() -> None:
+        nonlocal counted, last_line
+        counted += 1
         now = time.monotonic()
-        if done > 0 and now - last_line >= _SECONDS_BETWEEN_LINES:
+        if now - last_line >= _SECONDS_BETWEEN_LINES:
             last_line = now
-            left = (now - start) / done * (total - done)
-            _log.info("%d of %d %s, about %.0f s left", done, total, what, left)
-        yield item
+            left = (now - start) / counted * (total - done - counted)
+            _log.info("%d of %d %s, about %.0f s left", done + counted, total, what, left)
+
+    yield count
 
 
 class MinuteLines:

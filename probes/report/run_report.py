@@ -22,6 +22,7 @@ from probes.report.csv_files import (
 from probes.report.figures.axes import is_signed, value_range
 from probes.report.figures.band_profiles import Curve, band_profiles
 from probes.report.figures.decodable_used import decodable_and_used
+from probes.report.figures.dose_response import dose_response
 from probes.report.figures.heatmap import heatmap
 from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
 from probes.report.figures.profiles import profiles
@@ -214,15 +215,21 @@ def _stem(name: str) -> str:
 
 
 def report_decodable_and_used(
-    output_dir: Path, decodable: Sequence[LayerProfile], used: Sequence[LayerProfile], *, logger: RunLogger
+    output_dir: Path,
+    decodable: Sequence[LayerProfile],
+    used: Sequence[LayerProfile],
+    *,
+    logger: RunLogger,
+    name: str = "decodable_and_used",
 ) -> Path:
-    """Draw what probes decode beside what the model uses as `figures/decodable_and_used.png`, and log the picture.
+    """Draw what probes decode beside what the model uses as `figures/<name>.png`, and log the picture.
 
     Args:
         output_dir: The run's folder.
         decodable: Scores of probes, a profile for each task.
         used: Used-ness, of the same tasks in the same order.
         logger: Receives the picture.
+        name: Of the picture.
     """
     labels = [f"{group[0].name} ({group[0].unit})" for group in (decodable, used)]
     figure = decodable_and_used(
@@ -231,8 +238,15 @@ def report_decodable_and_used(
         decodable_label=labels[0],
         used_label=labels[1],
     )
-    path = save_png(figure, output_dir / "figures" / "decodable_and_used.png")
-    logger.log_picture("decodable_and_used", path)
+    path = save_png(figure, output_dir / "figures" / f"{name}.png")
+    logger.log_picture(name, path)
+    return path
+
+
+def report_dose_response(output_dir: Path, results: Sequence[Result], *, logger: RunLogger) -> Path:
+    """Draw how answers change with the dose of steering as `figures/dose_response.png`, and log the picture."""
+    path = save_png(dose_response(results), output_dir / "figures" / "dose_response.png")
+    logger.log_picture("dose_response", path)
     return path
 
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from probes.studies.compare import CompareStudy
     from probes.studies.interventions.erase import EraseStudy
     from probes.studies.interventions.erasure import ErasureSettings
+    from probes.studies.interventions.patch import PatchStudy
+    from probes.studies.interventions.patching import PatchingSettings
+    from probes.studies.interventions.steer import SteerStudy
+    from probes.studies.interventions.steering import SteeringSettings
     from probes.studies.layer_by_layer.figures import MapSettings
     from probes.studies.layer_by_layer.mixture import MixtureSettings
     from probes.studies.layer_by_layer.study import LayerByLayerStudy
@@ -30,9 +34,13 @@ __all__ = [
     "LayerByLayerStudy",
     "MapSettings",
     "MixtureSettings",
+    "PatchStudy",
+    "PatchingSettings",
     "ProbeStudy",
     "ReadersStudy",
     "RunContext",
+    "SteerStudy",
+    "SteeringSettings",
     "TransferStudy",
     "TreesStudy",
 ]
@@ -43,6 +51,10 @@ __getattr__ = lazy_names(
         "compare": ("CompareStudy",),
         "interventions.erase": ("EraseStudy",),
         "interventions.erasure": ("ErasureSettings",),
+        "interventions.patch": ("PatchStudy",),
+        "interventions.patching": ("PatchingSettings",),
+        "interventions.steer": ("SteerStudy",),
+        "interventions.steering": ("SteeringSettings",),
         "layer_by_layer.figures": ("MapSettings",),
         "layer_by_layer.mixture": ("MixtureSettings",),
         "layer_by_layer.study": ("LayerByLayerStudy",),

@@ -79,6 +79,7 @@ class Task:
         unseen: Whether the task is kept out of a tuning mixture.
         source: Where the examples come from.
         ordered: Whether the classes are in order, such as ratings (classification).
+        asks_for: Nuisances that the task asks for, such as `length`: an audit says so beside its verdict.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Task:
     unseen: bool = False
     source: str = ""
     ordered: bool = False
+    asks_for: tuple[str, ...] = ()
 
     @property
     def of_words(self) -> bool:
@@ -133,6 +135,7 @@ class RawTask:
         unseen: Whether the task is kept out of a tuning mixture.
         source: Where the examples come from.
         ordered: Whether `labels` are in order, such as ratings (classification).
+        asks_for: Nuisances that the task asks for, such as `length`.
         locations: Split → where its rows are stored, for error messages.
     """
 
@@ -144,6 +147,7 @@ class RawTask:
     unseen: bool = False
     source: str = ""
     ordered: bool = False
+    asks_for: tuple[str, ...] = ()
     locations: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -1,9 +1,35 @@
 """All simulations."""
 
-from calibration import across_tasks, bands, codes, geometry, probe_scores, probe_tests, run_comparisons, similarity
+from calibration import (
+    across_tasks,
+    bands,
+    codes,
+    geometry,
+    interventions,
+    measures_of_probes,
+    nuisances,
+    probe_scores,
+    probe_tests,
+    run_comparisons,
+    similarity,
+    trees,
+    words,
+)
 
-SIMULATIONS = [
-    simulation
-    for module in (probe_scores, probe_tests, codes, run_comparisons, similarity, geometry, across_tasks, bands)
-    for simulation in module.SIMULATIONS
-]
+MODULES = (
+    probe_scores,
+    probe_tests,
+    words,
+    trees,
+    codes,
+    run_comparisons,
+    nuisances,
+    similarity,
+    geometry,
+    across_tasks,
+    bands,
+    interventions,
+    measures_of_probes,
+)
+
+SIMULATIONS = [simulation for module in MODULES for simulation in module.SIMULATIONS]

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from probes import progress
-from probes.progress import MinuteLines, tracked
+from probes.progress import MinuteLines, counted, tracked
 from probes.training import solve_linear
 
 
@@ -25,9 +25,18 @@ def test_without_a_terminal_long_loops_leave_a_line_a_minute(monkeypatch, caplog
     with caplog.at_level(logging.INFO):
         list(tracked(range(5), "figures", total=5, console=Console(file=StringIO())))
     assert [record.getMessage() for record in caplog.records] == [
-        "1 of 5 figures, about 320 s left",
-        "3 of 5 figures, about 107 s left",
+        "2 of 5 figures, about 120 s left",
+        "4 of 5 figures, about 40 s left",
     ]
+
+
+def test_what_was_done_before_counts_and_does_not_shorten_the_time_left(monkeypatch, caplog):
+    clock = iter(range(0, 1000, 40))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with caplog.at_level(logging.INFO), counted("steps", total=6, done=2, console=Console(file=StringIO())) as count:
+        count()
+        count()
+    assert caplog.messages == ["4 of 6 steps, about 80 s left"]
 
 
 def test_short_loops_say_nothing(caplog):

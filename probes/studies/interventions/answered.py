@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from probes.backbones import FrozenBackbone
 from probes.backbones.fingerprint import fingerprint
 from probes.files import digest_of_json
 from probes.interventions import KeptArrays
+from probes.studies.suite_activations import SuiteActivations
 from probes.tasks import Suite, Task
-from probes.values import LayerProfile
+from probes.values import LayerProfile, Reading
 
 _log = logging.getLogger(__name__)
 
@@ -152,3 +154,24 @@ def answer_profiles(answered: AnsweredTask, log_probs: np.ndarray, content_free:
 def loaded_language_model(backbone: Callable[[], FrozenBackbone]) -> LanguageModel:
     """Load a backbone with its head; the copy without a head is freed."""
     return LanguageModel.of(backbone())
+
+
+def last_token_reading(read: SuiteActivations) -> Reading:
+    """The reading of the stream's last token, which erasers of the last token are fitted to.
+
+    Raises:
+        ValueError: It is not among those that are read.
+    """
+    for reading in read.layers:
+        if (reading.site, reading.pooling) == ("residual", "last"):
+            return reading
+    raise ValueError(
+        f"Probes are compared with edits of the last token; got {', '.join(map(str, read.layers))}. Set "
+        "`extraction.pooling=last` and `extraction.site=residual`, or add them to the lists."
+    )
+
+
+def mean_of_largest(profiles: Sequence[LayerProfile]) -> float:
+    """Mean over tasks of the largest value over layers; NaN without tasks."""
+    largest = [np.nanmax(profile.estimates.values) for profile in profiles]
+    return float(np.mean(largest)) if largest else math.nan

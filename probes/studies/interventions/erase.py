@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,15 +32,17 @@ from probes.studies.interventions.answered import (
     answered_suite,
     edited_layers,
     kept_arrays,
+    last_token_reading,
     loaded_language_model,
+    mean_of_largest,
 )
 from probes.studies.interventions.erasure import ALONE, ONWARD, ErasureSettings, TaskErasure, eraser_of
 from probes.studies.run_context import RunContext
-from probes.studies.suite_activations import SuiteActivations, facts_of, names_of, read_suite, task_data
+from probes.studies.suite_activations import facts_of, names_of, read_suite, task_data
 from probes.tasks import Suite, Task
 from probes.trainers import TrainerFactory
 from probes.training import LabelledActivations, ProbeSettings, TaskData, TaskProbes, fit_task
-from probes.values import ALL_TASKS, Activations, Estimates, LayerProfile, Reading
+from probes.values import Activations, Estimates, LayerProfile, Reading
 
 Found = Mapping[int, Mapping[str, np.ndarray]]
 """Layer → what `TaskErasure.at` found there."""
@@ -96,7 +97,7 @@ class EraseStudy:
             layers = edited_layers(lm, self.erasure.every)
             with context.stage("activations"):
                 read = read_suite(loaded, lm.backbone, extraction, context.cache_dir)
-            reading = _last_token_reading(read)
+            reading = last_token_reading(read)
             context.provenance.record(facts_of(loaded, read))
             names = names_of(self.name, loaded, lm.backbone.name)
             kept = kept_arrays(lm, context.cache_dir)
@@ -144,22 +145,7 @@ class EraseStudy:
         page = write_report(context.output_dir)
         lines = path_lines(report=page, picture=picture, everything=context.output_dir)
         print_screen(layer_table(report.results, f"usedness/{first}"), *lines)
-        return _mean_of_largest(analysis.table.group(f"usedness/{first}", reading))
-
-
-def _last_token_reading(read: SuiteActivations) -> Reading:
-    """The reading of the stream's last token, which erasers of the last token are fitted to.
-
-    Raises:
-        ValueError: It is not among those that are read.
-    """
-    for reading in read.layers:
-        if (reading.site, reading.pooling) == ("residual", "last"):
-            return reading
-    raise ValueError(
-        f"`study=erase` compares probes and erasers of the last token; got {', '.join(map(str, read.layers))}. Set "
-        "`extraction.pooling=last` and `extraction.site=residual`, or add them to the lists."
-    )
+        return mean_of_largest(analysis.table.group(f"usedness/{first}", reading))
 
 
 def _others(
@@ -261,8 +247,3 @@ def _refits(
         fit: TaskProbes = fit_task(replace(data, **splits), settings, trainer, seed)
         score = fit.profile(MAIN_METRIC[data.kind])
         yield replace(score, quantity=f"after_erasure/{name}", probe="")
-
-
-def _mean_of_largest(profiles: Sequence[LayerProfile]) -> float:
-    largest = [np.nanmax(profile.estimates.values) for profile in profiles if profile.task != ALL_TASKS]
-    return float(np.mean(largest)) if largest else math.nan

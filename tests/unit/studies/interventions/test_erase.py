@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from toy_language_model import LAYERS, toy_backbone, toy_suite
+from intervention_runs import cells, run_on_toy
+from toy_language_model import LAYERS, toy_suite
 
 from probes.activations import ExtractionSettings
-from probes.analysis import LayerAnalysis
-from probes.report import FilesOnly, read_results
-from probes.studies import EraseStudy, ErasureSettings, RunContext
+from probes.report import read_results
+from probes.studies import EraseStudy, ErasureSettings
 from probes.studies.interventions import erasure
 from probes.tasks import Suite, Task, starter_suite
-from probes.trainers import default_trainer
-from probes.training import ProbeSettings
 
-PROBE = ProbeSettings(penalties=(0.01,), min_validation_rows=40, bootstrap_samples=50, permutations=20, training_sets=0)
 SETTINGS = ErasureSettings(
     every=1, erasers=["leace", "inlp"], random_subspaces=3, inlp_iterations=14, collateral_rows=20
 )
 
 
-def run_study(folder, *, settings=SETTINGS, suite=toy_suite, cache=None, **parts) -> float:
-    context = RunContext.of(logger=FilesOnly(), seed=0, cache_dir=cache or folder / "cache", output_dir=folder / "out")
-    given = {"backbone": toy_backbone, "suite": suite, "extraction": ExtractionSettings(), "probe": PROBE}
-    return EraseStudy(erasure=settings).run(
-        context, **{**given, "trainer": default_trainer, "analysis": LayerAnalysis(), **parts}
-    )
+def run_study(folder, *, settings=SETTINGS, **parts) -> float:
+    return run_on_toy(EraseStudy(erasure=settings), folder, **parts)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,10 +35,6 @@ def finished(tmp_path_factory, no_heatmaps):
     folder = tmp_path_factory.mktemp("erase")
     objective = run_study(folder)
     return folder, objective, read_results(folder / "out" / "results.csv")
-
-
-def cells(results, metric: str) -> dict:
-    return {(row.layer, row.task): row for row in results if row.metric == metric and row.split == "test"}
 
 
 def test_both_labels_are_decodable_at_every_layer_and_none_is_after_erasure(finished):
