@@ -6,6 +6,7 @@ from calibration import (
     codes,
     geometry,
     interventions,
+    measures_of_probes,
     nuisances,
     probe_scores,
     probe_tests,
@@ -28,6 +29,7 @@ MODULES = (
     across_tasks,
     bands,
     interventions,
+    measures_of_probes,
 )
 
 SIMULATIONS = [simulation for module in MODULES for simulation in module.SIMULATIONS]
