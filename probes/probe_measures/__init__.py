@@ -3,6 +3,7 @@
 from probes.probe_measures.calibration import Calibration as Calibration
 from probes.probe_measures.capacity import ProbeCapacity as ProbeCapacity
 from probes.probe_measures.description_length import DescriptionLength as DescriptionLength
+from probes.probe_measures.label_free import LabelFreePanel as LabelFreePanel
 from probes.probe_measures.layer_choice import LayerChoice as LayerChoice
 from probes.probe_measures.nuisances import Baselines as Baselines
 from probes.probe_measures.nuisances import NuisanceAudit as NuisanceAudit
