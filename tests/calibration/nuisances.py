@@ -153,7 +153,7 @@ def cosine(seed: int, sets: int) -> Estimates:
 @cache
 def mean_cosine() -> float:
     """The mean over training sets, which noise pulls below that of the planted angle."""
-    return float(np.mean([cosine(derive_seed(number, "mean cosine"), 0).values[0] for number in range(200)]))
+    return float(np.mean([cosine(derive_seed(number, "mean cosine"), 0).values[0] for number in range(100)]))
 
 
 def cosine_right(seed: int) -> dict[str, np.ndarray]:
@@ -194,6 +194,6 @@ SIMULATIONS = [
         setting="directions at 60°, 300 training rows of each task, 10 training sets",
         right=cosine_right,
         short=0,
-        long=300,
+        long=120,
     ),
 ]
