@@ -7,6 +7,7 @@ a complete example. Name yours in `probe.architecture._target_`; it may live in 
 from probes.architectures.attention import AttentionProbe as AttentionProbe
 from probes.architectures.attention import MultiMaxProbe as MultiMaxProbe
 from probes.architectures.linear import LinearProbe as LinearProbe
+from probes.architectures.low_rank import LowRankProbe as LowRankProbe
 from probes.architectures.mlp import ACTIVATION_FUNCTIONS as ACTIVATION_FUNCTIONS
 from probes.architectures.mlp import MLPProbe as MLPProbe
 from probes.architectures.protocol import Outputs as Outputs

@@ -37,6 +37,7 @@ class ProbeMetric:
             each kind, whose larger values must be better.
         larger_is_better: Whether larger values are better.
         classes: The number of classes for which it is defined; `None` for any.
+        least_classes: The number of classes from which on it is reported.
         scale: Its range, which decides the form of its interval; see `score_interval`.
         of_order: Whether it is defined only for classes that are in order, such as ratings.
     """
@@ -48,6 +49,7 @@ class ProbeMetric:
     is_main: bool = False
     larger_is_better: bool = True
     classes: int | None = None
+    least_classes: int = 0
     scale: Scale = "share"
     of_order: bool = False
 
@@ -55,6 +57,7 @@ class ProbeMetric:
 METRICS = (
     ProbeMetric("accuracy", "share of rows", "classification", classification.accuracy),
     ProbeMetric("macro_f1", "mean F1 over classes", "classification", classification.macro_f1, is_main=True),
+    ProbeMetric("top_5_accuracy", "share of rows", "classification", classification.top_5_accuracy, least_classes=10),
     ProbeMetric(
         "cross_entropy_bits",
         "bits",
@@ -286,6 +289,10 @@ def _scores_of_kind(
 ) -> dict[str, Tensor]:
     counts = counts.to(torch.float64)
     of_kind = [metric for metric in METRICS if metric.kind == kind and (ordered or not metric.of_order)]
-    defined = [metric for metric in of_kind if metric.classes in (None, logits.shape[-1])]
+    defined = [metric for metric in of_kind if _is_defined(metric, logits.shape[-1])]
     wanted = [metric for metric in defined if names is None or metric.name in names]
     return {metric.name: metric.function(logits, targets, counts) for metric in wanted}
+
+
+def _is_defined(metric: ProbeMetric, classes: int) -> bool:
+    return metric.classes in (None, classes) and classes >= metric.least_classes

@@ -129,7 +129,7 @@ class RawTask:
         name: Unique in its suite.
         rows: Split → rows in order. A row has `targets` (the answer in words) or `label` or both, and the fields its
             prompt is made of.
-        kind: What the labels are; `None` to infer it from them.
+        kind: What the labels are; `None` to infer it from them. `ordinal` is a classification that is `ordered`.
         labels: Names of the classes in index order; `None` to infer them.
         cluster: The family the task belongs to; `""` where it has none.
         unseen: Whether the task is kept out of a tuning mixture.
@@ -141,7 +141,7 @@ class RawTask:
 
     name: str
     rows: Mapping[str, Sequence[Row]]
-    kind: TaskKind | None = None
+    kind: TaskKind | Literal["ordinal"] | None = None
     labels: tuple[str, ...] | None = None
     cluster: str = ""
     unseen: bool = False
@@ -149,6 +149,11 @@ class RawTask:
     ordered: bool = False
     asks_for: tuple[str, ...] = ()
     locations: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind == "ordinal":
+            object.__setattr__(self, "kind", "classification")
+            object.__setattr__(self, "ordered", True)
 
     def locate(self, split: str, position: int | None = None) -> str:
         """Describe where a split, or its row at a position counted from 0, is found: task, split, row and file."""

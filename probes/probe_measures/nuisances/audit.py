@@ -48,11 +48,7 @@ class NuisanceAudit:
     permutations: int = 200
 
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile]:
-        """The profiles of one task.
-
-        Raises:
-            ValueError: `leave_out` names something that is no nuisance of any task.
-        """
+        """The profiles of one task; none if nothing that may explain its labels varies, or no layer has a probe."""
         groups = nuisances_of(probed.task, probed.token_counts, max_words=self.max_words)
         groups = tuple(group for group in groups if group.name not in self.leave_out)
         if groups and probed.fit.predictions is not None:
@@ -100,7 +96,7 @@ class _TaskAudit:
         fit = fit_linear(without.values, self.labelled, covariates=covariates)
         logits = {"raw": self._raw_logits(standardised), "residual": fit.logits(without.values["test"])}
         scores = {name: self._estimates(own) for name, own in logits.items()}
-        best = max((cells_of(alone.estimates[name])[0] for name in together), key=lambda cell: cell.value)
+        best = max((cells_of(estimates)[0] for estimates in alone.estimates.values()), key=lambda cell: cell.value)
         cells = zip(cells_of(scores["raw"]), cells_of(scores["residual"]), strict=True)
         asked = alone.strongest in self.probed.task.asks_for
         verdicts = [verdict_of(raw, residual, best, alone.strongest, asked=asked) for raw, residual in cells]

@@ -51,7 +51,7 @@ def verdict_of(raw: Scored, residual: Scored, alone: Scored, nuisance: str, *, a
     Args:
         raw: The probe's score.
         residual: Its score after nuisances are regressed out.
-        alone: The best score of nuisances alone on the same rows.
+        alone: The best score of one nuisance, or of all, on the same rows: what they explain at most.
         nuisance: Name of the strongest nuisance.
         asked: Whether the task asks for this nuisance, which the reason then says.
 

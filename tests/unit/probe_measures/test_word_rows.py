@@ -1,4 +1,4 @@
-"""Tasks whose rows are words: their nuisances are words, not sentences, and control tasks give every type one label."""
+"""Tasks whose rows are words: their nuisances and their baseline are words, not sentences."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 from nuisance_samples import READING, by_quantity, probed
 
 from probes.probe_measures import Baselines, NuisanceAudit
-from probes.probe_measures.baselines import with_control_labels
 from probes.tasks import Split, Task
 from probes.tasks.words.sentence import Sentence, rows_of_words
 from probes.training import LabelledActivations, TaskData
-from probes.values import SPLITS, Activations
+from probes.values import Activations
 
 WORDS = [f"w{i:02d}" for i in range(30)]
 
@@ -49,39 +48,13 @@ def test_a_label_of_the_word_is_the_word_and_another_stands():
     assert by_context["alone_word"].estimates.values[0] < 0.6
 
 
-def test_a_probe_that_learns_words_by_heart_has_no_selectivity_by_type():
+def test_the_baseline_of_words_knows_the_word_of_a_row_not_its_sentence():
     measure = Baselines(layer_0=False, random_weights=False, resamples=50, permutations=50)
-    by_word = {profile.quantity: profile.estimates for profile in measure(words_task(by_word=True))}
-    assert by_word["baseline/control_by_type_macro_f1"].values[0] > 0.9
-    assert abs(by_word["selectivity_by_type"].values[0]) < 0.1
-    by_context = {profile.quantity: profile.estimates for profile in measure(words_task(by_word=False))}
-    assert by_context["baseline/control_by_type_macro_f1"].values[0] < 0.6
-    assert by_context["selectivity_by_type"].values[0] > 0.3
-    assert by_context["selectivity_by_type"].errors is not None
-    assert by_word["baseline/tfidf_macro_f1"].values[0] > 0.95  # of words, not of sentences
-
-
-def test_every_type_has_one_control_label_in_all_splits():
-    task = words_task(by_word=True)
-    types = {split: task.task.splits[split].words.types for split in SPLITS}
-    data = with_control_labels(task.data, types, seed=0)
-    label_of: dict[str, int] = {}
-    for split in SPLITS:
-        for word, label in zip(types[split], getattr(data, split).targets.tolist(), strict=True):
-            assert label_of.setdefault(word, label) == label
-    assert set(label_of.values()) == {0, 1}
-    assert with_control_labels(task.data, types, seed=1).test.targets.tolist() != data.test.targets.tolist()
-
-
-def test_a_label_that_no_type_got_is_left_out_of_the_control_task():
-    task = words_task(by_word=True)
-    targets = {split: getattr(task.data, split).targets.clone() for split in SPLITS}
-    targets["train"][0] = 2  # one row of 360
-    splits = {split: getattr(task.data, split)._replace(targets=targets[split]) for split in SPLITS}
-    rare = replace(task.data, labels=("no", "yes", "rare"), **splits)
-    data = with_control_labels(rare, {split: task.task.splits[split].words.types for split in SPLITS}, seed=2)
-    assert data.labels == ("no", "yes")
-    assert max(data.train.targets.tolist()) == 1
+    by_word, by_context = (
+        {profile.quantity: profile.estimates for profile in measure(words_task(by_word=own))} for own in (True, False)
+    )
+    assert by_word["baseline/tfidf_macro_f1"].values[0] > 0.95
+    assert by_context["baseline/tfidf_macro_f1"].values[0] < 0.6
 
 
 @pytest.mark.parametrize("column", ["words", "columns"])

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from probes.analysis import paired_score_difference
-from probes.analysis.between_tasks.tuning_gain import paired_difference
 from probes.metrics import MAIN_METRIC, UNITS, Predictions
 from probes.probe_measures.main_scores import main_score_estimates, over_layers, predictions_of
 from probes.probe_measures.nuisances.features import tfidf
@@ -16,7 +13,7 @@ from probes.probe_measures.nuisances.linear_fit import Labelled, fit_linear
 from probes.probe_measures.protocol import ProbedTask
 from probes.seeds import derive_seed
 from probes.tasks import Task
-from probes.training import TaskData, fit_task
+from probes.training import fit_task
 from probes.training.scoring import NO_PROBE
 from probes.values import SPLITS, Estimates, LayerProfile
 
@@ -33,15 +30,10 @@ class Baselines:
     the score of the task's probe minus that of the baseline, also of its own layer 0, with paired intervals and a null
     of exchanged predictions.
 
-    Of tasks whose rows are words, `baseline/control_by_type_<metric>` is the score of the task's probes on control
-    labels: every word type has one, drawn at random from those of the training rows, so that only a probe that has
-    learned words by heart predicts it. `selectivity_by_type` is the task's score minus that of the control.
-
     Attributes:
         words: Whether to fit TF-IDF features.
         layer_0: Whether to compare with layer 0.
         random_weights: Whether to read the architecture with random weights, which takes another pass.
-        control_by_type: Whether to train probes of control tasks where rows are words.
         max_words: The most words and pairs of words, those in most training rows.
         resamples: Of the test rows, behind each interval.
         permutations: Draws of each null.
@@ -50,7 +42,6 @@ class Baselines:
     words: bool = True
     layer_0: bool = True
     random_weights: bool = True
-    control_by_type: bool = True
     max_words: int = 5000
     resamples: int = 1000
     permutations: int = 200
@@ -66,8 +57,6 @@ class Baselines:
             yield self._gain(probed, own, own.at_layers([0] * len(own.layers), names=own.layers), "layer_0")
         if self.random_weights and probed.random_weights is not None:
             yield from self._over_random_weights(probed, own)
-        if self.control_by_type and probed.task.of_words and probed.data.kind == "classification":
-            yield from self._control_by_type(probed)
 
     def _over_words(self, probed: ProbedTask, own: Predictions) -> Iterator[LayerProfile]:
         data, metric = probed.data, MAIN_METRIC[probed.data.kind]
@@ -93,22 +82,6 @@ class Baselines:
             shared = tuple(layer for layer in own.layers if layer in fit.predictions.layers)
             yield self._gain(probed, own.at_layers(shared), fit.predictions.at_layers(shared), "random_weights")
 
-    def _control_by_type(self, probed: ProbedTask) -> Iterator[LayerProfile]:
-        settings = replace(
-            probed.settings,
-            controls=0,
-            bootstrap_samples=self.resamples,
-            permutations=self.permutations,
-            training_sets=0,
-        )
-        metric = MAIN_METRIC[probed.data.kind]
-        data = with_control_labels(probed.data, _texts(probed.task), seed=probed.seed)
-        control = fit_task(data, settings, probed.trainer, probed.seed).profile(metric)
-        yield replace(control, quantity=f"baseline/control_by_type_{metric}", probe="")
-        own = fit_task(probed.data, settings, probed.trainer, probed.seed).profile(metric)
-        difference = paired_difference(own.estimates, control.estimates)
-        yield _profile(probed, "selectivity_by_type", replace(difference, note=NO_PROBE))
-
     def _gain(self, probed: ProbedTask, own: Predictions, baseline: Predictions, name: str) -> LayerProfile:
         estimates = paired_score_difference(
             baseline,
@@ -120,31 +93,6 @@ class Baselines:
         note = NO_PROBE if name != "random_weights" else f"{NO_PROBE}, of the backbone or of random weights"
         spread = over_layers(replace(estimates, remarks=()), own.layers, probed.data.layers, note)
         return _profile(probed, f"gain_over/{name}_{MAIN_METRIC[probed.data.kind]}", spread)
-
-
-def with_control_labels(data: TaskData, types: Mapping[str, Sequence[str]], *, seed: int) -> TaskData:
-    """A control task of words: each type has one label in all splits, drawn from those of the training rows.
-
-    Args:
-        data: A classification of words.
-        types: Split → the word of each row; words that differ in case alone are one type.
-        seed: Decides the labels.
-
-    Source:
-        Hewitt and Liang 2019, "Designing and interpreting probes with control tasks" (EMNLP).
-    """
-    names = sorted({word.lower() for split in SPLITS for word in types[split]})
-    generator = torch.Generator().manual_seed(derive_seed(seed, "control by type", data.task))
-    drawn = data.train.targets[torch.randint(len(data.train.targets), (len(names),), generator=generator)]
-    label_of = dict(zip(names, drawn.tolist(), strict=True))
-    targets = {split: torch.tensor([label_of[word.lower()] for word in types[split]]) for split in SPLITS}
-    present = targets["train"].unique().tolist()  # labels that no type of the training rows got cannot be learned
-    code = {label: i for i, label in enumerate(present)}
-    splits = {
-        split: getattr(data, split)._replace(targets=torch.tensor([code.get(label, 0) for label in own.tolist()]))
-        for split, own in targets.items()
-    }
-    return replace(data, labels=tuple(data.labels[label] for label in present), **splits)
 
 
 def _texts(task: Task) -> dict[str, Sequence[str]]:
