@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -32,17 +34,75 @@ def tracked(items: Iterable[T], what: str, *, total: int, console: Console | Non
         >>> list(tracked("ab", "letters", total=2, console=Console(file=StringIO())))
         ['a', 'b']
     """
+    with counted(what, total=total, console=console) as count:
+        for item in items:
+            yield item
+            count()
+
+
+@contextmanager
+def counted(what: str, *, total: int, done: int = 0, console: Console | None = None) -> Iterator[Callable[[], None]]:
+    """Within the context, show how many are done and how long the others will take.
+
+    Args:
+        what: As in `tracked`, as are `total` and `console`.
+        total: All, those that were done before included.
+        done: Number of those that were done before.
+        console: Where a bar is shown.
+
+    Yields:
+        A function to call for each one that is done.
+    """
     console = Console(stderr=True) if console is None else console
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-            yield from progress.track(items, total=total, description=what)
+            task = progress.add_task(what, total=total, completed=done)
+            yield lambda: progress.advance(task)
         return
     start = last_line = time.monotonic()
-    for done, item in enumerate(items):
+    counted = 0
+
+    def count() -> None:
+        nonlocal counted, last_line
+        counted += 1
         now = time.monotonic()
-        if done > 0 and now - last_line >= _SECONDS_BETWEEN_LINES:
+        if now - last_line >= _SECONDS_BETWEEN_LINES:
             last_line = now
-            left = (now - start) / done * (total - done)
-            _log.info("%d of %d %s, about %.0f s left", done, total, what, left)
-        yield item
+            left = (now - start) / counted * (total - done - counted)
+            _log.info("%d of %d %s, about %.0f s left", done + counted, total, what, left)
+
+    yield count
+
+
+class MinuteLines:
+    """Says in the log, at most once a minute, how much of one long computation is done; several threads may share it.
+
+    Unlike `tracked` it draws no bar, so that it may run inside a loop that has one.
+
+    Args:
+        what: Name of the parts in the plural, such as `parts of the probes`.
+        total: Their number.
+
+    Example:
+        >>> lines = MinuteLines("letters", 2)
+        >>> lines.advance()
+        >>> lines.done
+        1
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self._lock, self._start = threading.Lock(), time.monotonic()
+        self._last_line = self._start
+
+    def advance(self) -> None:
+        """One more part is done."""
+        with self._lock:
+            self.done += 1
+            now = time.monotonic()
+            if now - self._last_line < _SECONDS_BETWEEN_LINES or self.done >= self.total:
+                return
+            self._last_line = now
+            left = (now - self._start) / self.done * (self.total - self.done)
+        _log.info("%d of %d %s, about %.0f s left", self.done, self.total, self.what, left)

@@ -18,6 +18,8 @@ from probes.analysis.between_tasks.specificity import specificity_profiles
 from probes.analysis.significance import Tail, with_p_values
 from probes.values import ALL_TASKS, Estimates, Layer, LayerProfile, Reading
 
+_NUMBERS_OF_TASKS = ("layer_choice/", "score_correlation/")
+"""Start of the quantities that are one number of each task and have a mean over tasks."""
 LIVE = "live/"
 """Starts the role of profiles that are steps of one task's training, not tasks: nothing is derived across them."""
 
@@ -130,6 +132,10 @@ class LayerTable:
                 segments = _segments_of(by_name)
                 profiles += segment_profiles(group, segments)
                 segmented.append(SegmentedQuantity(tuple(group), segments))
+        for group in filter(_is_number_of_tasks, groups):
+            known = [profile for profile in group if np.isfinite(profile.estimates.values).all()]
+            if len(known) > 2:
+                profiles += group_means(known, {profile.task: ALL_TASKS for profile in known})
         return Findings(tuple(profiles), tuple(map(tuple, matrices)), tuple(segmented))
 
     def _ordered(self) -> list[list[LayerProfile]]:
@@ -193,6 +199,12 @@ def group_means(profiles: Sequence[LayerProfile], group_of: Mapping[str, str]) -
 def _is_matrix(group: Sequence[LayerProfile]) -> bool:
     first = group[0]
     return first.split == "test" and not first.control and first.layers != (None,)
+
+
+def _is_number_of_tasks(group: Sequence[LayerProfile]) -> bool:
+    """Whether a quantity is a single number of each task, such as a centre of gravity over layers."""
+    first = group[0]
+    return first.layers == (None,) and first.split == "test" and first.quantity.startswith(_NUMBERS_OF_TASKS)
 
 
 def _matches(profile: LayerProfile, patterns: Sequence[str]) -> bool:

@@ -7,11 +7,13 @@ a complete example. Name yours in `probe.architecture._target_`; it may live in 
 from probes.architectures.attention import AttentionProbe as AttentionProbe
 from probes.architectures.attention import MultiMaxProbe as MultiMaxProbe
 from probes.architectures.linear import LinearProbe as LinearProbe
+from probes.architectures.low_rank import LowRankProbe as LowRankProbe
 from probes.architectures.mlp import ACTIVATION_FUNCTIONS as ACTIVATION_FUNCTIONS
 from probes.architectures.mlp import MLPProbe as MLPProbe
 from probes.architectures.protocol import Outputs as Outputs
 from probes.architectures.protocol import ProbeArchitecture as ProbeArchitecture
 from probes.architectures.protocol import reads_tokens as reads_tokens
+from probes.architectures.scalar_mix import ScalarMixProbe as ScalarMixProbe
 from probes.architectures.structural import DepthProbe as DepthProbe
 from probes.architectures.structural import DistanceProbe as DistanceProbe
 from probes.architectures.structural import SyntacticDistanceProbe as SyntacticDistanceProbe

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import io
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -228,7 +229,8 @@ def _in_package(package: str) -> Path:
 
 
 def _write_converted(file: Path, folder: Path) -> None:
-    with contextlib.redirect_stderr(io.StringIO()):  # no setting turns off the progress bar of this conversion
+    # No setting turns off the progress bar of this conversion, which would fill a log file.
+    with contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO()):
         read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
     config = read.config
     if hasattr(config, "quantization_config"):

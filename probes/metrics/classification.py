@@ -25,6 +25,12 @@ def accuracy(logits: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
     return _mean_over_rows(logits.argmax(-1) == targets, counts)
 
 
+def top_5_accuracy(logits: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
+    """Share of rows whose class has one of the five largest logits, in [0, 1]."""
+    largest = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
+    return _mean_over_rows((largest == targets[:, None]).any(-1), counts)
+
+
 def macro_f1(logits: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
     """Unweighted mean of the classes' F1 scores, in [0, 1].
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -117,6 +117,22 @@ class Predictions:
         if self.kind == "classification":
             return torch.nn.functional.one_hot(predicted.long(), len(self.labels)).float()
         return predicted.float() * 2 - 1 if self.kind == "multilabel" else predicted[..., None]
+
+    def at_layers(self, layers: Sequence[Layer], *, names: Sequence[Layer] | None = None) -> Predictions:
+        """The predictions of some layers, which may repeat.
+
+        Args:
+            layers: Which.
+            names: What they are called, each once; by default as they are.
+        """
+        places = [self.layers.index(layer) for layer in layers]
+        errors = self.training_errors
+        return replace(
+            self,
+            layers=tuple(layers if names is None else names),
+            predicted=self.predicted[places],
+            training_errors=errors[:, places] if len(errors) else errors,
+        )
 
     def target_tensor(self) -> Tensor:
         """Targets as `score_rows` expects them."""

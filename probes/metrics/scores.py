@@ -7,7 +7,7 @@ unit and its rows of `results.csv` follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -37,6 +37,7 @@ class ProbeMetric:
             each kind, whose larger values must be better.
         larger_is_better: Whether larger values are better.
         classes: The number of classes for which it is defined; `None` for any.
+        least_classes: The number of classes from which on it is reported.
         scale: Its range, which decides the form of its interval; see `score_interval`.
         of_order: Whether it is defined only for classes that are in order, such as ratings.
     """
@@ -48,6 +49,7 @@ class ProbeMetric:
     is_main: bool = False
     larger_is_better: bool = True
     classes: int | None = None
+    least_classes: int = 0
     scale: Scale = "share"
     of_order: bool = False
 
@@ -55,6 +57,7 @@ class ProbeMetric:
 METRICS = (
     ProbeMetric("accuracy", "share of rows", "classification", classification.accuracy),
     ProbeMetric("macro_f1", "mean F1 over classes", "classification", classification.macro_f1, is_main=True),
+    ProbeMetric("top_5_accuracy", "share of rows", "classification", classification.top_5_accuracy, least_classes=10),
     ProbeMetric(
         "cross_entropy_bits",
         "bits",
@@ -286,114 +289,10 @@ def _scores_of_kind(
 ) -> dict[str, Tensor]:
     counts = counts.to(torch.float64)
     of_kind = [metric for metric in METRICS if metric.kind == kind and (ordered or not metric.of_order)]
-    defined = [metric for metric in of_kind if metric.classes in (None, logits.shape[-1])]
+    defined = [metric for metric in of_kind if _is_defined(metric, logits.shape[-1])]
     wanted = [metric for metric in defined if names is None or metric.name in names]
     return {metric.name: metric.function(logits, targets, counts) for metric in wanted}
 
 
-def bootstrap_counts(rows: int, samples: int, *, seed: int, groups: Tensor | None = None) -> Tensor:
-    """How often each row is drawn in each resample of `rows` rows with replacement.
-
-    One matrix serves every layer and every control, so that their differences are paired.
-
-    Args:
-        rows: Rows to draw from, and rows in each resample.
-        samples: Number of resamples.
-        seed: Determines the draws, identically on every machine; 0 is a seed like any other.
-        groups: Number of each row's group, int64 `(rows,)`: groups, such as sentences of words, are drawn in place of
-            rows, each with all of its rows.
-
-    Returns:
-        float32 counts, shape `(samples, rows)`; each resample sums to `rows`, or has as many groups as there are.
-
-    >>> bootstrap_counts(10, 3, seed=0).sum(1).tolist()
-    [10.0, 10.0, 10.0]
-    """
-    if groups is not None:
-        number = groups.unique(return_inverse=True)[1]
-        return bootstrap_counts(int(number.max()) + 1, samples, seed=seed)[:, number]
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(rows, (samples, rows), generator=generator)
-    return torch.zeros(samples, rows).scatter_add_(1, drawn, torch.ones(samples, rows))
-
-
-def permuted_orders(rows: int, permutations: int, *, seed: int, groups: Tensor | None = None) -> Tensor:
-    """Random orders of rows, as `permuted_scores` matches them with targets.
-
-    Args:
-        rows: Number of rows.
-        permutations: Number of orders.
-        seed: Determines them; 0 is a seed like any other.
-        groups: Number of each row's group, int64 `(rows,)`: groups, such as sentences of words, are put in a random
-            order, and the rows of a group stay one after another, so that what makes them alike is the same by chance.
-
-    Returns:
-        int64, shape `(permutations, rows)`.
-
-    >>> permuted_orders(5, 1, seed=1, groups=torch.tensor([0, 0, 1, 1, 1])).tolist()
-    [[2, 3, 4, 0, 1]]
-    """
-    generator = torch.Generator().manual_seed(seed)
-    if groups is None:
-        return torch.stack([torch.randperm(rows, generator=generator) for _ in range(permutations)])
-    number = groups.unique(return_inverse=True)[1]
-    count = int(number.max()) + 1
-    places = [torch.randperm(count, generator=generator)[number] for _ in range(permutations)]
-    return torch.stack([place.argsort(stable=True) for place in places])
-
-
-def word_majority_logits(
-    train_targets: Tensor, train_words: Sequence[str], words: Sequence[str], *, classes: int
-) -> Tensor:
-    """Logits of the class that each word has most often in training: a baseline without activations or context.
-
-    They are the logs of the frequencies of a word's classes, to which the frequencies of all words are added as if they
-    were one more occurrence; these decide for words that training lacks, and between equally frequent classes.
-
-    Args:
-        train_targets: Class indices, shape `(train_rows,)`.
-        train_words: The word of each training row.
-        words: The word of each row to predict.
-        classes: Number of classes.
-
-    Returns:
-        float32, shape `(1, rows, classes)`.
-
-    >>> logits = word_majority_logits(torch.tensor([0, 1, 1, 1]), ["a", "b", "a", "b"], ["b", "c"], classes=2)
-    >>> logits.exp().round(decimals=2).tolist()
-    [[[0.08, 0.92], [0.25, 0.75]]]
-    """
-    number = {word: i for i, word in enumerate(dict.fromkeys(train_words))}
-    counts = torch.zeros(len(number) + 1, classes, dtype=torch.float64)  # the last row is for words without training
-    places = torch.tensor([number[word] for word in train_words])
-    counts.index_put_((places, train_targets), torch.ones((), dtype=torch.float64), accumulate=True)
-    counts += torch.bincount(train_targets, minlength=classes).double() / len(train_targets)
-    rows = counts[torch.tensor([number.get(word, len(number)) for word in words])]
-    return (rows / rows.sum(1, keepdim=True)).log().float()[None]
-
-
-def majority_logits(kind: TargetKind, train_targets: Tensor, rows: int, *, classes: int) -> Tensor:
-    """Logits of the best constant prediction, from the training labels alone: a baseline without activations.
-
-    For classes, the log of their training frequencies: the prediction is the most frequent class, and the cross-entropy
-    on the training rows is the entropy of the class frequencies. For multi-label tasks the same for each label. For
-    regression, the mean of the training targets.
-
-    Args:
-        kind: Kind of task.
-        train_targets: Shape `(train_rows,)`, or `(train_rows, labels)` for multi-label tasks.
-        rows: Number of rows to predict.
-        classes: Number of classes or labels; 1 for regression.
-
-    Returns:
-        float32, shape `(1, rows, classes)`, the same in every row; minus infinity for a class without training rows,
-        and plus or minus infinity for a label that all or no training rows have.
-    """
-    if kind == "classification":
-        frequencies = torch.bincount(train_targets, minlength=classes).double() / len(train_targets)
-        constant = frequencies.log()
-    elif kind == "multilabel":
-        constant = train_targets.double().mean(0).logit()
-    else:
-        constant = train_targets.double().mean().reshape(1)
-    return constant.float().expand(1, rows, classes)
+def _is_defined(metric: ProbeMetric, classes: int) -> bool:
+    return metric.classes in (None, classes) and classes >= metric.least_classes

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
+from probes.metrics.resampling import bootstrap_counts
 from probes.metrics.score_intervals import Scale, score_interval
-from probes.metrics.scores import bootstrap_counts
 from probes.metrics.trees import Tree, chain, spanning_tree, split_spans
 
 SHORTEST, LONGEST = 5, 50

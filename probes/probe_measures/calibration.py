@@ -17,6 +17,7 @@ from probes.metrics.calibration import (
     over_confidence,
     reliability,
 )
+from probes.probe_measures.linear_refits import has_independent_vectors
 from probes.probe_measures.protocol import ProbedTask, TaskTable
 from probes.seeds import derive_seed
 from probes.values import Estimates, LayerProfile
@@ -41,7 +42,7 @@ class Calibration:
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile | TaskTable]:
         """Both profiles, and the table."""
         data = probed.data
-        if data.kind == "regression":
+        if data.kind == "regression" or not has_independent_vectors(data):
             return
         rows = len(data.test.targets)
         logits = probed.fit.probes.logits(data.test.activations.values)

@@ -28,7 +28,7 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from probes.metrics import TargetKind, widened
-from probes.probe_measures.linear_refits import SolvedLayers, bits_of_targets, solve_sets
+from probes.probe_measures.linear_refits import SolvedLayers, bits_of_targets, has_independent_vectors, solve_sets
 from probes.probe_measures.protocol import ProbedTask
 from probes.seeds import derive_seed
 from probes.training import ProbeSettings
@@ -64,7 +64,7 @@ class DescriptionLength:
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile]:
         """Profiles over the layers of the task."""
         data = probed.data
-        if data.kind == "regression":
+        if data.kind == "regression" or not has_independent_vectors(data):
             return
         rows = len(data.train.targets)
         starts = block_starts(rows, max(self.smallest_prefix, data.num_classes))

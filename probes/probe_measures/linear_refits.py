@@ -64,6 +64,7 @@ def solve_sets(
     settings: ProbeSettings,
     reduce: Callable[[SolvedLayers], Tensor],
     chosen: Tensor | None = None,
+    scale: float = 1.0,
 ) -> Tensor:
     """Solve linear probes for every layer, penalty and set of rows, and reduce them a few layers at a time.
 
@@ -78,6 +79,7 @@ def solve_sets(
         settings: Penalties, tolerance and iterations; where the penalties do not suit an exact solution, those of
             `linear_penalties`.
         reduce: Called with the probes of some layers; returns a tensor with these layers first. It may run in a thread.
+        scale: Factor of all standardised activations.
         chosen: Index of the only penalty at which each layer is solved, int64 `(layers,)`; default all at every layer.
 
     Returns:
@@ -99,7 +101,7 @@ def solve_sets(
         of_chunk = standardiser[layers]
         solution = solve_linear(
             kind,
-            of_chunk(values[layers]),
+            of_chunk(values[layers]) * scale,
             scaled.expand(len(shares), *scaled.shape),
             penalties if chosen is None else penalties[chosen[layers[:1]]],
             classes=classes,
@@ -107,7 +109,9 @@ def solve_sets(
             tolerance=settings.tolerance,
             max_iterations=settings.max_iterations,
         )
-        return reduce(SolvedLayers(solution.weights, solution.biases, of_chunk(apply_to[layers]), mean, deviation))
+        return reduce(
+            SolvedLayers(solution.weights, solution.biases, of_chunk(apply_to[layers]) * scale, mean, deviation)
+        )
 
     groups = [live] if chosen is None else [live[chosen[live] == index] for index in chosen[live].unique()]
     chunks = [some for group in groups for some in group.split(_LAYERS_SOLVED_TOGETHER)]
@@ -115,6 +119,14 @@ def solve_sets(
     reduced = parts.new_full((len(values), *parts.shape[1:]), torch.nan)
     reduced[torch.cat(chunks)] = parts
     return reduced
+
+
+def has_independent_vectors(data: TaskData) -> bool:
+    """Whether each row is one vector and independent of the others, which measures that refit linear probes need.
+
+    Rows of tokens are read by other probes; rows that are words of a sentence depend on each other.
+    """
+    return not data.of_tokens and data.sentences is None
 
 
 def linear_penalties(settings: ProbeSettings) -> tuple[float, ...]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from probes.analysis.significance import permutation_p
 from probes.metrics import (
     MAIN_METRIC,
     Predictions,
@@ -20,7 +22,7 @@ from probes.metrics import (
 )
 from probes.seeds import derive_seed
 from probes.training import TaskData
-from probes.values import Estimates, Layer
+from probes.values import SIGNIFICANCE_LEVEL, Estimates, Layer
 
 
 def main_score_estimates(
@@ -52,6 +54,31 @@ def main_score_estimates(
         note="the score is undefined",
         interval=torch.stack(ends).numpy(),
     )
+
+
+class Scored(NamedTuple):
+    """A score, what it would be by chance, and its p by itself; p is NaN where chance does not vary."""
+
+    value: float
+    chance: float
+    p: float
+
+    @property
+    def excess(self) -> float:
+        """By how much it exceeds chance."""
+        return self.value - self.chance
+
+    @property
+    def above_chance(self) -> bool:
+        """Whether p is below the level of significance."""
+        return self.p < SIGNIFICANCE_LEVEL
+
+
+def cells_of(estimates: Estimates) -> list[Scored]:
+    """Each layer's score, its mean by chance, and its p by itself, of estimates with draws of a null."""
+    assert estimates.null is not None
+    p = permutation_p(estimates.values, estimates.null).cell
+    return [Scored(*cell) for cell in zip(estimates.values, estimates.null.mean(0), p, strict=True)]
 
 
 def predictions_of(data: TaskData, logits: Tensor, layers: Sequence[Layer]) -> Predictions:

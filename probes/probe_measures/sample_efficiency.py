@@ -26,7 +26,13 @@ from probes.metrics import (
 )
 from probes.metrics.scores import SCALES
 from probes.probe_measures.description_length import block_starts, row_orders
-from probes.probe_measures.linear_refits import SolvedLayers, errors_over_sets, linear_penalties, solve_sets
+from probes.probe_measures.linear_refits import (
+    SolvedLayers,
+    errors_over_sets,
+    has_independent_vectors,
+    linear_penalties,
+    solve_sets,
+)
 from probes.probe_measures.protocol import ProbedTask, TaskTable
 from probes.seeds import derive_seed
 from probes.values import Estimates, LayerProfile
@@ -42,7 +48,7 @@ class SampleEfficiency:
     """The learning curve of each layer, and the training rows at which it comes near its end.
 
     The profile `rows_to_90_percent` (or another share) is the number of training rows at which the main metric first
-    exceeds the majority baseline by 90 % of what it does with all rows, interpolated between sizes on the scale of
+    exceeds chance by 90 % of what it does with all rows, interpolated between sizes on the scale of
     their logarithms. The table `learning_curves` holds every size and layer, `learning_curve` those of the best layer.
 
     Attributes:
@@ -65,6 +71,8 @@ class SampleEfficiency:
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile | TaskTable]:
         """The profile and the tables."""
         data = probed.data
+        if not has_independent_vectors(data):
+            return
         rows = len(data.train.targets)
         starts = block_starts(rows, max(self.smallest, data.num_classes))
         place: dict[str, Any] = {"layers": data.layers, "task": data.task, "reading": data.reading, "seed": probed.seed}
@@ -184,8 +192,8 @@ def rows_to_reach(values: np.ndarray, sizes: tuple[int, ...], *, chance: np.ndar
         Rows, interpolated linearly in their logarithm, shape `(...)`; at least the smallest size, and the largest for a
         curve that ends below chance.
 
-    >>> rows_to_reach(np.array([0.5, 0.6, 0.8, 0.9]), (16, 32, 64, 128), chance=np.array(0.5), share=0.5).item()
-    45.25483399593904
+    >>> rows_to_reach(np.array([0.5, 0.6, 0.8, 0.9]), (16, 32, 64, 128), chance=np.array(0.5), share=0.5).round(1)
+    np.float64(45.3)
     """
     goal = (chance + share * (values[..., -1] - chance))[..., None]
     positions = np.log2(np.array(sizes, dtype=np.float64))

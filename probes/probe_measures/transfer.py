@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probes.analysis import paired_score_difference
-from probes.metrics import MAIN_METRIC, UNITS, Predictions
+from probes.metrics import MAIN_METRIC, UNITS
 from probes.probe_measures.main_scores import main_score_estimates, over_layers, predictions_of
 from probes.seeds import derive_seed
 from probes.training import LayerProbes, ProbeSettings, TaskData, TaskProbes, solve_linear
@@ -87,7 +87,7 @@ def transfer_profiles(
         data.kind, logits, data.test.targets, resamples=resamples, permutations=permutations, seed=seed
     )
     difference = paired_score_difference(
-        _of_layers(own, layers),
+        own.at_layers(layers),
         predictions_of(data, logits, layers),
         resamples=resamples,
         exchanges=permutations,
@@ -232,17 +232,6 @@ def _shared_layers(source: TrainedTask, target: TrainedTask) -> tuple[Layer, ...
     """The layers at which both tasks have probes."""
     own = source.fit.probes.probed_layers
     return tuple(layer for layer in target.fit.probes.probed_layers if layer in own)
-
-
-def _of_layers(predictions: Predictions, layers: Sequence[Layer]) -> Predictions:
-    places = [predictions.layers.index(layer) for layer in layers]
-    errors = predictions.training_errors
-    return replace(
-        predictions,
-        layers=tuple(layers),
-        predicted=predictions.predicted[places],
-        training_errors=errors[:, places] if len(errors) else errors,
-    )
 
 
 def _profile(source: TrainedTask, target: TrainedTask, name: str, estimates: Estimates, unit: str) -> LayerProfile:

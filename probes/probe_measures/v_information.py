@@ -24,6 +24,7 @@ from probes.probe_measures.linear_refits import (
     SolvedLayers,
     bits_of_targets,
     errors_over_sets,
+    has_independent_vectors,
     select_by_loss,
     solve_sets,
 )
@@ -54,7 +55,7 @@ class VInformation:
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile | TaskTable]:
         """The profile, and the tables `pointwise_v_information` and `rows_that_change`."""
         data = probed.data
-        if data.kind == "regression":
+        if data.kind == "regression" or not has_independent_vectors(data):
             return
         try:
             selected = select_by_loss(data, probed.settings, seed=probed.seed)

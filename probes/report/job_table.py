@@ -1,4 +1,4 @@
-"""The jobs of a sweep side by side: `jobs.csv` and a table for the terminal."""
+"""The jobs of a sweep side by side: `jobs.csv`, `jobs.html` and a table for the terminal."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from statistics import fmean
 from rich.markup import escape
 
 from probes.report.csv_files import read_best_layers, read_results, write_table
+from probes.report.page.jobs import JobLine, write_jobs_page
 from probes.report.tables import empty_table, path_lines, print_screen
 from probes.runs.job_records import JobRecord
 from probes.runs.run_folder import read_state
@@ -38,7 +39,7 @@ class _Score:
 
 
 def report_jobs(sweep: Path, records: Sequence[JobRecord]) -> None:
-    """Write the jobs of a sweep to its `jobs.csv`, and print them; what has failed is listed with its error."""
+    """Write `jobs.csv` and `jobs.html` of a sweep, and print its jobs; what has failed is listed with its error."""
     scores = [_score(sweep / record.folder) if record.state == "finished" else _Score() for record in records]
     path = write_table(
         sweep / "jobs.csv", JOB_COLUMNS, [_row(sweep, *job) for job in zip(records, scores, strict=True)]
@@ -47,12 +48,26 @@ def report_jobs(sweep: Path, records: Sequence[JobRecord]) -> None:
     table = empty_table("Jobs of the sweep: mean over tasks of test scores at the best layer [95 %]")
     for column in ("job", "overrides", "state", "score", "best layers"):
         table.add_column(column, overflow="fold", no_wrap=column in {"job", "state", "score"})
+    lines = []
     for record, score in zip(records, scores, strict=True):
-        own = " ".join(text for text in record.overrides if text not in common or len(records) == 1)
-        cells = (str(record.job), own, record.state, _text_of(score), _layers(score))
-        table.add_row(*map(escape, cells))
+        line = JobLine(
+            number=record.job,
+            overrides=" ".join(text for text in record.overrides if text not in common or len(records) == 1),
+            state=record.state,
+            score=_text_of(score),
+            value=score.value,
+            low=score.low,
+            high=score.high,
+            layers=_layers(score),
+            folder=record.folder,
+            error=record.error,
+        )
+        lines.append(line)
+        table.add_row(*map(escape, (str(line.number), line.overrides, line.state, line.score, line.layers)))
+    shared = " ".join(text for text in records[0].overrides if text in common) if len(records) > 1 else ""
+    page = write_jobs_page(sweep, lines, common=shared)
     errors = [f"job {record.job} {record.state}: {record.error}" for record in records if record.error]
-    print_screen(table, *path_lines(jobs=path), *errors)
+    print_screen(table, *path_lines(jobs=path, report=page), *errors)
 
 
 def _row(sweep: Path, record: JobRecord, score: _Score) -> list[str]:

@@ -20,7 +20,8 @@ from probes.values import SIGNIFICANCE_LEVEL, BestLayers, Layer, Reading, Result
 
 _MAIN_METRICS = tuple(dict.fromkeys(MAIN_METRIC.values()))
 
-_BASELINES = ("shuffled labels", "selectivity", "accuracy", "majority accuracy")
+_CONTROL = "shuffled labels"
+_BASELINES = (_CONTROL, "selectivity", "accuracy", "majority accuracy")
 _ANSWER_METRICS = {
     "answer_loss_nats": "loss (nats)",
     "exact_match": "exact match",
@@ -71,6 +72,8 @@ def best_layer_table(
     if full and classes is not None:
         table.add_column("classes", justify="right")
     names = ("best layer", "best_layers", score, *_BASELINES, "n") if full else ("best layers", score, "selectivity")
+    if any(control == "word_types" for _, _, _, control in cells):
+        names = tuple("control labels" if name == _CONTROL else name for name in names)
     for name in names:
         longest_word = max(3, *map(len, name.split()))
         table.add_column(name, justify="right", min_width=longest_word, no_wrap="[" in name)

@@ -14,7 +14,14 @@ from probes.backbones import FrozenBackbone
 from probes.progress import tracked
 from probes.report import layer_table, path_lines, print_screen, report_findings, report_layer_by_layer, write_report
 from probes.studies.run_context import RunContext
-from probes.studies.suite_activations import facts_of, labels_of_test_rows, matching_test_rows, names_of, read_suite
+from probes.studies.suite_activations import (
+    facts_of,
+    labels_of_test_rows,
+    matching_test_rows,
+    names_of,
+    read_suite,
+    refuse_words,
+)
 from probes.tasks import Suite, Task
 from probes.values import Activations, LayerByLayer
 
@@ -61,6 +68,7 @@ class CompareStudy:
             )
         with context.stage("tasks"):
             loaded = suite()
+            refuse_words(loaded, "compare")
         with context.logged():
             sides = []
             for load in (backbone, reference_backbone):

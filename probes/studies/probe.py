@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from probes.activations import ExtractionSettings
 from probes.analysis import LayerAnalysis, result_rows
+from probes.architectures import reads_tokens
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
 from probes.files import file_name
@@ -74,7 +75,8 @@ class ProbeStudy:
             backbone: Loads the backbone; called after the suite was found to be in order.
             suite: Loads and checks the tasks.
             extraction: Poolings, sites, lengths.
-            probe: Architecture and training of the probes.
+            probe: Architecture and training of the probes. Those that read tokens are given all tokens of each text,
+                and measures of rows and of probes, which need one vector a row, are not taken.
             trainer: Makes the Lightning trainer of one task.
             analysis: Measures the test rows of each task and holds all findings.
             callbacks: Makes the callback that decides when the trainers hand rows to the analysis.
@@ -88,6 +90,10 @@ class ProbeStudy:
         """
         with context.stage("tasks"):
             loaded_suite = with_labels(suite())
+        all_tokens = reads_tokens(probe.architecture)
+        if all_tokens:
+            _refuse_words(loaded_suite)
+            extraction = replace(extraction, tokens=extraction.tokens or "subwords")
         with context.logged():
             with context.stage("backbone"):
                 loaded = backbone()
@@ -116,7 +122,7 @@ class ProbeStudy:
             callback = callbacks(analysis, reference=reference)
             with_callback = partial(trainer, callbacks=[*_callbacks_of(trainer), callback])
             fits: dict[Reading, dict[str, TaskProbes]] = {reading: {} for reading in activations.layers}
-            read_as = {task.name: activations.readings(task) for task in loaded_suite.tasks}
+            read_as = {task.name: activations.readings(task, all_tokens=all_tokens) for task in loaded_suite.tasks}
             places = [
                 (reading, task) for reading in fits for task in loaded_suite.tasks if reading in read_as[task.name]
             ]
@@ -137,8 +143,10 @@ class ProbeStudy:
                         token_counts={split: activations.token_counts(task, split) for split in SPLITS},
                         variants=read.variants_of(data, reading),
                         random_weights=read.random_weights_of(task, reading),
+                        token_paths=read.token_paths.get(task.name, {}),
                     )
-                    found = [item for measure in analysis.probe_measures for item in measure(probed)]
+                    measures = () if all_tokens else analysis.probe_measures  # they need one vector a row
+                    found = [item for measure in measures for item in measure(probed)]
                     analysis.table.add(item for item in found if isinstance(item, LayerProfile))
                 fits[reading][task.name] = fit
                 stem = _file_stem(task, reading, first=read_as[task.name][0])
@@ -186,6 +194,15 @@ def with_labels(suite: Suite) -> Suite:
             "Probing needs classification, multi-label or regression tasks: set `suite.tasks`."
         )
     return Suite(suite.name, tasks)
+
+
+def _refuse_words(suite: Suite) -> None:
+    of_words = next((task.name for task in suite.tasks if task.of_words), None)
+    if of_words is not None:
+        raise ValueError(
+            f"The rows of task '{of_words}' are words, with one vector each, and the probe reads all tokens of a text. "
+            "Set `probe` to linear or mlp, or `suite` to tasks of texts."
+        )
 
 
 def _mean_of_known(values: Iterable[float]) -> float:

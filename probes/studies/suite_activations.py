@@ -63,9 +63,15 @@ class SuiteActivations:
     _stores: Mapping[Reading, ActivationStore]
     _texts: Mapping[tuple[str, str], ReadTexts]
 
-    def readings(self, task: Task) -> tuple[Reading, ...]:
-        """What a task's rows are read under: readings of words for tasks of words, pooled ones for others."""
-        return tuple(reading for reading in self.layers if (token_mode(reading) is not None) == task.of_words)
+    def readings(self, task: Task, *, all_tokens: bool = False) -> tuple[Reading, ...]:
+        """What a task's rows are read under: readings of words for tasks of words, pooled ones for others.
+
+        Args:
+            task: The task.
+            all_tokens: Whether the probes of texts read all tokens, so that readings of tokens are theirs.
+        """
+        wanted = task.of_words or all_tokens
+        return tuple(reading for reading in self.layers if (token_mode(reading) is not None) == wanted)
 
     def token_counts(self, task: Task, split: str) -> tuple[int, ...]:
         """Number of tokens of each row's text; of words, that of their sentence."""
@@ -81,6 +87,11 @@ class SuiteActivations:
         """
         layers, rows, texts = self.layers[reading], task.splits[split], self._texts[task.name, split]
         if rows.words is None:
+            if token_mode(reading) is not None:
+                raise ValueError(
+                    f"Task '{task.name}' is about whole texts, and under {reading} a text has a vector for each token. "
+                    "Set `extraction.tokens=null`, or use a study that reads tokens."
+                )
             values = self._stores[reading].read(texts.tokenized.text_ids, layers)
             return Activations(values, layers, row_ids(task.name, split, rows.prompts, rows.labels), reading)
         spans = map(tuple, rows.words.spans.reshape(len(rows), -1).tolist())
@@ -118,6 +129,17 @@ class SuiteActivations:
             }
             tasks.append(with_kept_rows(task, kept))
         return Suite(suite.name, tuple(tasks))
+
+    def words_without_vectors(self) -> dict[str, int]:
+        """How many words were read, and how many have no vector, by the reason; empty where none are read."""
+        read = list({id(texts): texts for texts in self._texts.values() if texts.units}.values())
+        if not read:
+            return {}
+        return {
+            "words": sum(len(units) for texts in read for units in texts.units),
+            "words_without_token": sum(texts.num_without for texts in read),
+            "words_cut": sum(texts.num_cut for texts in read),
+        }
 
     def _vectors(self, task: str, split: str, reading: Reading) -> TokenActivations:
         texts, store = self._texts[task, split], self._stores[reading]
@@ -190,12 +212,13 @@ def matching_test_rows(
 
 
 def task_data(task: Task, activations: SuiteActivations, reading: Reading) -> TaskData:
-    """A task's activations and labels of all splits, ready for probes."""
+    """A task's activations and labels of all splits, ready for probes; a vector for each token of texts if so read."""
     assert task.kind != "generation"  # studies leave these out
     assert task.kind != "trees"
+    read = activations.tokens if token_mode(reading) is not None and not task.of_words else activations.rows
     splits = {
-        split: LabelledActivations(activations.rows(task, split, reading), torch.tensor(task.splits[split].labels))
-        for split in ("train", "validation", "test")
+        split: LabelledActivations(read(task, split, reading), torch.tensor(task.splits[split].labels))
+        for split in SPLITS
     }
     words = {split: task.splits[split].words for split in splits}
     groups = {split: torch.from_numpy(rows.sentence) for split, rows in words.items() if rows is not None}
@@ -219,6 +242,20 @@ def labels_of_test_rows(task: Task) -> Tensor | None:
     return labels if task.kind == "classification" else labels.float()
 
 
+def refuse_words(suite: Suite, study: str) -> None:
+    """Raise if a suite has tasks of words, for a study whose statistics take rows to be independent texts.
+
+    Raises:
+        ValueError: It has; the message names the first.
+    """
+    of_words = [task.name for task in suite.tasks if task.of_words]
+    if of_words:
+        raise ValueError(
+            f"Task '{of_words[0]}' is about words, and `study={study}` compares texts. Set `study=probe`, with a "
+            "reference backbone if two models are to be compared, or another `suite`."
+        )
+
+
 def names_of(study: str, suite: Suite, backbone: str, reference: str = "") -> RunNames:
     """What all rows of a study's results share."""
     clusters = {task.name: task.cluster for task in suite.tasks}
@@ -238,6 +275,7 @@ def facts_of(suite: Suite, activations: SuiteActivations) -> dict[str, Any]:
         "texts_computed": report.texts_computed,
         "tokens_computed": report.tokens_computed,
         "forward_passes": report.forward_passes,
+        **activations.words_without_vectors(),
         "certificate": None if activations.certificate is None else asdict(activations.certificate),
     }
 

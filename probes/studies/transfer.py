@@ -97,6 +97,7 @@ class TransferStudy:
             with context.stage("activations"):
                 activations = read_suite(loaded_suite, loaded, extraction, context.cache_dir)
             del loaded
+            loaded_suite = activations.readable(loaded_suite)
             context.provenance.record(facts_of(loaded_suite, activations))
             names = names_of(self.name, loaded_suite, activations.backbone)
             best = {}
@@ -131,7 +132,8 @@ class TransferStudy:
     ) -> dict[str, TrainedTask]:
         """Every task with its probes; their scores go into the table."""
         trained = {}
-        for task in tracked(suite.tasks, "tasks probed", total=len(suite.tasks)):
+        tasks = [task for task in suite.tasks if reading in activations.readings(task)]
+        for task in tracked(tasks, "tasks probed", total=len(tasks)):
             with context.stage("probes"):
                 data = task_data(task, activations, reading)
                 trained[task.name] = TrainedTask(data, fit_task(data, probe, trainer, context.seed))

@@ -62,6 +62,7 @@ def build_task(
         unseen=raw.unseen,
         source=raw.source,
         ordered=raw.ordered,
+        asks_for=raw.asks_for,
     )
     check_classes(task)
     check_leaks(task, strict=strict)

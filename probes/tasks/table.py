@@ -33,7 +33,7 @@ def table_suite(
     *,
     text: str = "text",
     label: str = "label",
-    kind: AutoKind = "auto",
+    kind: AutoKind | Literal["ordinal"] = "auto",
     labels: Sequence[str | int] | None = None,
     ordered: bool = False,
     split: str | None = None,
@@ -61,7 +61,8 @@ def table_suite(
         path: The file, which ends in `.csv`, `.tsv`, `.parquet` or `.jsonl` (possibly compressed), or a data frame.
         text: The raw prompt: a column, or a template with `{column}` placeholders.
         label: The column with the labels; the answers in words if `kind` is `generation`.
-        kind: `classification`, `multilabel`, `regression`, `generation`, or `auto` to infer it from the labels.
+        kind: `classification`, `ordinal` (a classification that is `ordered`), `multilabel`, `regression`,
+            `generation`, or `auto` to infer it from the labels.
         labels: Names of the classes in the order of their indices. If the column has whole numbers that are none of the
             names, they are the indices. `None` for the classes in the column, in numerical or alphabetical order.
         ordered: Whether the classes are in order, such as ratings.
@@ -95,6 +96,8 @@ def table_suite(
     shares = _shares(validation_share, test_share)
     if incomplete_rows not in _INCOMPLETE:
         raise ValueError(f"Set `suite.incomplete_rows` to {' or '.join(_INCOMPLETE)}; got {incomplete_rows!r}.")
+    if kind == "ordinal":
+        kind, ordered = "classification", True
     table = read_table(path)
     task = name or table.name
     chosen, key = column_template(task, text=text, instruction=instruction, prompt=prompt, template=template)

@@ -79,6 +79,7 @@ class Task:
         unseen: Whether the task is kept out of a tuning mixture.
         source: Where the examples come from.
         ordered: Whether the classes are in order, such as ratings (classification).
+        asks_for: Nuisances that the task asks for, such as `length`: an audit says so beside its verdict.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Task:
     unseen: bool = False
     source: str = ""
     ordered: bool = False
+    asks_for: tuple[str, ...] = ()
 
     @property
     def of_words(self) -> bool:
@@ -127,24 +129,31 @@ class RawTask:
         name: Unique in its suite.
         rows: Split → rows in order. A row has `targets` (the answer in words) or `label` or both, and the fields its
             prompt is made of.
-        kind: What the labels are; `None` to infer it from them.
+        kind: What the labels are; `None` to infer it from them. `ordinal` is a classification that is `ordered`.
         labels: Names of the classes in index order; `None` to infer them.
         cluster: The family the task belongs to; `""` where it has none.
         unseen: Whether the task is kept out of a tuning mixture.
         source: Where the examples come from.
         ordered: Whether `labels` are in order, such as ratings (classification).
+        asks_for: Nuisances that the task asks for, such as `length`.
         locations: Split → where its rows are stored, for error messages.
     """
 
     name: str
     rows: Mapping[str, Sequence[Row]]
-    kind: TaskKind | None = None
+    kind: TaskKind | Literal["ordinal"] | None = None
     labels: tuple[str, ...] | None = None
     cluster: str = ""
     unseen: bool = False
     source: str = ""
     ordered: bool = False
+    asks_for: tuple[str, ...] = ()
     locations: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind == "ordinal":
+            object.__setattr__(self, "kind", "classification")
+            object.__setattr__(self, "ordered", True)
 
     def locate(self, split: str, position: int | None = None) -> str:
         """Describe where a split, or its row at a position counted from 0, is found: task, split, row and file."""

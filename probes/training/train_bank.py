@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,6 +40,7 @@ class BankSpec:
         settings: How the probes are trained.
         trainer_factory: Makes a Lightning trainer for each fit.
         seed: Decides initialisation, dropout and the order of the rows.
+        prepare: Called with the untrained bank of each chunk of layers, to change where its probes start.
     """
 
     task_data: TaskData | None
@@ -48,6 +50,7 @@ class BankSpec:
     settings: ProbeSettings
     trainer_factory: TrainerFactory
     seed: int
+    prepare: Callable[[ProbeBank], None] | None = None
 
     @property
     def kind(self) -> TargetKind:
@@ -149,6 +152,8 @@ def _train_chunk(train: Rows, validation: Rows | None, spec: BankSpec) -> tuple[
     """Train the probes of some layers together; returns their bank, statistics and gaps `(layers, replicas)`."""
     settings = spec.settings
     bank = _new_bank(train, spec)
+    if spec.prepare is not None:
+        spec.prepare(bank)
     standardiser, _ = Standardiser.of(vectors_of(train.values))
     if spec.exact:
         module = ExactProbeModule(bank, standardiser, kind=spec.kind, settings=settings)

@@ -1,4 +1,4 @@
-"""The Lightning module that tunes a model on answers, and the callbacks that validate it and save its state."""
+"""The Lightning module that tunes a model on answers, and its callbacks: validation, saved state, progress."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from probes.answers import Example, micro_batches
 from probes.answers.answer_model import AnswerBatch, AnswerModel
+from probes.progress import counted
 from probes.seeds import derive_seed
 from probes.tuning.adapters import trainable
 from probes.tuning.answer_scores import answer_loss
@@ -264,3 +265,39 @@ class StepCheckpoint(Checkpoint):
         """Save if it is due at this step; Lightning replaces the file as a whole."""
         if trainer.global_step % self.every_n_steps == 0:
             trainer.save_checkpoint(self.path)
+
+
+class StepProgress(Callback):
+    """Shows how many optimizer steps of a training are done and how long the others will take.
+
+    Args:
+        what: Name of the steps, such as `steps on 'sst2'`.
+        total: Number of all steps; steps that were made before a training was resumed count as done.
+    """
+
+    def __init__(self, what: str, *, total: int) -> None:
+        super().__init__()
+        self._what, self._total = what, total
+        self._bar, self._step = ExitStack(), 0
+        self._count: Callable[[], None] = lambda: None
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
+        self._count = self._bar.enter_context(counted(self._what, total=self._total, done=self._step))
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        while self._step < trainer.global_step:
+            self._step += 1
+            self._count()
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._bar.close()
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._bar.close()

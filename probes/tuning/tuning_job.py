@@ -25,7 +25,7 @@ from probes.trainers import TrainerFactory, root_of_trainers
 from probes.tuning.adapters import effect_digest, make_trainable, quiet_tuning, save_adapter
 from probes.tuning.answer_scores import AnswerSample, AnswerScores, evaluate
 from probes.tuning.examples import Encoded, TuningDataModule, TuningExamples, encode_splits
-from probes.tuning.instruction_tuner import AnswerValidation, InstructionTuner, StepCheckpoint
+from probes.tuning.instruction_tuner import AnswerValidation, InstructionTuner, StepCheckpoint, StepProgress
 from probes.tuning.model_store import ModelFolder, read_scores, scores_key, weights_key, write_scores
 from probes.tuning.resume_points import ResumePoints
 from probes.tuning.tuned_backbone import TunedModel
@@ -154,6 +154,7 @@ class _TuningRun:
             seed=self.seed,
             checkpoint=self.folder.checkpoint,
             key=self.key,
+            name=f"steps on '{self.task}'",
             callbacks=self.callbacks,
         )
         with self.folder.finish() as folder:
@@ -288,6 +289,7 @@ def fit_model(
     seed: int,
     checkpoint: Path,
     key: str = "",
+    name: str = "tuning steps",
     callbacks: Sequence[Callback] = (),
 ) -> FitReport:
     """Tune a model in place, on its device.
@@ -300,6 +302,7 @@ def fit_model(
         seed: Decides the order of examples and dropout.
         checkpoint: File to which the state is saved, and from which training resumes if it exists.
         key: The key of the tuned model; a state that was saved under another one, or is damaged, is set aside.
+        name: What the progress of its steps is called.
         callbacks: Callbacks of the training.
 
     Raises:
@@ -313,7 +316,7 @@ def fit_model(
     validation = AnswerValidation(data["validation"], every_n_steps=interval, patience=settings.patience)
     every = settings.checkpoint_every_n_steps
     saving = [] if every is None else [StepCheckpoint(checkpoint, every_n_steps=every)]
-    lightning = _make_trainer(trainer, device, [validation, *saving, *callbacks])
+    lightning = _make_trainer(trainer, device, [validation, *saving, StepProgress(name, total=total_steps), *callbacks])
     lightning.strategy.checkpoint_io = ResumePoints(key)
     if read_resume_point(checkpoint, key=key, remedy="Tuning starts from the beginning.") is not None:
         _log.info("Tuning resumes from its last checkpoint.")

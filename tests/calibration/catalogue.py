@@ -6,21 +6,30 @@ from calibration import (
     codes,
     geometry,
     interventions,
+    measures_of_probes,
+    nuisances,
     probe_scores,
     probe_tests,
     run_comparisons,
     similarity,
+    trees,
+    words,
 )
 
-_MODULES = (
+MODULES = (
     probe_scores,
     probe_tests,
+    words,
+    trees,
     codes,
     run_comparisons,
+    nuisances,
     similarity,
     geometry,
     across_tasks,
     bands,
     interventions,
+    measures_of_probes,
 )
-SIMULATIONS = [simulation for module in _MODULES for simulation in module.SIMULATIONS]
+
+SIMULATIONS = [simulation for module in MODULES for simulation in module.SIMULATIONS]

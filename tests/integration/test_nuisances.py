@@ -99,3 +99,29 @@ def test_a_task_is_divided_by_a_column_and_tasks_without_a_partner_are_refused(t
     assert all(row.value > 0.7 for row in pairs.values())
     with pytest.raises(ValueError, match=r"No two tasks of suite 'data' have the same labels \(tagged: bad, good\)"):
         run(configured(tmp_path / "other", "study=transfer"))
+
+
+def test_without_the_tag_the_score_falls_to_chance_and_without_a_random_span_it_does_not(tmp_path):
+    measure = "analysis/probe_measures=[spans]"
+    spans = ("analysis.probe_measures.spans.spans={tag: '^(no|yes) '}", "analysis.probe_measures.spans.resamples=50")
+    run(configured(tmp_path, "analysis=none", measure, *spans))
+    rows = {(row.metric, row.layer): row for row in read_results(tmp_path / "out" / "results.csv")}
+    assert rows["span/without_tag_macro_f1", 3].value < 0.65
+    assert rows["span/without_random_tag_macro_f1", 3].value > 0.8
+    assert rows["span/without_tag_macro_f1", 3].note.startswith("explained by tag; ")
+    assert {row.task for row in rows.values()} == {"tagged"}
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert list(provenance["rows_cut"]) == ["tagged"]
+
+
+def test_words_of_a_treebank_have_nuisances_and_baselines_of_their_own(tmp_path):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        paths = (f"paths.cache_dir={tmp_path / 'cache'}", f"paths.output_dir={tmp_path / 'out'}", "logger=csv")
+        data = ("suite=treebank", "suite.tasks=[upos]", "suite.max_rows=30", "backbone=tiny", "backbone.layers=[0,3]")
+        small = ("probe.bootstrap_samples=20", "probe.permutations=20", "probe.min_validation_rows=20")
+        measures = ("analysis=none", "analysis/probe_measures=[nuisances,baselines]", "probe.training_sets=0")
+        names = [(name, key) for name in ("nuisances", "baselines") for key in ("resamples", "permutations")]
+        draws = [f"analysis.probe_measures.{name}.{key}=20" for name, key in names]
+        run(compose("train", overrides=[*paths, *data, *small, *measures, *draws]))
+    metrics = {row.metric for row in read_results(tmp_path / "out" / "results.csv")}
+    assert {"nuisance/alone_word", "baseline/tfidf_macro_f1", "gain_over/random_weights_macro_f1"} <= metrics

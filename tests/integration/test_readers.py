@@ -81,3 +81,53 @@ def test_unknown_poolings_and_probes_of_vectors_are_refused() -> None:
         ReadersStudy(poolings=("last+median",))
     with pytest.raises(ValueError, match=r"`study.attentive.linear` must be a probe that reads tokens"):
         ReadersStudy(attentive={"linear": ProbeSettings()})
+
+
+@pytest.fixture(scope="module")
+def attention(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("attention")
+    sizes = "suite.max_rows={train: 60, validation: 40, test: 40}"
+    run(
+        configured(
+            folder, "probe=attention", "probe.max_epochs=2", "probe.penalties=[0.0]", "suite.tasks=[topic]", sizes
+        )
+    )
+    return folder / "out"
+
+
+def test_attention_is_a_probe_like_others_and_reads_tokens(attention: Path) -> None:
+    rows = [row for row in rows_of(attention) if row["metric"] == "macro_f1" and row["split"] == "test"]
+    assert {row["pooling"] for row in rows} == {"subwords"}
+    assert {row["control"] for row in rows} == {"", "shuffled_labels", "majority"}
+    assert {row["layer"] for row in rows if not row["control"]} == {"0", "1", "2", "3"}
+
+
+def test_saved_attention_probes_give_the_reported_accuracy_on_stored_tokens(attention: Path) -> None:
+    from hydra.utils import instantiate
+
+    from probes.activations import ExtractionSettings
+    from probes.backbones import tiny_backbone
+    from probes.studies.suite_activations import read_suite
+    from probes.tasks import Suite
+    from probes.training import RaggedRows, load_probes
+
+    cfg = configured(attention.parent, "suite.tasks=[topic]", "suite.max_rows={train: 60, validation: 40, test: 40}")
+    (task,) = instantiate(cfg.suite).tasks
+    settings = ExtractionSettings(tokens="subwords")
+    read = read_suite(Suite("starter", (task,)), tiny_backbone(), settings, attention.parent / "cache")
+    (reading,) = read.readings(task, all_tokens=True)
+    tokens = read.tokens(task, "test", reading)
+    probes = load_probes(attention / "probes" / "topic.safetensors")
+    predicted = probes.predict(RaggedRows(tokens.values, tokens.lengths))
+    right = (predicted == torch.tensor(task.splits["test"].labels)).double().mean(1)
+    reported = [
+        float(row["value"])
+        for row in rows_of(attention)
+        if (row["metric"], row["split"], row["control"]) == ("accuracy", "test", "")
+    ]
+    assert reported == pytest.approx(right.tolist())
+
+
+def test_probes_of_tokens_refuse_tasks_of_words(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"rows of task 'upos' are words.*Set `probe` to linear or mlp"):
+        run(configured(tmp_path, "probe=attention", "suite=treebank", "suite.tasks=[upos]", "suite.max_rows=20"))

@@ -15,7 +15,7 @@ from probes.run import run
 def configured(tmp_path: Path, *overrides: str):
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         paths = (f"paths.cache_dir={tmp_path / 'cache'}", f"paths.output_dir={tmp_path / 'out'}")
-        chosen = ("experiment=syntax", "backbone=tiny", "backbone.layers=all", "logger=csv", *paths)
+        chosen = ("experiment=trees", "backbone=tiny", "backbone.layers=all", "logger=csv", *paths)
         return compose("train", overrides=[*chosen, *overrides])
 
 

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from probes.analysis import paired_score_difference
-from probes.analysis.significance import permutation_p
 from probes.metrics import MAIN_METRIC, UNITS
-from probes.probe_measures.main_scores import main_score_estimates, over_layers, predictions_of
+from probes.probe_measures.main_scores import cells_of, main_score_estimates, over_layers, predictions_of
 from probes.probe_measures.nuisances.features import MAX_WORDS, NuisanceGroup, all_of, nuisances_of
 from probes.probe_measures.nuisances.linear_fit import Labelled, fit_linear, main_score
 from probes.probe_measures.nuisances.residuals import residuals
 from probes.probe_measures.nuisances.strata import strata_of, within_strata
-from probes.probe_measures.nuisances.verdicts import Scored, verdict_of
+from probes.probe_measures.nuisances.verdicts import verdict_of
 from probes.probe_measures.protocol import ProbedTask
 from probes.seeds import derive_seed
 from probes.training import Standardiser, is_exact
@@ -49,11 +48,7 @@ class NuisanceAudit:
     permutations: int = 200
 
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile]:
-        """The profiles of one task.
-
-        Raises:
-            ValueError: `leave_out` names something that is no nuisance of any task.
-        """
+        """The profiles of one task; none if nothing that may explain its labels varies, or no layer has a probe."""
         groups = nuisances_of(probed.task, probed.token_counts, max_words=self.max_words)
         groups = tuple(group for group in groups if group.name not in self.leave_out)
         if groups and probed.fit.predictions is not None:
@@ -101,9 +96,10 @@ class _TaskAudit:
         fit = fit_linear(without.values, self.labelled, covariates=covariates)
         logits = {"raw": self._raw_logits(standardised), "residual": fit.logits(without.values["test"])}
         scores = {name: self._estimates(own) for name, own in logits.items()}
-        best = max((_cells(alone.estimates[name])[0] for name in together), key=lambda cell: cell.value)
-        cells = zip(_cells(scores["raw"]), _cells(scores["residual"]), strict=True)
-        verdicts = [verdict_of(raw, residual, best, alone.strongest) for raw, residual in cells]
+        best = max((cells_of(estimates)[0] for estimates in alone.estimates.values()), key=lambda cell: cell.value)
+        cells = zip(cells_of(scores["raw"]), cells_of(scores["residual"]), strict=True)
+        asked = alone.strongest in self.probed.task.asks_for
+        verdicts = [verdict_of(raw, residual, best, alone.strongest, asked=asked) for raw, residual in cells]
         residual = replace(scores["residual"], remarks=tuple(map(str, verdicts)))
         yield self._of_layers(f"residual_{self.metric}", residual)
         predictions = {name: predictions_of(self.probed.data, own, self.layers) for name, own in logits.items()}
@@ -193,10 +189,3 @@ class _TaskAudit:
 
     def _seed(self, name: str) -> int:
         return derive_seed(self.probed.seed, "nuisances", name)
-
-
-def _cells(estimates: Estimates) -> list[Scored]:
-    """Each layer's score, its mean by chance, and its p by itself."""
-    assert estimates.null is not None
-    p = permutation_p(estimates.values, estimates.null).cell
-    return [Scored(*cell) for cell in zip(estimates.values, estimates.null.mean(0), p, strict=True)]

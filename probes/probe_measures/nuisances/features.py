@@ -62,6 +62,9 @@ def nuisances_of(
     - `words`: a bag of words, TF-IDF;
     - every column of `Split.columns`, numbers as lengths are, anything else as categories.
 
+    Of tasks whose rows are words, the first five are replaced by `word`, the word itself, its `spelling` (length, last
+    three letters, capital), its `position` in the sentence, and the sentence's `length`.
+
     Args:
         task: Its prompts and columns.
         token_counts: Split → number of tokens of each row; `None` if not known.
@@ -74,24 +77,48 @@ def nuisances_of(
         ['length', 'template', 'first word', 'last word', 'words']
     """
     splits = {split: task.splits[split] for split in SPLITS}
+    blocks = _of_words(splits) if task.of_words else _of_texts(splits, token_counts, max_words)
+    for name in splits["train"].columns:
+        values = _map(splits, lambda rows, name=name: rows.columns[name])
+        numeric = all(isinstance(value, int | float) for own in values.values() for value in own)
+        blocks.append(NuisanceGroup(name, _hinges(values) if numeric else _categories(values)))
+    return tuple(scaled for block in blocks if (scaled := _scaled(block)) is not None)
+
+
+def _of_texts(
+    splits: Mapping[str, Split], token_counts: Mapping[str, Sequence[int]] | None, max_words: int
+) -> list[NuisanceGroup]:
     words = {split: [_WORD.findall(prompt.lower()) for prompt in rows.prompts] for split, rows in splits.items()}
     lengths = [
         _map(splits, lambda rows: [len(prompt) for prompt in rows.prompts]),
         _map(splits, lambda rows: [len(prompt.split()) for prompt in rows.prompts]),
         *([token_counts] if token_counts else []),
     ]
-    blocks: list[NuisanceGroup] = [
+    return [
         NuisanceGroup("length", _joined([_hinges(length) for length in lengths])),
         NuisanceGroup("template", _templates(words)),
         NuisanceGroup("first word", _categories(_map(words, _first_words))),
         NuisanceGroup("last word", _joined([_categories(_map(words, part)) for part in (_last_words, _last_marks)])),
         NuisanceGroup("words", _bag_of_words(splits, max_words), is_large=True),
     ]
-    for name in splits["train"].columns:
-        values = _map(splits, lambda rows, name=name: rows.columns[name])
-        numeric = all(isinstance(value, int | float) for own in values.values() for value in own)
-        blocks.append(NuisanceGroup(name, _hinges(values) if numeric else _categories(values)))
-    return tuple(scaled for block in blocks if (scaled := _scaled(block)) is not None)
+
+
+def _of_words(splits: Mapping[str, Split]) -> list[NuisanceGroup]:
+    rows = {split: own.words for split, own in splits.items() if own.words is not None}
+    types = _map(rows, lambda own: own.types)
+    lower = _map(types, lambda own: [word.lower() for word in own])
+    spelling = [
+        _hinges(_map(types, lambda own: [len(word) for word in own])),
+        _categories(_map(lower, lambda own: [word[-3:] for word in own])),
+        _hinges(_map(types, lambda own: [int(word[:1].isupper()) for word in own])),
+    ]
+    lengths = _map(rows, lambda own: [len(own.sentences[i]) for i in own.sentence.tolist()])
+    return [
+        NuisanceGroup("word", _categories(lower, most=MAX_WORDS), is_large=True),
+        NuisanceGroup("spelling", _joined(spelling)),
+        NuisanceGroup("position", _hinges(_map(rows, lambda own: own.spans[:, 0, 0].tolist()))),
+        NuisanceGroup("length", _hinges(lengths)),
+    ]
 
 
 def all_of(groups: Sequence[NuisanceGroup]) -> NuisanceGroup:
@@ -121,9 +148,9 @@ def _hinges(values: Values) -> dict[str, Tensor]:
     return _map(bases, lambda own: (own[:, kept] / deviation[kept]).float())
 
 
-def _categories(values: Values, *, least_rows: int = _LEAST_ROWS) -> dict[str, Tensor]:
+def _categories(values: Values, *, least_rows: int = _LEAST_ROWS, most: int = _MAX_CATEGORIES) -> dict[str, Tensor]:
     """One 0/1 feature for each value that enough training rows have; rows with none of them have zeros."""
-    common = Counter(map(str, values["train"])).most_common(_MAX_CATEGORIES)
+    common = Counter(map(str, values["train"])).most_common(most)
     place = {value: i for i, (value, rows) in enumerate(common) if rows >= least_rows}
 
     def one_hot(own: Sequence[Any]) -> Tensor:

@@ -39,6 +39,38 @@ def write_report(run: SavedRun | Path) -> Path:
 
 def page(run: SavedRun) -> str:
     """The page of a run as HTML; every text that comes from the run is escaped."""
+    first = run.rows[0] if run.rows else Result()
+    folder = files("probes.report.page")
+    return (
+        templates()
+        .get_template("page.html.jinja")
+        .render(
+            title=" · ".join(
+                filter(None, (first.study.replace("_", " "), first.backbone, first.reference, first.suite))
+            ),
+            sentences=findings_in_words(run),
+            scores=score_table(run),
+            audit=audit_at_best_layers(run.rows, run.best_layers),
+            rows=row_table(run.provenance),
+            missing=missing_cells(run),
+            others=whole_run_rows(run),
+            tables=small_tables(run),
+            certificate=_certificate(run.provenance),
+            facts=_facts(run),
+            command=command_of(run),
+            config=json.dumps(run.config, indent=2, default=str),
+            files=sorted(str(path.relative_to(run.path)) for path in (run.path / "figures").glob("*.png")),
+            style=(folder / "page.css").read_text("utf-8"),
+            script=(folder / "page.js").read_text("utf-8"),
+            plotly=compressed_plotly(),
+            content=_script_safe_json(page_content(run)),
+        )
+    )
+
+
+@cache
+def templates() -> Environment:
+    """The templates of pages, which escape every text."""
     environment = Environment(
         loader=PackageLoader("probes.report", "page"),
         autoescape=True,
@@ -47,27 +79,7 @@ def page(run: SavedRun) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "interval": _interval}
-    first = run.rows[0] if run.rows else Result()
-    folder = files("probes.report.page")
-    return environment.get_template("page.html.jinja").render(
-        title=" · ".join(filter(None, (first.study.replace("_", " "), first.backbone, first.reference, first.suite))),
-        sentences=findings_in_words(run),
-        scores=score_table(run),
-        audit=audit_at_best_layers(run.rows, run.best_layers),
-        rows=row_table(run.provenance),
-        missing=missing_cells(run),
-        others=whole_run_rows(run),
-        tables=small_tables(run),
-        certificate=_certificate(run.provenance),
-        facts=_facts(run),
-        command=command_of(run),
-        config=json.dumps(run.config, indent=2, default=str),
-        files=sorted(str(path.relative_to(run.path)) for path in (run.path / "figures").glob("*.png")),
-        style=(folder / "page.css").read_text("utf-8"),
-        script=(folder / "page.js").read_text("utf-8"),
-        plotly=compressed_plotly(),
-        content=_script_safe_json(page_content(run)),
-    )
+    return environment
 
 
 def command_of(run: SavedRun) -> str:

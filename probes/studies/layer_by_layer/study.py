@@ -36,7 +36,14 @@ from probes.studies.layer_by_layer.models import (
     tune_models,
 )
 from probes.studies.run_context import RunContext
-from probes.studies.suite_activations import SuiteActivations, facts_of, labels_of_test_rows, names_of, task_data
+from probes.studies.suite_activations import (
+    SuiteActivations,
+    facts_of,
+    labels_of_test_rows,
+    names_of,
+    refuse_words,
+    task_data,
+)
 from probes.tasks import Suite
 from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings, fit_task
@@ -116,7 +123,9 @@ class LayerByLayerStudy:
                 f"{' or '.join(STAGES)}, or null."
             )
         with context.stage("tasks"):
-            loaded = mark_unseen(with_answers(suite()), self.mixture.unseen)
+            whole = suite()
+            refuse_words(whole, "layer_by_layer")
+            loaded = mark_unseen(with_answers(whole), self.mixture.unseen)
             check_models(loaded, self.only_models)
         with context.logged():
             with context.stage("backbone"):

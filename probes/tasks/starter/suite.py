@@ -70,6 +70,7 @@ def starter_suite(
             cluster=definition.cluster,
             source="generated",
             ordered=definition.ordered,
+            asks_for=definition.asks_for,
         )
         render = prompt_renderer(task, raw.rows["train"], prompt=prompt, template=template)
         built.append(build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict))
@@ -88,6 +89,7 @@ class StarterTask:
         held_out: Groups of the vocabulary, a third of whose words occur in the test split only. The eight nouns of
             `word_content` are in none of the groups; they occur in every split.
         ordered: Whether the classes are in order.
+        asks_for: Nuisances that the task asks for, so that its score says nothing of what lies behind them.
     """
 
     cluster: str
@@ -96,6 +98,7 @@ class StarterTask:
     examples: _Examples
     held_out: tuple[str, ...] = CLAUSE_GROUPS
     ordered: bool = False
+    asks_for: tuple[str, ...] = ()
 
     def rows(self, seed: int, split: str) -> list[Row]:
         """Rows with `inputs`, `targets`, `text` and `label`."""
@@ -186,12 +189,14 @@ STARTER_TASKS: dict[str, StarterTask] = {
         "How many words has the sentence: " + ", ".join(f"{fewest}-{most}" for fewest, most in LENGTHS) + "?",
         _trait_examples(lambda traits: traits.length),
         ordered=True,
+        asks_for=("length",),
     ),
     "word_content": StarterTask(
         "surface",
         WORD_CONTENT,
         f"Which of these does the sentence mention: {', '.join(WORD_CONTENT)}?",
         _trait_examples(lambda traits: traits.word),
+        asks_for=("words",),
     ),
 }
 """Task name → how the task is generated."""

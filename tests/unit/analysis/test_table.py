@@ -374,3 +374,28 @@ def test_a_tail_beyond_the_permutations_gives_smaller_p_where_they_end():
 def test_an_unknown_tail_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"Unknown tail 'normal'.*counted.*moments.*`analysis\.tail`"):
         LayerTable(tail="normal")  # type: ignore[arg-type]
+
+
+def test_numbers_of_tasks_have_a_mean_with_an_interval_over_tasks():
+    def number(task: str, value: float) -> LayerProfile:
+        estimates = Estimates(np.array([value]), 50)
+        return LayerProfile(
+            quantity="layer_choice/expected_layer",
+            unit="layer",
+            task=task,
+            reading=READING,
+            layers=(None,),
+            estimates=estimates,
+        )
+
+    values = {"a": 3.0, "b": 5.0, "c": 10.0, "d": np.nan}
+    table = LayerTable()
+    table.add([number(task, value) for task, value in values.items()])
+    (mean,) = [p for p in table.findings().profiles if p.quantity == "group_mean/layer_choice/expected_layer"]
+    assert (mean.task, mean.estimates.interval_over) == ("all_tasks", "tasks")
+    expected = stats.t.interval(0.95, 2, loc=6.0, scale=stats.sem([3.0, 5.0, 10.0]))
+    (low,), (high,) = confidence_interval(mean.estimates.values, mean.estimates.errors)
+    assert (low, high) == pytest.approx(expected)
+    alone = LayerTable()
+    alone.add([number("a", 3.0), number("b", 5.0)])
+    assert len(alone.findings().profiles) == 2

@@ -51,6 +51,7 @@ def case(kind: TargetKind, classes: int) -> tuple[Tensor, Tensor]:
 CASES: list[tuple[TargetKind, int]] = [
     ("classification", 2),
     ("classification", 4),
+    ("classification", 12),
     ("multilabel", 3),
     ("regression", 1),
 ]
@@ -66,6 +67,8 @@ def by_torchmetrics(kind: TargetKind, logits: Tensor, targets: Tensor) -> dict[s
             "macro_f1": f.multiclass_f1_score(logits, targets, classes, average="macro"),
             "cross_entropy_bits": torch.nn.functional.cross_entropy(logits, targets) / math.log(2),
         }
+        if classes >= 10:
+            scores["top_5_accuracy"] = f.multiclass_accuracy(logits, targets, classes, average="micro", top_k=5)
         if classes == 2:
             scores["auroc"] = f.binary_auroc(logits.softmax(-1)[:, 1], targets)
         return scores

@@ -157,3 +157,14 @@ def test_sentences_too_short_for_a_correlation_have_none() -> None:
     assert np.isnan(values(distance_spearman_parts([tree.distances[None]], [tree]))).all()
     single = Tree((ROOT,))
     assert np.isnan(depth_parts([single.depths[None]], [single])["depth_spearman"].hits).all()
+
+
+def test_sentences_not_words_are_the_unit_of_resampling() -> None:
+    """Where all edges of a sentence are found or none, ten times the words in a sentence tell no more."""
+    found = np.random.default_rng(0).random((1, 100)) < 0.5
+    errors = []
+    for edges in (1.0, 10.0):
+        parts = SentenceParts(found * edges, np.full((1, 100), edges))
+        errors.append(score_parts({"uuas": parts}, samples=500, seed=0).draws["uuas"].std())
+    assert errors[0] == pytest.approx(0.05, rel=0.1)  # √(0.25 / 100)
+    assert errors[1] == pytest.approx(errors[0])

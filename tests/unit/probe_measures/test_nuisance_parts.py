@@ -8,11 +8,12 @@ import torch
 from sklearn.linear_model import Ridge
 
 from probes.probe_measures import nuisances
+from probes.probe_measures.main_scores import Scored
 from probes.probe_measures.nuisances.features import BLOCK_NORM, NuisanceGroup
 from probes.probe_measures.nuisances.linear_fit import Labelled, fit_linear
 from probes.probe_measures.nuisances.residuals import hat_matrix, residuals
 from probes.probe_measures.nuisances.strata import strata_of, within_strata
-from probes.probe_measures.nuisances.verdicts import Scored, verdict_of
+from probes.probe_measures.nuisances.verdicts import verdict_of
 from probes.tasks import Split, Task
 from probes.training import ProbeSettings
 

@@ -76,6 +76,22 @@ def test_a_job_that_was_refused_does_not_show_the_facts_of_the_run_that_is_in_it
     assert (job["objective"], job["ended"], job["score"]) == ("", "", "")
 
 
+def test_the_page_of_a_sweep_shows_every_job_and_escapes_what_they_say(tmp_path):
+    report_jobs(tmp_path, [a_job(tmp_path, 0), a_job(tmp_path, 1, state="failed", error="<script>no</script>")])
+    page = (tmp_path / "jobs.html").read_text()
+    assert "2 jobs: 1 finished, 1 failed." in page
+    assert page.count("<tr>") == 3
+    assert page.count("<circle") == 1
+    assert "seed=1" in page
+    assert "common: <code>probe=mlp</code>" in page
+    assert "<script>" not in page
+    assert "&lt;script&gt;no" in page
+    assert "report.html" not in page  # no job has left one
+    (tmp_path / "0" / "report.html").write_text("")
+    report_jobs(tmp_path, [a_job(tmp_path, 0)])
+    assert 'href="0/report.html"' in (tmp_path / "jobs.html").read_text()
+
+
 def test_records_read_back_in_the_order_of_jobs_and_an_interrupted_one_says_so(tmp_path):
     for number in (10, 2):
         a_job(tmp_path, number)

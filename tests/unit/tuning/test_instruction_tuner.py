@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -14,10 +15,10 @@ from probes.answers.answer_model import AnswerBatch
 from probes.backbones import tiny_backbone
 from probes.seeds import derive_seed
 from probes.trainers import default_trainer
-from probes.tuning import InstructionTuner, TuningSettings
+from probes.tuning import InstructionTuner, TuningSettings, instruction_tuner
 from probes.tuning.adapters import quiet_tuning, trainable
 from probes.tuning.examples import StepBatches, TuningDataModule
-from probes.tuning.instruction_tuner import learning_rate_schedule
+from probes.tuning.instruction_tuner import StepProgress, learning_rate_schedule
 
 EXAMPLES = encoded(tiny_backbone(), rows=20)
 WHOLE = 10**6
@@ -199,3 +200,22 @@ def test_a_checkpoint_holds_only_trainable_weights():
     assert module.tokens == sum(e.num_inputs for e in EXAMPLES) + sum(
         e.num_inputs for batch in list(StepBatches(EXAMPLES, 8, total_steps=5, seed=3))[3:] for e in batch
     )
+
+
+def test_the_progress_counts_optimizer_steps_and_those_made_before(monkeypatch):
+    shown: list[object] = []
+
+    @contextmanager
+    def counted(what: str, *, total: int, done: int):
+        shown.append((what, total, done))
+        yield lambda: shown.append("step")
+        shown.append("closed")
+
+    monkeypatch.setattr(instruction_tuner, "counted", counted)
+    progress, trainer = StepProgress("steps on 'sst2'", total=5), SimpleNamespace(global_step=2)
+    progress.on_train_start(trainer, None)
+    for step in (2, 3, 3, 4):  # gradients were accumulated, then a step was made
+        trainer.global_step = step
+        progress.on_train_batch_end(trainer, None, None, None, 0)
+    progress.on_train_end(trainer, None)
+    assert shown == [("steps on 'sst2'", 5, 2), "step", "step", "closed"]

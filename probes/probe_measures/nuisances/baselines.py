@@ -12,9 +12,10 @@ from probes.probe_measures.nuisances.features import tfidf
 from probes.probe_measures.nuisances.linear_fit import Labelled, fit_linear
 from probes.probe_measures.protocol import ProbedTask
 from probes.seeds import derive_seed
+from probes.tasks import Task
 from probes.training import fit_task
 from probes.training.scoring import NO_PROBE
-from probes.values import SPLITS, Estimates, Layer, LayerProfile
+from probes.values import SPLITS, Estimates, LayerProfile
 
 _TFIDF_NORM = 10.0
 """Norm of a row of TF-IDF features, so that the same penalties suit them as standardised activations."""
@@ -53,14 +54,13 @@ class Baselines:
         if self.words:
             yield from self._over_words(probed, own)
         if self.layer_0 and 0 in own.layers:
-            yield self._gain(probed, own, _repeated(own, 0), "layer_0")
+            yield self._gain(probed, own, own.at_layers([0] * len(own.layers), names=own.layers), "layer_0")
         if self.random_weights and probed.random_weights is not None:
             yield from self._over_random_weights(probed, own)
 
     def _over_words(self, probed: ProbedTask, own: Predictions) -> Iterator[LayerProfile]:
         data, metric = probed.data, MAIN_METRIC[probed.data.kind]
-        texts = {split: probed.task.splits[split].prompts for split in SPLITS}
-        features = tfidf(texts, max_features=self.max_words, longest=2)
+        features = tfidf(_texts(probed.task), max_features=self.max_words, longest=2)
         mean = features["train"].mean(0)
         targets = {split: getattr(data, split).targets for split in SPLITS}
         labelled = Labelled(data.kind, data.num_classes, targets, probed.settings, probed.seed)
@@ -80,7 +80,7 @@ class Baselines:
         yield replace(fit.profile(metric), quantity=f"baseline/random_weights_{metric}", probe="")
         if fit.predictions is not None:
             shared = tuple(layer for layer in own.layers if layer in fit.predictions.layers)
-            yield self._gain(probed, _of_layers(own, shared), _of_layers(fit.predictions, shared), "random_weights")
+            yield self._gain(probed, own.at_layers(shared), fit.predictions.at_layers(shared), "random_weights")
 
     def _gain(self, probed: ProbedTask, own: Predictions, baseline: Predictions, name: str) -> LayerProfile:
         estimates = paired_score_difference(
@@ -95,24 +95,10 @@ class Baselines:
         return _profile(probed, f"gain_over/{name}_{MAIN_METRIC[probed.data.kind]}", spread)
 
 
-def _of_layers(predictions: Predictions, layers: Sequence[Layer]) -> Predictions:
-    """The predictions of some layers."""
-    return replace(_at(predictions, [predictions.layers.index(layer) for layer in layers]), layers=tuple(layers))
-
-
-def _repeated(predictions: Predictions, layer: Layer) -> Predictions:
-    """The predictions of one layer in place of those of every layer."""
-    return _at(predictions, [predictions.layers.index(layer)] * len(predictions.layers))
-
-
-def _at(predictions: Predictions, places: Sequence[int]) -> Predictions:
-    errors = predictions.training_errors
-    return replace(
-        predictions,
-        layers=predictions.layers[: len(places)],
-        predicted=predictions.predicted[list(places)],
-        training_errors=errors[:, list(places)] if len(errors) else errors,
-    )
+def _texts(task: Task) -> dict[str, Sequence[str]]:
+    """Split → what each row is: its prompt, or its word."""
+    splits = {split: task.splits[split] for split in SPLITS}
+    return {split: rows.prompts if rows.words is None else rows.words.types for split, rows in splits.items()}
 
 
 def _profile(probed: ProbedTask, quantity: str, estimates: Estimates) -> LayerProfile:

@@ -1,0 +1,113 @@
+"""Every command of the recipes is run, in the order of the page: on a tiny backbone, with few rows, tasks and steps."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from integration.test_docs import ROOT, commands_of
+
+from probes.cli import _COMMANDS, CONFIG_DIR
+from probes.run import run
+from probes.runs.run_folder import read_state
+
+pytestmark = pytest.mark.slow
+
+COMMANDS = [command for command in commands_of(ROOT / "docs" / "recipes.md") if "--me" not in command]
+ASKS_A_SERVER = {"wandb-report"}
+OWN_CODE = {
+    "my_probes.py": """
+from torch import nn
+
+class Bottleneck(nn.Sequential):
+    def __init__(self, in_features, num_classes, width=2):
+        super().__init__(nn.Linear(in_features, width), nn.Linear(width, num_classes))
+""",
+    "my_measures.py": """
+from dataclasses import dataclass
+from probes.values import Estimates
+
+@dataclass(frozen=True)
+class Mine:
+    quantity: str = "mine"
+    unit: str = "activation"
+    needs: str = "rows"
+
+    def __call__(self, rows):
+        return Estimates(rows.values.double().norm(dim=2).mean(1).numpy(), rows.values.shape[1])
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder to work in, with the files that the recipes speak of."""
+    folder = tmp_path_factory.mktemp("recipes")
+    for name, code in OWN_CODE.items():
+        (folder / name).write_text(code)
+    texts = [(f"It is {i}, and {word}.", stars, i % 12) for i in range(60) for stars, word in ((1, "bad"), (5, "good"))]
+    lines = ["body,stars,author", *(f'"{text}",{stars},{author}' for text, stars, author in texts)]
+    (folder / "reviews.csv").write_text("\n".join(lines))
+    task = folder / "DIR" / "color"
+    task.mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        rows = [f'{{"inputs": "{split} {i}: it is {c}", "targets": "{c}"}}' for i in range(20) for c in ("red", "blue")]
+        (task / f"{split}.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def in_small(command: str) -> list[str]:
+    """The overrides of a command, of a sweep those of its first job, with a tiny backbone and few rows and steps."""
+    words = [word for word in shlex.split(command) if "=" in word]
+    swept = " -m " in f"{command} "
+    found: dict[str, str] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key.startswith(("backbone", "hydra")) and key != "hydra.run.dir":
+            continue
+        first = value.partition("],[")[0] + "]" if "],[" in value else value.partition(",")[0]
+        found[key] = first if swept and not value.startswith("{") else value
+    found |= {"backbone": "tiny", "++suite.max_rows": "40", "trainer": "cpu", "probe.permutations": "20"}
+    if found.get("suite") in {"glue", "trec"}:
+        del found["suite"]
+    if not {"suite", "suite.path"} & set(found) and "experiment" not in found:
+        found |= {"suite.tasks": "[tense,topic]"}
+    if found.get("reference_backbone") == "minilm":
+        found |= {"reference_backbone": "tiny", "reference_backbone.seed": "1"}
+    if "layer_by_layer" in found.get("experiment", ""):
+        found |= {"tuning.max_steps": "1", "tuning.generate_rows": "0", "study.maps.layers": "0"}
+        found |= {"study.with_probes": "false", "study.mixture.replicate_tasks": "0", "study.similarity": "{}"}
+        if "study.only_models" in found or "suite.path" in found:  # the tasks of the paper and of a FLAN folder
+            found |= {"suite": "local", "suite.path": "DIR", "study.mixture.unseen": "[]"}
+            found |= {"study.only_models": "[color]"}
+    if found.get("logger") == "wandb":
+        found |= {"logger.mode": "offline"}
+    found.setdefault("logger", "csv")
+    found["paths.output_dir"] = found.pop("hydra.run.dir", f"outputs/{COMMANDS.index(command)}")
+    return [f"{key}={value}" if value else key for key, value in found.items()]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not ASKS_A_SERVER & set(c.split())])
+def test_the_recipe_works(command: str, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(str(place))
+    words = shlex.split(command)
+    if words[0] == "probes":
+        get_object(_COMMANDS[words[1]])(words[2:])
+        assert capsys.readouterr().out
+        return
+    overrides = in_small(command)
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        cfg = compose("train", overrides=[*overrides, f"paths.cache_dir={place}/cache"])
+    run(cfg)
+    state = read_state(place / cfg.paths.output_dir)
+    assert state is not None
+    assert state.state == "finished"
+
+
+def test_the_page_of_recipes_has_the_commands_that_are_run():
+    assert len(COMMANDS) >= 25
+    assert {"compare", "report", "cache"} <= {shlex.split(command)[1] for command in COMMANDS}
