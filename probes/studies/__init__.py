@@ -12,6 +12,7 @@ from probes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from probes.studies.compare import CompareStudy
+    from probes.studies.interventions.attribute import AttributeStudy
     from probes.studies.interventions.erase import EraseStudy
     from probes.studies.interventions.erasure import ErasureSettings
     from probes.studies.interventions.patch import PatchStudy
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from probes.studies.trees.study import TreesStudy
 
 __all__ = [
+    "AttributeStudy",
     "CompareStudy",
     "EraseStudy",
     "ErasureSettings",
@@ -49,6 +51,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "compare": ("CompareStudy",),
+        "interventions.attribute": ("AttributeStudy",),
         "interventions.erase": ("EraseStudy",),
         "interventions.erasure": ("ErasureSettings",),
         "interventions.patch": ("PatchStudy",),
