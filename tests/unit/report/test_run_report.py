@@ -69,7 +69,16 @@ def test_a_quantity_without_any_value_has_no_picture_of_its_bands(tmp_path):
         LayerProfile(quantity="q", unit="u", estimates=estimates, layers=(0, 1), task=task, reading=LAST)
         for task in ("a", "b")
     ]
-    segments = Segments("spread", (), (0, 1), np.empty(0), (), np.nan, (), "no value")
+    segments = Segments(
+        statistic="spread",
+        layers=(),
+        left_out=(0, 1),
+        profile=np.empty(0),
+        boundaries=(),
+        p=np.nan,
+        bands=(),
+        note="no value",
+    )
     quantity = SegmentedQuantity(tuple(profiles), segments)
     assert report_bands(tmp_path, [quantity], logger=FilesOnly(), primary=LAST) == []
     assert not list(tmp_path.iterdir())
