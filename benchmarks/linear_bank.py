@@ -45,22 +45,22 @@ class Task:
     new_y: Tensor
 
 
-def make_task(seed: int, classes: int, device: torch.device) -> Task:
+def make_task(seed: int, classes: int, device: torch.device, *, rows: int = ROWS, new_rows: int = NEW_ROWS) -> Task:
     """Rows with a decaying spectrum, as activations have, and labels that the middle layer represents best."""
     generator = torch.Generator().manual_seed(seed)
     mix = (1 + torch.arange(FEATURES)).pow(-0.5)[:, None] * torch.linalg.qr(
         torch.randn(FEATURES, FEATURES, generator=generator)
     ).Q
-    base = torch.randn(ROWS + NEW_ROWS, FEATURES, generator=generator)
-    x = torch.empty(LAYERS, ROWS + NEW_ROWS, FEATURES)
+    base = torch.randn(rows + new_rows, FEATURES, generator=generator)
+    x = torch.empty(LAYERS, rows + new_rows, FEATURES)
     for layer in range(LAYERS):
         signal = math.sin(math.pi * layer / (LAYERS - 1))
         x[layer] = (signal * base + math.sqrt(1 - signal**2) * torch.randn(base.shape, generator=generator)) @ mix
-        x[layer] = (x[layer] - x[layer, :ROWS].mean(0)) / x[layer, :ROWS].std(0, correction=0)
+        x[layer] = (x[layer] - x[layer, :rows].mean(0)) / x[layer, :rows].std(0, correction=0)
     scores = base @ mix @ torch.randn(FEATURES, classes, generator=generator)
     y = (scores / scores.std() + torch.randn(scores.shape, generator=generator) / 2).argmax(1)
     x, y = x.to(device), y.to(device)
-    return Task(classes, x[:, :ROWS].contiguous(), y[:ROWS], x[:, ROWS:].contiguous(), y[ROWS:])
+    return Task(classes, x[:, :rows].contiguous(), y[:rows], x[:, rows:].contiguous(), y[rows:])
 
 
 def solve_all(tasks: list[Task], penalties: tuple[float, ...]) -> list[LinearSolution]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import extraction
 import growth
 import linear_bank
+import many_classes
 import memory
 import mlp_bank
 import similarity
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
-SCRIPTS = (startup, extraction, words, memory, linear_bank, mlp_bank, similarity, tuning, study)
+SCRIPTS = (startup, extraction, words, memory, linear_bank, many_classes, mlp_bank, similarity, tuning, study)
 
 
 def claims_table(claims: list[Claim]) -> Table:

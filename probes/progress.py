@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -72,3 +73,36 @@ def counted(what: str, *, total: int, done: int = 0, console: Console | None = N
             _log.info("%d of %d %s, about %.0f s left", done + counted, total, what, left)
 
     yield count
+
+
+class MinuteLines:
+    """Says in the log, at most once a minute, how much of one long computation is done; several threads may share it.
+
+    Unlike `tracked` it draws no bar, so that it may run inside a loop that has one.
+
+    Args:
+        what: Name of the parts in the plural, such as `parts of the probes`.
+        total: Their number.
+
+    Example:
+        >>> lines = MinuteLines("letters", 2)
+        >>> lines.advance()
+        >>> lines.done
+        1
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.done = what, total, 0
+        self._lock, self._start = threading.Lock(), time.monotonic()
+        self._last_line = self._start
+
+    def advance(self) -> None:
+        """One more part is done."""
+        with self._lock:
+            self.done += 1
+            now = time.monotonic()
+            if now - self._last_line < _SECONDS_BETWEEN_LINES or self.done >= self.total:
+                return
+            self._last_line = now
+            left = (now - self._start) / self.done * (self.total - self.done)
+        _log.info("%d of %d %s, about %.0f s left", self.done, self.total, self.what, left)

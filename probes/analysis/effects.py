@@ -43,9 +43,10 @@ def effect_estimates(
 ) -> Estimates:
     """Class-balanced mean of effects over rows at every layer, less that of random interventions if there are any.
 
-    The variance over rows is that of the row's own effect less its mean over the random interventions, within classes;
-    that over random interventions is added. The interval is Student's t with Welch's degrees of freedom, and p is that
-    of no effect.
+    The variance over rows is that of the row's own effect less its mean over the random interventions, within classes.
+    The interval adds the variance of the mean over random interventions. p asks whether the intervention could be one
+    more of the random ones, so that it adds the variance of a single one, too. Both are Student's t with Welch's
+    degrees of freedom.
 
     Args:
         effects: Shape `(layers, rows)`; NaN rows of a layer make its estimate NaN.
@@ -70,17 +71,18 @@ def effect_estimates(
             )
             / len(classes) ** 2
         )
-        parts = [(of_rows, int((counts - 1).sum()))]
-        if random is not None:
-            of_draws = class_balanced_mean(random, labels).var(0, ddof=1) / len(random)
-            parts.append((of_draws, len(random) - 1))
-        variance = np.sum([part for part, _ in parts], axis=0)
-        freedom = variance**2 / np.sum([part**2 / degrees for part, degrees in parts], axis=0)
-        distance = np.where(values == null, 0.0, (values - null) / np.sqrt(variance))
-    freedom = np.where(np.isfinite(freedom), freedom, parts[0][1])
+        freedom_of_rows, draws = int((counts - 1).sum()), 1 if random is None else len(random)
+        of_draws = np.zeros_like(values) if random is None else class_balanced_mean(random, labels).var(0, ddof=1)
+        variance, freedom = _welch((of_rows, freedom_of_rows), (of_draws / draws, draws - 1))
+        tested = _welch((of_rows, freedom_of_rows), (of_draws * (1 + 1 / draws), draws - 1))
+        distance = np.where(values == null, 0.0, (values - null) / np.sqrt(tested[0]))
     reach = student_t.ppf(0.975, freedom) * np.sqrt(variance)
-    tail = {"two-sided": 2 * student_t.sf(np.abs(distance), freedom), "greater": student_t.sf(distance, freedom)}
-    p = tail.get(alternative, student_t.cdf(distance, freedom))
+    tails = {
+        "two-sided": lambda: 2 * student_t.sf(np.abs(distance), tested[1]),
+        "greater": lambda: student_t.sf(distance, tested[1]),
+        "less": lambda: student_t.cdf(distance, tested[1]),
+    }
+    p = tails[alternative]()
     return Estimates(
         values,
         effects.shape[1],
@@ -91,3 +93,44 @@ def effect_estimates(
         interval_over="rows" if random is None else "rows and random subspaces",
         p_cell=np.where(np.isfinite(values), p, np.nan),
     )
+
+
+def normalised_effect(changes: np.ndarray, gaps: np.ndarray) -> Estimates:
+    """Mean change as a share of the mean gap that there is to close, at every layer, on the same rows.
+
+    The interval is Student's t, with the variance of the ratio of two means linearised about them.
+
+    Args:
+        changes: What a patch changes, shape `(layers, rows)`.
+        gaps: How far the source lies from the target without a patch, shape `(rows,)`.
+
+    Returns:
+        Estimates over layers; NaN everywhere if the mean gap is less than two standard errors from 0, as then there is
+        nothing to close.
+
+    >>> normalised_effect(np.array([[1.0, 2.0]]), np.array([2.0, 4.0])).values.tolist()
+    [0.5]
+    """
+    rows, gap = len(gaps), gaps.mean()
+    note = "source and target answer alike: their gap is below two standard errors"
+    if not abs(gap) > 2 * gaps.std(ddof=1) / np.sqrt(rows):
+        return Estimates(np.full(len(changes), np.nan), rows, note=note)
+    values = changes.mean(-1) / gap
+    influence = (changes - values[:, None] * gaps) / gap  # (layers, rows), of mean 0
+    errors = influence.T / np.sqrt(rows * (rows - 1))
+    return Estimates(
+        values, rows, errors=errors, null=np.zeros((1, len(values))), alternative="two-sided", note=note,
+        interval_over="pairs",
+    )  # fmt: skip
+
+
+def _welch(*parts: tuple[np.ndarray, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of variances, each given with its degrees of freedom, and the sum's degrees of freedom, `(layers,)` each.
+
+    Source:
+        Welch 1947; Satterthwaite 1946.
+    """
+    known = [part for part in parts if part[1] > 0]
+    total = np.sum([variance for variance, _ in known], axis=0)
+    freedom = total**2 / np.sum([variance**2 / degrees for variance, degrees in known], axis=0)
+    return total, np.where(np.isfinite(freedom), freedom, known[0][1])

@@ -18,6 +18,8 @@ from probes.analysis.between_tasks.specificity import specificity_profiles
 from probes.analysis.significance import Tail, with_p_values
 from probes.values import ALL_TASKS, Estimates, Layer, LayerProfile, Reading
 
+_NUMBERS_OF_TASKS = ("layer_choice/", "score_correlation/")
+"""Start of the quantities that are one number of each task and have a mean over tasks."""
 LIVE = "live/"
 """Starts the role of profiles that are steps of one task's training, not tasks: nothing is derived across them."""
 
@@ -202,7 +204,7 @@ def _is_matrix(group: Sequence[LayerProfile]) -> bool:
 def _is_number_of_tasks(group: Sequence[LayerProfile]) -> bool:
     """Whether a quantity is a single number of each task, such as a centre of gravity over layers."""
     first = group[0]
-    return first.layers == (None,) and first.split == "test" and first.quantity.startswith("layer_choice/")
+    return first.layers == (None,) and first.split == "test" and first.quantity.startswith(_NUMBERS_OF_TASKS)
 
 
 def _matches(profile: LayerProfile, patterns: Sequence[str]) -> bool:

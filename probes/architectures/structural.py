@@ -15,7 +15,11 @@ from probes.architectures.protocol import Outputs
 
 
 class _Projection(nn.Module):
-    """A linear map to `rank` features without bias, started as by Hewitt and Manning."""
+    """A linear map to `rank` features without bias, started so that it neither shrinks nor stretches much.
+
+    Two vectors of independent standardised features are at a squared distance of 4 at first, whatever the rank: about
+    as far as two words are in a tree.
+    """
 
     def __init__(self, in_features: int, rank: int) -> None:
         super().__init__()
@@ -24,7 +28,8 @@ class _Projection(nn.Module):
                 f"The rank of a structural probe must be at least 1; got {rank}. Set `study.probes.ranks`."
             )
         self.projection = nn.Linear(in_features, rank, bias=False)
-        nn.init.uniform_(self.projection.weight, -0.05, 0.05)
+        largest = (6 / (rank * in_features)) ** 0.5
+        nn.init.uniform_(self.projection.weight, -largest, largest)
 
     def project(self, x: Tensor) -> Tensor:
         """Map `(batch, tokens, in_features)` to `(batch, tokens, rank)`."""

@@ -103,6 +103,17 @@ class Streams:
         return found
 
 
+def logit_lens(streams: Streams) -> Tensor:
+    """Log-probabilities of the options as if the blocks after this layer were not there: final norm and head alone.
+
+    At the last layer they are the model's own, to the bit.
+
+    Source:
+        nostalgebraist 2020, "interpreting GPT: the logit lens".
+    """
+    return Streams(streams.lm, streams.questions, streams.lm.backbone.num_layers, streams.hidden).log_probs()
+
+
 ErasersAt = Mapping[int, Mapping[str, Eraser]]
 """Layer → group of tokens → eraser."""
 

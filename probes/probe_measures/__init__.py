@@ -1,10 +1,11 @@
 """What more can be asked of a task's probes: confounds, baselines, description length, choice of layers."""
 
-from probes.probe_measures.baselines import Baselines as Baselines
 from probes.probe_measures.calibration import Calibration as Calibration
 from probes.probe_measures.capacity import ProbeCapacity as ProbeCapacity
 from probes.probe_measures.description_length import DescriptionLength as DescriptionLength
+from probes.probe_measures.label_free import LabelFreePanel as LabelFreePanel
 from probes.probe_measures.layer_choice import LayerChoice as LayerChoice
+from probes.probe_measures.nuisances import Baselines as Baselines
 from probes.probe_measures.nuisances import NuisanceAudit as NuisanceAudit
 from probes.probe_measures.nuisances import SpanDeletion as SpanDeletion
 from probes.probe_measures.ordinal import OrdinalProbe as OrdinalProbe

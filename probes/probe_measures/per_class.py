@@ -43,7 +43,7 @@ class PerClass:
 
 
 def class_results(predictions: Predictions, layer: int) -> dict[str, list[str | int | float]]:
-    """Columns of the results of each class at a layer, by its index; NaN where a class is neither true nor predicted."""
+    """Columns of the results of each class at a layer, by its index; NaN for a class neither true nor predicted."""
     true, predicted = _members(predictions, layer)
     hits, rows, taken = (true & predicted).sum(0), true.sum(0), predicted.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from torch import Tensor
+
 from probes.tasks import Task
 from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings, TaskData, TaskProbes
@@ -26,6 +28,7 @@ class ProbedTask:
         token_counts: Split → number of tokens of each row; empty if not known.
         variants: Name → the same rows with other prompts, of all measures that ask for some.
         random_weights: The same rows in the same architecture with random weights; `None` if no measure asks for it.
+        token_paths: `prompt_entropy` and `token_curvature` of some test prompts, shape `(layers, texts)` each.
     """
 
     task: Task
@@ -37,6 +40,7 @@ class ProbedTask:
     token_counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
     variants: Mapping[str, TaskData] = field(default_factory=dict)
     random_weights: TaskData | None = None
+    token_paths: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +70,9 @@ class ProbeMeasure(Protocol):
 
     - `variants(task) -> Mapping[str, Task]`: the same rows with other prompts, by names that no other measure uses;
       their activations come in `ProbedTask.variants`, from the same pass;
-    - `random_weights = True`: activations of the same architecture with random weights, in `ProbedTask.random_weights`.
+    - `random_weights = True`: activations of the same architecture with random weights, in `ProbedTask.random_weights`;
+    - `token_texts`, a number: entropy and curvature of the tokens of so many test prompts, in `ProbedTask.token_paths`,
+      which takes a pass of its own for each.
     """
 
     def __call__(self, probed: ProbedTask) -> Iterable[LayerProfile | TaskTable]:

@@ -191,6 +191,8 @@ def report_bands(
     """
     pictures = []
     for quantity in segmented:
+        if not any(np.isfinite(profile.estimates.values).any() for profile in quantity.profiles):
+            continue
         first = quantity.profiles[0]
         name = first.name if first.reading == primary else f"{first.name}@{first.reading}"
         (mean,) = group_means(quantity.profiles, {profile.task: "mean" for profile in quantity.profiles})

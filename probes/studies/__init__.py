@@ -12,8 +12,11 @@ from probes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from probes.studies.compare import CompareStudy
+    from probes.studies.interventions.attribute import AttributeStudy
     from probes.studies.interventions.erase import EraseStudy
     from probes.studies.interventions.erasure import ErasureSettings
+    from probes.studies.interventions.patch import PatchStudy
+    from probes.studies.interventions.patching import PatchingSettings
     from probes.studies.interventions.steer import SteerStudy
     from probes.studies.interventions.steering import SteeringSettings
     from probes.studies.layer_by_layer.figures import MapSettings
@@ -26,12 +29,15 @@ if TYPE_CHECKING:
     from probes.studies.trees.study import TreesStudy
 
 __all__ = [
+    "AttributeStudy",
     "CompareStudy",
     "EraseStudy",
     "ErasureSettings",
     "LayerByLayerStudy",
     "MapSettings",
     "MixtureSettings",
+    "PatchStudy",
+    "PatchingSettings",
     "ProbeStudy",
     "ReadersStudy",
     "RunContext",
@@ -45,8 +51,11 @@ __getattr__ = lazy_names(
     __name__,
     {
         "compare": ("CompareStudy",),
+        "interventions.attribute": ("AttributeStudy",),
         "interventions.erase": ("EraseStudy",),
         "interventions.erasure": ("ErasureSettings",),
+        "interventions.patch": ("PatchStudy",),
+        "interventions.patching": ("PatchingSettings",),
         "interventions.steer": ("SteerStudy",),
         "interventions.steering": ("SteeringSettings",),
         "layer_by_layer.figures": ("MapSettings",),

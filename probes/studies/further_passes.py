@@ -6,7 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from probes.activations import ExtractionSettings
+from probes.analysis.geometry.token_paths import prompt_entropy, token_curvature
 from probes.backbones import FrozenBackbone, with_random_weights
 from probes.studies.suite_activations import SuiteActivations, read_suite, task_data
 from probes.tasks import Suite, Task
@@ -22,11 +26,13 @@ class FurtherPasses:
         activations: Of the tasks themselves, and of their variants.
         variants: Task → name of a variant → the task with the variant's prompts, under a name of its own.
         random_weights: The activations of the same architecture with random weights; `None` if no measure needs them.
+        token_paths: Task → quantity of the paths from token to token → its values, shape `(layers, texts)`.
     """
 
     activations: SuiteActivations
     variants: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
     random_weights: SuiteActivations | None = None
+    token_paths: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def variants_of(self, data: TaskData, reading: Reading) -> dict[str, TaskData]:
         """Name of a variant → the task's rows with its prompts; rows keep their names, so that scores are paired."""
@@ -58,7 +64,7 @@ def read_with_further_passes(
         backbone: What reads them.
         extraction: Poolings, sites, lengths.
         cache_dir: Activations are kept under it.
-        measures: May have the members `variants` and `random_weights`; see `ProbeMeasure`.
+        measures: May have the members `variants`, `random_weights` and `token_texts`; see `ProbeMeasure`.
         seed: Of random weights.
     """
     variants = {task.name: named for task in suite.tasks if (named := _variants_of(task, measures))}
@@ -67,7 +73,25 @@ def read_with_further_passes(
     random = None
     if any(getattr(measure, "random_weights", False) for measure in measures):
         random = read_suite(suite, with_random_weights(backbone, seed=seed), extraction, cache_dir)
-    return FurtherPasses(activations, variants, random)
+    texts = max((getattr(measure, "token_texts", 0) for measure in measures), default=0)
+    paths = {task.name: _token_paths(task, backbone, extraction, texts) for task in suite.tasks} if texts > 0 else {}
+    return FurtherPasses(activations, variants, random, paths)
+
+
+def _token_paths(task: Task, backbone: FrozenBackbone, extraction: ExtractionSettings, texts: int) -> dict[str, Tensor]:
+    """Entropy and curvature of the tokens of the first test prompts, each prompt in a pass of its own.
+
+    They are of the backbone's first stack and the residual stream. A pass keeps no more than one prompt's tokens.
+    """
+    found: dict[str, list[Tensor]] = {"prompt_entropy": [], "token_curvature": []}
+    tokenized = backbone.tokenize(task.splits["test"].prompts[:texts], max_length=extraction.max_length)
+    for ids in tokenized.ids:
+        input_ids = torch.as_tensor(ids, dtype=torch.long)[None]
+        by_layer = backbone.hidden_states(input_ids, torch.ones_like(input_ids), layers=backbone.layer_spec)
+        tokens = torch.stack([states[0].float().cpu() for states in by_layer.values()])
+        found["prompt_entropy"].append(prompt_entropy(tokens))
+        found["token_curvature"].append(token_curvature(tokens))
+    return {name: torch.stack(values, dim=1) for name, values in found.items()}
 
 
 def _variants_of(task: Task, measures: Iterable[object]) -> dict[str, Task]:

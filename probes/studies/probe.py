@@ -143,6 +143,7 @@ class ProbeStudy:
                         token_counts={split: activations.token_counts(task, split) for split in SPLITS},
                         variants=read.variants_of(data, reading),
                         random_weights=read.random_weights_of(task, reading),
+                        token_paths=read.token_paths.get(task.name, {}),
                     )
                     measures = () if all_tokens else analysis.probe_measures  # they need one vector a row
                     found = [item for measure in measures for item in measure(probed)]

@@ -43,7 +43,7 @@ def aligned(suite: Suite, align: Alignment | None) -> Suite:
 def _aligned(task: Task, mapping: Mapping[str, str | None] | None) -> Task:
     if mapping is None:
         return task
-    mapping = {str(label): common for label, common in mapping.items()}
+    mapping = {_name(label, task.labels): common for label, common in mapping.items()}
     if task.kind != "classification":
         raise ValueError(f"`suite.align.{task.name}` maps labels, and the task is of kind {task.kind}. Leave it out.")
     if unknown := [label for label in mapping if label not in task.labels]:
@@ -61,6 +61,12 @@ def _aligned(task: Task, mapping: Mapping[str, str | None] | None) -> Task:
         codes = tuple(new[int(label)] for label in kept.labels)  # pyright: ignore[reportArgumentType]
         splits[name] = replace(kept, labels=codes, targets=tuple(labels[code] for code in codes))
     return replace(task, labels=labels, splits=splits, ordered=False)
+
+
+def _name(label: object, labels: Sequence[str]) -> str:
+    """A label as text; `true` and `false`, which YAML reads as values, as the task writes them."""
+    text = str(label)
+    return text.lower() if isinstance(label, bool) and text not in labels else text
 
 
 def with_separate_groups(raw: RawTask, group: str | None, *, seed: int) -> RawTask:

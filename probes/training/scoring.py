@@ -32,6 +32,8 @@ from probes.values import Estimates, Layer, LayerProfile
 
 _REFIT_RESAMPLES = 100
 """Resamples of the test rows on which refitted probes are scored."""
+_FEW_ROWS, _OF_RARE_ROWS = 15, ("cross_entropy_bits", "selectivity")
+"""With fewer rows of a class that is also rare, intervals of these metrics cover 92 % (docs/calibration.md)."""
 NO_PROBE = "constant layer: no feature varies over the training rows"
 
 
@@ -176,7 +178,7 @@ class TaskScorer:
         layers = self.probed_layers if control else self.data.layers
         joined = ("; ".join(filter(None, (of_layer, outputs.remark, remark))) for of_layer in self.remarks)
         remarks = dict(zip(self.probed_layers, joined, strict=True))
-        profiles = []
+        profiles, narrow = [], self._narrow(outputs) if not control else ""
         for metric, values in _main_metric_first(scores.values, self.data.kind):
             interval, errors, over = _uncertainty(scores, metric, outputs.units)
             has_errors = errors is not None and outputs.split == "test" and not control
@@ -189,10 +191,25 @@ class TaskScorer:
                 note=NO_PROBE,
                 interval=None if interval is None else self._over(layers, interval),
                 interval_over=over,
-                remarks=tuple(remarks.get(layer, "") for layer in layers),
+                remarks=tuple(
+                    "; ".join(filter(None, (remarks.get(layer, ""), narrow if metric in _OF_RARE_ROWS else "")))
+                    for layer in layers
+                ),
             )
             profiles.append(self._profile(metric, outputs.split, estimates, layers, control=control))
         return profiles
+
+    def _narrow(self, outputs: SplitLogits) -> str:
+        """Why some intervals are too narrow: the rarest class has few test rows; empty if it has enough."""
+        if self.data.kind != "classification" or outputs.split != "test" or self.bootstrap_samples == 0:
+            return ""
+        counts = torch.bincount(outputs.targets[0], minlength=self.data.num_classes)
+        limit = min(_FEW_ROWS, len(outputs.targets[0]) / (2 * self.data.num_classes))
+        few = [i for i, count in enumerate(counts.tolist()) if count < limit]
+        if not few:
+            return ""
+        rarest = min(few, key=lambda i: int(counts[i]))
+        return f"interval too narrow: class '{self.data.labels[rarest]}' has {int(counts[rarest])} test rows"
 
     def _profile(
         self, metric: str, split: str, estimates: Estimates, layers: Sequence[Layer | None], *, control: str = ""

@@ -5,6 +5,8 @@ from calibration import (
     bands,
     codes,
     geometry,
+    interventions,
+    measures_of_probes,
     nuisances,
     probe_scores,
     probe_tests,
@@ -26,6 +28,8 @@ MODULES = (
     geometry,
     across_tasks,
     bands,
+    interventions,
+    measures_of_probes,
 )
 
 SIMULATIONS = [simulation for module in MODULES for simulation in module.SIMULATIONS]

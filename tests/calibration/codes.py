@@ -104,7 +104,7 @@ def _simulation(name: str, quantities: tuple[str, ...], *, short: int = 0, claim
         setting=f"{words}, {ROWS[0]} training rows, {ROWS[2]} test rows",
         right=partial(_right, population, quantities),
         short=short,
-        long=30,
+        long=20,
         claim=claim,
     )
 
@@ -118,7 +118,7 @@ SIMULATIONS = [
         setting=f"{POPULATIONS['noise'][1]}, {ROWS[0]} training rows, {ROWS[2]} test rows",
         right=partial(_alarms, POPULATIONS["noise"][0]),
         short=6,
-        long=30,
+        long=20,
         rate="false alarms",
         claim="conservative",
     ),

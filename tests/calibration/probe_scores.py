@@ -213,10 +213,10 @@ SIMULATIONS = [
     _simulation("two", 60, short=5),
     _simulation("two", 200),
     _simulation("two", 400),
+    _simulation("unbalanced", 60, data_sets=4000, metrics=("macro_f1", "accuracy", "auroc")),
     _simulation(
-        "unbalanced", 60, data_sets=4000, metrics=tuple(name for name in CLASSIFICATION if name != "probe_gain")
+        "unbalanced", 60, data_sets=4000, metrics=("cross_entropy_bits", "selectivity", "probe_gain"), claim="limit"
     ),
-    _simulation("unbalanced", 60, metrics=("probe_gain",), claim="limit"),
     _simulation("unbalanced", 200, short=5),
     _simulation("unbalanced", 400),
     _simulation("six", 60),
@@ -227,7 +227,8 @@ SIMULATIONS = [
     _simulation("easy", 60, metrics=("cross_entropy_bits",), claim="limit"),
     _simulation("easy", 200, metrics=tuple(name for name in CLASSIFICATION if name != "cross_entropy_bits")),
     _simulation("easy", 200, metrics=("cross_entropy_bits",), claim="limit"),
-    _simulation("numbers", 60, short=5, data_sets=4000),
+    _simulation("numbers", 60, short=5, data_sets=4000, metrics=("r2", "mse", "spearman", "probe_gain")),
+    _simulation("numbers", 60, data_sets=4000, metrics=("selectivity",), claim="conservative"),
     _simulation("numbers", 200),
     _simulation("numbers", 400),
     _simulation("labels", 60),

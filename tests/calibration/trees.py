@@ -100,7 +100,7 @@ def _intervals(sentences: int, *, short: int = 0) -> Simulation:
         setting=f"sentences of 5 to 14 words, {sentences} test sentences",
         right=partial(_covered, sentences),
         short=short,
-        long=500 // DATA_SETS,
+        long=300 // DATA_SETS,
     )
 
 
@@ -112,7 +112,7 @@ SIMULATIONS = [
         setting="predictions without a tree, 4 layers that depend on each other, 40 sentences",
         right=partial(_false_alarms, 40),
         short=2,
-        long=500 // DATA_SETS,
+        long=300 // DATA_SETS,
         rate="false alarms",
     ),
 ]

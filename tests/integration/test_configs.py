@@ -108,3 +108,11 @@ def test_an_argument_that_nothing_takes_is_refused_with_the_closest_name():
     ):
         check_arguments(cfg)
     check_arguments(composed("probe=mlp", "probe.architecture.activation=relu", "backbone=tiny"))
+
+
+@pytest.mark.parametrize("study", ["steer", "attribute", "erase"])
+def test_other_studies_of_interventions_take_the_tasks_of_the_experiment(study: str):
+    cfg = composed("experiment=decodable_or_used", f"study={study}")
+    assert cfg.study.name == study
+    assert cfg.suite.prompt == "instruction"
+    check_arguments(cfg)

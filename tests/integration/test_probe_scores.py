@@ -163,3 +163,21 @@ def test_fit_probes_uses_the_splits_it_is_given():
     )
     assert result(fitted, "macro_f1").n == 100
     assert fitted.probes.labels == ("a", "b")
+
+
+def notes_of_rare_class(rows: int, *, test_rows: int = 60) -> dict[str, str]:
+    """Metric → note of its test score where so many test rows are of the rarer class."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(200) % 5 == 0
+    y_test = torch.arange(test_rows) < rows
+    x, x_test = torch.randn(1, 200, 4, generator=generator), torch.randn(1, test_rows, 4, generator=generator)
+    fitted = fit_probes(x, y.long(), x_test=x_test, y_test=y_test.long(), labels=["often", "rare"], training_sets=0)
+    return {r.metric: r.note for r in fitted.results if r.split == "test" and not r.control}
+
+
+def test_intervals_that_rest_on_few_rows_of_a_rare_class_say_so():
+    notes = notes_of_rare_class(9)
+    assert notes["selectivity"] == notes["cross_entropy_bits"] == "interval too narrow: class 'rare' has 9 test rows"
+    assert notes["macro_f1"] == ""
+    assert set(notes_of_rare_class(20).values()) == {""}  # the control: enough rows
+    assert set(notes_of_rare_class(10, test_rows=20).values()) == {""}  # few rows of a class that is not rare

@@ -1,6 +1,7 @@
-"""Is a probe's score explained by something else that the rows have, such as their length or their words?"""
+"""What else may explain a probe's score: nuisances such as length or words, spans of the prompt, baselines."""
 
 from probes.probe_measures.nuisances.audit import NuisanceAudit as NuisanceAudit
+from probes.probe_measures.nuisances.baselines import Baselines as Baselines
 from probes.probe_measures.nuisances.features import NuisanceGroup as NuisanceGroup
 from probes.probe_measures.nuisances.features import nuisances_of as nuisances_of
 from probes.probe_measures.nuisances.spans import SpanDeletion as SpanDeletion

@@ -18,7 +18,17 @@ from probes.values import Layer, LayerByLayer, LayerByTask
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9", "#6b6b00")
 """Colours that colour-blind readers can tell apart; olive replaces their yellow, which is too faint on white."""
 
-_SIGNED_WORDS = ("selectivity", "specificity", "gain", "difference", "effect", "usedness", "collateral", "steering")
+_SIGNED_WORDS = (
+    "selectivity",
+    "specificity",
+    "gain",
+    "difference",
+    "effect",
+    "usedness",
+    "collateral",
+    "steering",
+    "patching",
+)
 _MISSING = {"facecolor": "#d9d9d9", "edgecolor": "#8c8c8c", "hatch": "////", "linewidth": 0.0}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from probes.metrics import TargetKind
+from probes.progress import MinuteLines
 from probes.threads import cores, map_on_cores
 from probes.training.linear_solver.eigenbasis import Eigenbasis
 from probes.training.linear_solver.losses import LinearLoss, SigmoidLoss, SoftmaxLoss, SquaredLoss
@@ -80,9 +81,20 @@ def solve_linear(
     # −w/2 and w/2 have the smallest norm, ‖W‖² = ‖w‖²/2, so λ is halved.
     solver_penalties = penalties / 2 if single_logit else penalties
 
+    labellings, outputs, _ = loss.targets.shape
+    batches = -(-len(penalties) // penalties_per_batch(labellings * outputs))
+    progress = MinuteLines("parts of the probes solved", len(x) * batches)
+
     def solve(layers: Tensor) -> _ChunkSolver:
         of_chunk = x[layers[0] : layers[-1] + 1]  # a view
-        solver = _ChunkSolver(loss, of_chunk, solver_penalties, tolerance=tolerance, max_iterations=max_iterations)
+        solver = _ChunkSolver(
+            loss,
+            of_chunk,
+            solver_penalties,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            advance=progress.advance,
+        )
         solver.solve()
         return solver
 
@@ -189,6 +201,7 @@ class _ChunkSolver:
         penalties: λ, shape `(penalties,)`.
         tolerance: Gap to the optimum to reach, relative to the objective.
         max_iterations: Iterations at most, for each batch of penalties and each precision.
+        advance: Called for each layer and batch of penalties that was solved in float32.
 
     Attributes:
         weights: In the dtype of `x`, shape `(layers, penalties, labellings, outputs, features)`.
@@ -198,10 +211,17 @@ class _ChunkSolver:
     """
 
     def __init__(
-        self, loss: LinearLoss, x: Tensor, penalties: Tensor, *, tolerance: float, max_iterations: int
+        self,
+        loss: LinearLoss,
+        x: Tensor,
+        penalties: Tensor,
+        *,
+        tolerance: float,
+        max_iterations: int,
+        advance: Callable[[], None] = lambda: None,
     ) -> None:
         self.loss, self.x, self.penalties = loss, x, penalties.to(x.device, torch.float64)
-        self.tolerance, self.max_iterations = tolerance, max_iterations
+        self.tolerance, self.max_iterations, self.advance = tolerance, max_iterations, advance
         labellings, outputs, _ = loss.targets.shape
         shape = (len(x), len(penalties), labellings, outputs)
         self.weights = x.new_zeros(*shape, x.shape[-1])
@@ -243,6 +263,9 @@ class _ChunkSolver:
             weights, biases = basis.to_weights(parameters.unflatten(1, (len(batch), labellings)))
             self.weights[of_batch], self.biases[of_batch] = weights.to(self.weights), biases.double()
             self.iterations += iterations
+            if x.dtype == self.x.dtype:
+                for _ in layers:
+                    self.advance()
         self._certify(layers, penalties)
 
     def _certify(self, layers: Tensor, penalties: Tensor) -> None:

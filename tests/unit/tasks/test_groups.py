@@ -31,6 +31,14 @@ def test_labels_are_mapped_merged_and_dropped():
     assert aligned(suite, None) == suite
 
 
+@pytest.mark.parametrize("labels", [("true", "false"), ("True", "False")])
+def test_labels_that_yaml_reads_as_values_are_found(labels):
+    align = {"claim": {True: "yes", False: "no"}}
+    (found,) = aligned(Suite("s", (task("claim", labels),)), align).tasks
+    assert found.labels == ("no", "yes")
+    assert found.splits["test"].labels == tuple(1 - i % 2 for i in range(12))
+
+
 @pytest.mark.parametrize(
     ("align", "message"),
     [

@@ -57,6 +57,9 @@ def test_suite_json_says_which_classes_are_in_order(folder: Path) -> None:
     assert not load_local_suite(folder).tasks[0].ordered
     listed(labels=["low", "high"], ordered=True)
     assert load_local_suite(folder).tasks[0].ordered
+    listed(labels=["low", "high"], kind="ordinal")
+    task = load_local_suite(folder).tasks[0]
+    assert (task.kind, task.ordered) == ("classification", True)
     listed(ordered=True)
     with pytest.raises(ValueError, match=r"'mood' is declared `ordered` but is without `labels`.*Add `labels` from"):
         load_local_suite(folder)

@@ -123,6 +123,7 @@ class TestLabels:
             ([0, 1], {"labels": ["no", "yes"]}, "classification", ("no", "yes"), 0),
             ([2, 1], {"labels": [2, 1]}, "classification", ("2", "1"), 0),
             (["b", "a"], {"labels": ["b", "a"], "ordered": True}, "classification", ("b", "a"), 0),
+            ([2, 1], {"kind": "ordinal"}, "classification", ("1", "2"), 1),
             ([0.25, 1.5], {}, "regression", (), 0.25),
             ([1, 2], {"kind": "regression"}, "regression", (), 1.0),
             ([["x"], ["y", "x"]], {}, "multilabel", ("x", "y"), (1, 0)),
@@ -136,6 +137,10 @@ class TestLabels:
         number = int(task.splits["test"].prompts[0].split()[1])
         assert number % 2 == 0
         assert (task.kind, task.labels, task.splits["test"].labels[0]) == (kind, labels, first)
+
+    def test_classes_of_the_kind_ordinal_are_in_order(self) -> None:
+        assert load(stars(stars=[1, 2, 3] * 20), kind="ordinal").ordered
+        assert not load(stars(stars=[1, 2, 3] * 20)).ordered
 
     def test_a_csv_file_gives_the_same_kinds_though_it_has_no_types(self, tmp_path: Path) -> None:
         for values, kind in (([1, 2], "classification"), ([0.5, 1.25], "regression"), (["a", "b"], "classification")):

@@ -14,7 +14,7 @@ from probes.studies import SteeringSettings, SteerStudy
 from probes.studies.interventions.steering import TaskSteering, slopes
 from probes.training import fit_probes
 
-SETTINGS = SteeringSettings(every=1, doses=(1.0, 2.0))
+SETTINGS = SteeringSettings(every=1, doses=(1.0, 2.0), random_directions=6)
 KINDS = ("probe", "mean_difference", "lda")
 
 
@@ -40,7 +40,7 @@ def test_the_direction_that_is_read_moves_the_answer_and_the_ignored_one_does_no
     assert len(found) == 2 * (LAYERS + 1)
     for (_, task), row in found.items():
         # The classes lie one gap on either side of 0. Moving rows of one class to the other takes two gaps, and those
-        # that are there already hardly move: the mean over both classes is one gap.
+        # of the other hardly move: the mean over both classes is one gap.
         share = row.value / answered.value
         if task == "ignored":
             assert abs(share) < 0.05 * 2
@@ -67,7 +67,7 @@ def test_steering_is_compared_with_random_directions_of_the_same_length(finished
     assert len(random) == 2 * (LAYERS + 1)
     for (_, task), row in beyond.items():
         assert row.interval_over == "rows and random subspaces"
-        assert row.p < 0.05 if task == "read" else row.ci_low < 0.5
+        assert row.p_cell < 0.05 if task == "read" else row.ci_low < 0.5
 
 
 def test_the_run_leaves_its_figures_and_objective(finished):

@@ -149,3 +149,10 @@ def test_the_loss_of_a_probe_does_not_depend_on_the_others() -> None:
         return grad[-1]
 
     torch.testing.assert_close(gradient((1,)), gradient((0, 1)))
+
+
+@pytest.mark.parametrize("rank", [4, 64])
+def test_distances_start_at_about_4_whatever_the_rank(rank: int) -> None:
+    torch.manual_seed(0)
+    distances = DistanceProbe(200, rank)(draw(1, 60, 200, seed=1), torch.ones(1, 60, dtype=torch.bool))
+    assert distances[0][~torch.eye(60, dtype=torch.bool)].mean().item() == pytest.approx(4, rel=0.15)

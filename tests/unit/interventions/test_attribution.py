@@ -1,0 +1,113 @@
+"""Attributions: gradients add up, integrated gradients are complete, and parts of prompts are told apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from toy_language_model import ANSWERS, planted_directions, toy_language_model, toy_task
+
+from probes.analysis import LayerAnalysis
+from probes.answers import LanguageModel, Questions, label_questions
+from probes.backbones import tiny_backbone
+from probes.interventions.attribution import (
+    _gradient,
+    average_tokens,
+    gradient_times_input,
+    integrated_gradients,
+    parts_of_prompts,
+    right_answer_weights,
+    score_at,
+)
+from probes.report import FilesOnly, read_results
+from probes.studies import AttributeStudy, RunContext
+from probes.tasks import starter_suite
+
+LM = toy_language_model
+
+
+def questions_and_weights() -> tuple[Questions, torch.Tensor]:
+    rows = toy_task(0, test=24).splits["test"]
+    questions = label_questions(LM().backbone, rows.prompts, ANSWERS, tokens_per_batch=40)
+    return questions, right_answer_weights(torch.tensor(rows.labels), 2)
+
+
+def layer_0(batch, lm=None):
+    return (lm or LM()).backbone.hidden_states(batch.input_ids, batch.attention_mask, layers=[0])[0]
+
+
+def test_integrated_gradients_sum_to_the_difference_of_the_scores():
+    lm = LanguageModel.of(tiny_backbone())
+    task = starter_suite(["sentiment"], prompt="instruction", max_rows=12).tasks[0]
+    questions = label_questions(lm.backbone, task.splits["test"].prompts, task.labels)
+    weights = right_answer_weights(torch.tensor(task.splits["test"].labels), 2)
+    for batch, found in zip(questions.batches, integrated_gradients(lm, questions, weights, steps=12), strict=True):
+        hidden = layer_0(batch, lm)
+        ends = [score_at(lm, batch, own, weights) for own in (hidden, average_tokens(batch, hidden))]
+        torch.testing.assert_close(found.sum(1), ends[0] - ends[1], rtol=1e-4, atol=1e-4)
+        assert (ends[0] - ends[1]).abs().mean() > 1e-2
+
+
+def test_gradient_times_input_is_the_slope_of_the_score_when_a_token_is_scaled():
+    questions, weights = questions_and_weights()
+    batch, found = questions.batches[0], gradient_times_input(LM(), questions, weights)[0]
+    hidden, step = layer_0(batch), 1e-3
+    for token in (0, batch.prompt_mask.sum(1).max().item() - 1):
+        scaled = [hidden.clone(), hidden.clone()]
+        for own, sign in zip(scaled, (1, -1), strict=True):
+            own[:, token] *= 1 + sign * step
+        scores = [score_at(LM(), batch, own, weights) for own in scaled]
+        slopes = (scores[0] - scores[1]) / (2 * step) * batch.prompt_mask[:, token]
+        torch.testing.assert_close(found[:, token], slopes, rtol=0.05, atol=0.02)
+
+
+def test_the_answer_owes_itself_more_to_the_sign_that_is_read_though_its_gradient_is_saturated():
+    questions, weights = questions_and_weights()
+    sizes = []
+    for batch in questions.batches:
+        hidden = layer_0(batch)
+        gradient = _gradient(LM(), batch, hidden, weights)
+        rows, last = torch.arange(len(hidden)), batch.prompt_mask.sum(1) - 1
+        sizes.append((gradient[rows, last] @ planted_directions().T) * (hidden[rows, last] @ planted_directions().T))
+    read, ignored = torch.cat(sizes).mean(0).tolist()  # gradient × input along both planted directions
+    assert read > abs(ignored)
+
+
+def test_parts_of_a_prompt_are_its_input_its_instruction_and_the_options_in_it():
+    task = starter_suite(["sentiment"], prompt="instruction", max_rows=60).tasks[0]
+    prompts = task.splits["test"].prompts
+    parts = parts_of_prompts(tiny_backbone(), prompts, task.labels)
+    for prompt, own in zip(prompts, parts, strict=True):
+        texts = {part: "".join(np.array(list(prompt))[mask]) for part, mask in own.items()}
+        assert texts["options"] == "positivenegative"
+        assert texts["instruction"] == "\nIs this opinion  or ?"
+        assert texts["input"] == prompt.split("\n")[0]
+
+
+def test_a_run_leaves_shares_that_add_up_and_their_difference_from_a_reference(tmp_path):
+    suite = starter_suite(["sentiment"], prompt="instruction", max_rows={"train": 40, "validation": 8, "test": 24})
+    context = RunContext.of(logger=FilesOnly(), seed=0, cache_dir=tmp_path / "cache", output_dir=tmp_path / "out")
+    objective = AttributeStudy(method="integrated_gradients", steps=4).run(
+        context,
+        backbone=tiny_backbone,
+        reference_backbone=lambda: tiny_backbone(seed=1),
+        suite=lambda: suite,
+        analysis=LayerAnalysis(),
+    )
+    results = read_results(tmp_path / "out" / "results.csv")
+    for role in ("", "reference"):
+        shares = [row.value for row in results if row.metric.startswith("attribution/share/") and row.role == role]
+        assert len(shares) == 3
+        assert sum(shares) == pytest.approx(1.0, abs=1e-6)
+    by_name = {(row.metric, row.role): row.value for row in results}
+    assert by_name["attribution/share_difference/input", ""] == pytest.approx(
+        by_name["attribution/share/input", ""] - by_name["attribution/share/input", "reference"]
+    )
+    assert objective == pytest.approx(by_name["attribution/share/instruction", ""], abs=0.05)
+    assert np.isfinite(objective)
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match=r"no method 'saliency'.*integrated_gradients.*study\.method"):
+        AttributeStudy(method="saliency")
