@@ -314,25 +314,10 @@ class FrozenBackbone(EditableBackbone):
         return pooled
 
     @torch.no_grad()
-    def reported_attention(self, input_ids: Tensor) -> Tensor:
-        """Attention weights that the blocks of the (first) stack report for one text, without hooks.
-
-        Args:
-            input_ids: int64, shape `(1, tokens)`.
-
-        Returns:
-            float32, shape `(blocks, heads, tokens, tokens)`; the first token axis is the one that attends.
-
-        Raises:
-            ValueError: The model reports none.
-        """
+    def output_of(self, input_ids: Tensor, **options: Any) -> Any:
+        """What the (first) stack itself returns for texts without padding, such as with `output_attentions=True`."""
         ids = input_ids.to(self.device)
-        with _plain_attention(self.model):
-            output = self._pass.run(self.stacks[:1], ids, torch.ones_like(ids), output_attentions=True)
-        maps = getattr(output, "attentions", None) or getattr(output, f"{self.stacks[0]}_attentions", None)
-        if not maps or any(weights is None for weights in maps):
-            raise ValueError(f"Backbone '{self.name}' does not report its attention. Set `study.attention=false`.")
-        return torch.stack([weights[0].float().cpu() for weights in maps])
+        return self._pass.run(self.stacks[:1], ids, torch.ones_like(ids), **options)
 
     @property
     def _reads_start_alone(self) -> bool:
@@ -373,15 +358,3 @@ def frozen_view(model: PreTrainedModel, tokenizer: Any, **options: Any) -> Itera
             parameter.requires_grad_(True)
         for module in training:
             module.training = True
-
-
-@contextmanager
-def _plain_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Within the context the model computes attention in the way that can report its weights."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        if before is not None:
-            model.set_attn_implementation(before)

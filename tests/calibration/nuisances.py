@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
@@ -9,15 +11,17 @@ import torch
 from calibration.simulation import Simulation, covered
 from torch import Tensor
 
-from probes.analysis import paired_score_difference
+from probes.analysis import confidence_interval, paired_score_difference
 from probes.metrics import Predictions, score_rows
 from probes.probe_measures.main_scores import cells_of, main_score_estimates
 from probes.probe_measures.nuisances.features import BLOCK_NORM, NuisanceGroup
 from probes.probe_measures.nuisances.linear_fit import Labelled, LinearFit, fit_linear
 from probes.probe_measures.nuisances.residuals import residuals
+from probes.probe_measures.nuisances.strata import within_strata
+from probes.probe_measures.transfer import TrainedTask, angle_profile, probe_directions
 from probes.seeds import derive_seed
-from probes.training import ProbeSettings
-from probes.values import Reading
+from probes.training import LabelledActivations, ProbeSettings, TaskData, default_trainer, fit_task
+from probes.values import Activations, Estimates, Reading
 
 FEATURES = 12
 ROWS = {"train": 300, "validation": 200}
@@ -102,6 +106,62 @@ def alarms(seed: int) -> dict[str, np.ndarray]:
     return {"p of a residual score": np.array([cell.above_chance])}
 
 
+def strata_right(rows: int, seed: int) -> dict[str, np.ndarray]:
+    """A fixed direction within the two strata of the tag."""
+
+    def within(count: int, own: int, resamples: int) -> Estimates:
+        x, tag, y = drawn(count, 0.5, own)
+        score = x[..., :6].sum(-1, keepdim=True)
+        logits = torch.cat([-score, score], dim=-1)
+        draws = {"resamples": resamples, "permutations": 2, "seed": own % 2**31}
+        return within_strata("classification", logits, y, (tag[:, 0] > 0).long(), **draws)
+
+    truth = float(within(POPULATION_ROWS, 0, 2).values[0])
+    hits = []
+    for number in range(DATA_SETS):
+        estimates = within(rows, derive_seed(seed, number), 500)
+        assert estimates.interval is not None
+        hits.append(covered(*estimates.interval, truth))
+    return {"within_strata macro_f1": np.concatenate(hits)}
+
+
+COSINE_ROWS, DEGREES = 300, 60
+
+
+def trained_task(name: str, degrees: float, seed: int) -> TrainedTask:
+    """A task whose label lies along a direction that is turned by an angle, on new training rows."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, name))
+    direction = torch.zeros(FEATURES)
+    direction[0], direction[1] = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    y = torch.arange(COSINE_ROWS) % 2
+    x = torch.randn(1, COSINE_ROWS, FEATURES, generator=generator) + 1.2 * (2 * y[:, None] - 1) * direction
+    activations = Activations(x, (0,), tuple(map(str, range(COSINE_ROWS))), Reading("decoder", "residual", "last"))
+    split = LabelledActivations(activations, y)
+    data = TaskData(task=name, kind="classification", labels=("no", "yes"), train=split, validation=split, test=split)
+    settings = replace(SETTINGS, controls=0, bootstrap_samples=0, permutations=0, training_sets=0)
+    return TrainedTask(data, fit_task(data, settings, default_trainer, 0))
+
+
+def cosine(seed: int, sets: int) -> Estimates:
+    tasks = trained_task("a", 0.0, seed), trained_task("b", DEGREES, seed)
+    found = {
+        task.data.task: probe_directions(task, SETTINGS, sets=sets, shuffles=0, seed=seed % 2**31) for task in tasks
+    }
+    return angle_profile(*tasks, directions=found).estimates
+
+
+@cache
+def mean_cosine() -> float:
+    """The mean over training sets, which noise pulls below that of the planted angle."""
+    return float(np.mean([cosine(derive_seed(number, "mean cosine"), 0).values[0] for number in range(200)]))
+
+
+def cosine_right(seed: int) -> dict[str, np.ndarray]:
+    estimates = cosine(seed, 10)
+    assert estimates.errors is not None
+    return {"transfer/cosine": covered(*confidence_interval(estimates.values, estimates.errors), mean_cosine())}
+
+
 SIMULATIONS = [
     *(
         Simulation(
@@ -121,5 +181,19 @@ SIMULATIONS = [
         rate="false alarms",
         short=0,
         long=600,
+    ),
+    Simulation(
+        name="score within strata",
+        setting="two strata of a tag that tells 80 % of the labels, 400 test rows",
+        right=partial(strata_right, 400),
+        short=2,
+        long=50,
+    ),
+    Simulation(
+        name="cosine of directions",
+        setting="directions at 60°, 300 training rows of each task, 10 training sets",
+        right=cosine_right,
+        short=0,
+        long=300,
     ),
 ]
