@@ -66,9 +66,7 @@ def effect_estimates(
     values = class_balanced_mean(beyond, labels)
     with np.errstate(invalid="ignore", divide="ignore"):
         of_rows = (
-            sum(
-                beyond[:, labels == label].var(-1, ddof=1) / count for label, count in zip(classes, counts, strict=True)
-            )
+            np.sum([beyond[:, labels == c].var(-1, ddof=1) / n for c, n in zip(classes, counts, strict=True)], axis=0)
             / len(classes) ** 2
         )
         freedom_of_rows, draws = int((counts - 1).sum()), 1 if random is None else len(random)

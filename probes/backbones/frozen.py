@@ -8,29 +8,29 @@ hidden states, and `verification` checks the hooks against the model before anyt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from typing_extensions import override
 
 from probes.backbones.alignment import AlignedTexts, Ranges, align
-from probes.backbones.edits import Edit, editing, resuming
+from probes.backbones.editable import EditableBackbone
 from probes.backbones.fingerprint import fingerprint
-from probes.backbones.hooks import ForwardPass, ForwardStopped, Spans, capture
+from probes.backbones.hooks import ForwardPass, Spans
 from probes.backbones.loading import Source, load_causal_lm, load_pretrained
-from probes.backbones.structure import LayerSpec, Stack, choose_stacks, combine_readings, find_stacks, resolve_layers
+from probes.backbones.structure import LayerSpec, choose_stacks, combine_readings, find_stacks, resolve_layers
 from probes.backbones.token_batches import TokenizedTexts, Tokenizer, longest_input, num_embeddings
 from probes.backbones.verification import check_hooks, check_weights, is_causal, reported_hidden_states
 from probes.token_values import token_mode
 from probes.values import Layer, Reading
 
 
-class FrozenBackbone(nn.Module):
+class FrozenBackbone(EditableBackbone):
     """A transformers model with gradients off, always in eval mode, whose layers can be read.
 
     Layer 0 is the input of the first block, layer k the output of block k on the residual stream, and `"final"` the
@@ -314,98 +314,15 @@ class FrozenBackbone(nn.Module):
         return pooled
 
     @torch.no_grad()
-    def reported_attention(self, input_ids: Tensor) -> Tensor:
-        """Attention weights that the blocks of the (first) stack report for one text, without hooks.
-
-        Args:
-            input_ids: int64, shape `(1, tokens)`.
-
-        Returns:
-            float32, shape `(blocks, heads, tokens, tokens)`; the first token axis is the one that attends.
-
-        Raises:
-            ValueError: The model reports none.
-        """
+    def output_of(self, input_ids: Tensor, **options: Any) -> Any:
+        """What the (first) stack itself returns for texts without padding, such as with `output_attentions=True`."""
         ids = input_ids.to(self.device)
-        with _plain_attention(self.model):
-            output = self._pass.run(self.stacks[:1], ids, torch.ones_like(ids), output_attentions=True)
-        maps = getattr(output, "attentions", None) or getattr(output, f"{self.stacks[0]}_attentions", None)
-        if not maps or any(weights is None for weights in maps):
-            raise ValueError(f"Backbone '{self.name}' does not report its attention. Set `study.attention=false`.")
-        return torch.stack([weights[0].float().cpu() for weights in maps])
+        return self._pass.run(self.stacks[:1], ids, torch.ones_like(ids), **options)
 
     @property
     def _reads_start_alone(self) -> bool:
         is_encoder_decoder = self.model.config.is_encoder_decoder
         return is_encoder_decoder and "decoder" in self.stacks and self.decoder_input == "start"
-
-    @contextmanager
-    def intervene(self, edits: Sequence[Edit], *, attention_mask: Tensor | None = None) -> Iterator[Self]:
-        """Within the context, every pass has its hidden states edited: of this backbone, and of a head on its model.
-
-        Several edits of one place apply in their order, and contexts can be nested, the outer one first. What is read
-        at an edited place is what the edit has left there; layers before the first edited one are the same to the bit.
-
-        Args:
-            edits: Where and how; `probes.interventions` makes them.
-            attention_mask: 1 where a token is attended, `(batch, tokens)`; needed for the positions `last` and `first`.
-
-        Raises:
-            ValueError: A stack, layer, site or position does not exist.
-        """
-        by_stack: dict[str, list[Edit]] = {}
-        for edit in edits:
-            by_stack.setdefault(edit.stack or self.stacks[0], []).append(edit)
-        unknown = sorted(set(by_stack) - set(self._stacks))
-        if unknown:
-            raise ValueError(f"Backbone '{self.name}' has no stack {unknown} to edit. It has {list(self._stacks)}.")
-        with ExitStack() as places:
-            for stack, own in by_stack.items():
-                places.enter_context(editing(self._stacks[stack], own, attention_mask=attention_mask, name=self.name))
-            yield self
-
-    @contextmanager
-    def resume(self, layer: int, hidden: Tensor) -> Iterator[Self]:
-        """Within the context, passes over the same texts start at layer k of the (first) chosen stack.
-
-        Args:
-            layer: k, from 0 to L.
-            hidden: What `hidden_states` read at layer k, edited or not, shape `(batch, tokens, features)`.
-        """
-        with resuming(self._first_stack, layer, hidden):
-            yield self
-
-    @torch.no_grad()
-    def hidden_states(
-        self, input_ids: Tensor, attention_mask: Tensor, *, layers: LayerSpec, site: str = "residual"
-    ) -> dict[Layer, Tensor]:
-        """Hidden states of all tokens of the (first) chosen stack; blocks past the deepest wanted layer are not run.
-
-        Args:
-            input_ids: int64, shape `(batch, tokens)`, padded on the right.
-            attention_mask: 1 where a token is attended, same shape.
-            layers: Which layers; memory grows with their number.
-            site: `residual`, `attention` or `mlp`.
-
-        Returns:
-            For each layer a tensor `(batch, tokens, features)` in the model's dtype, which shares no memory with the
-            model's own; what it holds at padded positions has no meaning.
-        """
-        stack, found = self._first_stack, {}
-        input_ids, attention_mask = input_ids.to(self.device), attention_mask.to(self.device)
-        mask = self._pass.stack_mask(stack.name, attention_mask)
-        wanted = [(site, layer) for layer in self.layers(stack.name, site=site, spec=layers)]
-
-        def keep(_site: str, layer: Layer, hidden: Tensor) -> None:
-            found[layer] = hidden.reshape(*mask.shape, -1).clone()
-
-        with capture(stack, wanted, keep), suppress(ForwardStopped):
-            self._pass.run_batch([stack.name], input_ids, attention_mask)
-        return found
-
-    @property
-    def _first_stack(self) -> Stack:
-        return self._stacks[self.stacks[0]]
 
     def _verified_pass(self) -> ForwardPass:
         """The forward pass, after its hooks were checked; a causal decoder is run without a mask."""
@@ -441,15 +358,3 @@ def frozen_view(model: PreTrainedModel, tokenizer: Any, **options: Any) -> Itera
             parameter.requires_grad_(True)
         for module in training:
             module.training = True
-
-
-@contextmanager
-def _plain_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Within the context the model computes attention in the way that can report its weights."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        if before is not None:
-            model.set_attn_implementation(before)

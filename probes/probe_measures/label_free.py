@@ -161,7 +161,8 @@ def _correlation(profile: LayerProfile, scores: Sequence[float] | np.ndarray) ->
     values, scores = profile.estimates.values, np.asarray(scores)
     known = np.isfinite(values) & np.isfinite(scores)
     varies = known.sum() > 2 and np.ptp(values[known]) > 0 and np.ptp(scores[known]) > 0
-    found = float(spearmanr(values[known], scores[known]).statistic) if varies else float("nan")
+    result: Any = spearmanr(values[known], scores[known]) if varies else None
+    found = float("nan") if result is None else float(result.statistic)
     return replace(
         profile,
         quantity=f"score_correlation/{profile.quantity.removeprefix('label_free/')}",

@@ -67,7 +67,7 @@ class OrdinalProbe:
         of_rows = (distance - distance.mean(1, keepdim=True)).T / (rows * (rows - 1)) ** 0.5
 
         def profile(name: str, unit: str, values: Tensor, **uncertainty: Any) -> LayerProfile:
-            spread = {
+            spread: dict[str, Any] = {
                 key: _over(live, value) if isinstance(value, Tensor) else value for key, value in uncertainty.items()
             }
             return LayerProfile(

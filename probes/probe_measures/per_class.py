@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
@@ -33,7 +34,9 @@ class PerClass:
             return
         layer = predictions.layers.index(best.layer)
         yield _table("per_class", probed, class_results(predictions, layer))
-        by_layer = {f"layer {name}": recalls(predictions, i) for i, name in enumerate(predictions.layers)}
+        by_layer: dict[str, list[Any]] = {
+            f"layer {name}": recalls(predictions, i) for i, name in enumerate(predictions.layers)
+        }
         yield _table("recall_by_layer", probed, {"class": list(predictions.labels), **by_layer})
         if predictions.kind == "classification":
             matrix = confusion_matrix(predictions, layer)
@@ -42,7 +45,7 @@ class PerClass:
             yield _table("confusion_matrix", probed, {"true class": list(predictions.labels), **columns})
 
 
-def class_results(predictions: Predictions, layer: int) -> dict[str, list[str | int | float]]:
+def class_results(predictions: Predictions, layer: int) -> dict[str, list[Any]]:
     """Columns of the results of each class at a layer, by its index; NaN for a class neither true nor predicted."""
     true, predicted = _members(predictions, layer)
     hits, rows, taken = (true & predicted).sum(0), true.sum(0), predicted.sum(0)

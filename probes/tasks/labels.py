@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from probes.tasks.task import Label, RawTask, Row, TaskKind
 
@@ -103,7 +103,7 @@ def _kind_and_field(raw: RawTask) -> tuple[TaskKind, str]:
             f"Task '{raw.name}' is declared {raw.kind}, but its labels are of type {label_type} ({inferred}). "
             "Correct `kind` or `label`."
         )
-    return raw.kind or inferred, "label"
+    return cast("TaskKind", raw.kind or inferred), "label"  # `RawTask` has made `ordinal` a classification
 
 
 def _kind_of_targets(raw: RawTask) -> TaskKind:
@@ -111,7 +111,7 @@ def _kind_of_targets(raw: RawTask) -> TaskKind:
     if raw.kind == "multilabel":
         raise ValueError(f"Task '{raw.name}' is declared multilabel, but its rows have no `label`.")
     if raw.kind is not None:
-        return raw.kind
+        return cast("TaskKind", raw.kind)
     rows = raw.rows["train"]
     explicit_null = bool(rows) and all("label" in row for row in rows)
     if explicit_null and not raw.labels:

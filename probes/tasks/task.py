@@ -141,7 +141,7 @@ class RawTask:
 
     name: str
     rows: Mapping[str, Sequence[Row]]
-    kind: TaskKind | Literal["ordinal"] | None = None
+    kind: TaskKind | None = None
     labels: tuple[str, ...] | None = None
     cluster: str = ""
     unseen: bool = False
@@ -151,7 +151,7 @@ class RawTask:
     locations: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind == "ordinal":
+        if str(self.kind) == "ordinal":  # what a file may say, and no kind of its own
             object.__setattr__(self, "kind", "classification")
             object.__setattr__(self, "ordered", True)
 

@@ -124,6 +124,7 @@ SIMULATIONS = [
         right=_curve_right,
         short=0,
         long=20,
+        claim="conservative",
     ),
     Simulation(
         name="measures of probes, centre of gravity",

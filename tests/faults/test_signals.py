@@ -223,8 +223,8 @@ def wait_until(condition, *, seconds: float) -> None:
 def test_a_signal_during_extraction_loses_less_than_one_shard(tmp_path, monkeypatch):
     add, added = ActivationStore.add, []
 
-    def add_and_signal(self, names, layers, values):
-        add(self, names, layers, values)
+    def add_and_signal(self, names, layers, values, **offsets):
+        add(self, names, layers, values, **offsets)
         added.extend(names)
         if len(added) == 16:
             os.kill(os.getpid(), signal.SIGTERM)

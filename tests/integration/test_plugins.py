@@ -84,13 +84,17 @@ class TestInstalled:
 
     def test_an_unknown_option_is_refused_with_those_of_plug_ins(self) -> None:
         check_overrides(["probe=cosine", "probe.architecture.scale=5"])
-        with pytest.raises(OverrideError, match=r"has no option 'cosin'\. Did you mean `cosine`\? It has cosine, lin"):
+        with pytest.raises(
+            OverrideError, match=r"has no option 'cosin'\. Did you mean `cosine`\? It has attention, cosine, lin"
+        ):
             check_overrides(["probe=cosin"])
 
 
 def test_without_the_plug_in_its_options_are_unknown() -> None:
     assert plugin_folders() == {}
-    with pytest.raises(OverrideError, match=r"`probe` has no option 'cosine'\..* It has linear, mlp\."):
+    with pytest.raises(
+        OverrideError, match=r"`probe` has no option 'cosine'\..* It has attention, linear, mlp, multi_max\."
+    ):
         check_overrides(["probe=cosine"])
 
 

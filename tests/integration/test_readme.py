@@ -54,14 +54,16 @@ def test_every_command_of_the_readme_runs(command: str, tmp_path):
     words = [word.replace("suite.path=DIR", f"suite.path={rows}") for word in words]
     shows = "--help" in words
     if not shows:
-        named = any(word.startswith(("backbone=", "backbone.layers", "experiment=")) for word in words)
+        named = any(word.startswith(("backbone=", "backbone.layers")) or word == "experiment=quick" for word in words)
         words += [] if named else ["backbone=tiny"]
         words += (
             [] if any(word.startswith(("suite", "experiment=")) for word in words) else ["suite.tasks=[tense,topic]"]
         )
         words += ["++suite.max_rows=40", "probe.max_epochs=2", "logger=csv"]
+        if "experiment=full_battery" in words:
+            words += ["suite.tasks=[topic]"]
         if "experiment=layer_by_layer" in words:
-            words += ["backbone=tiny", "tuning.max_steps=2", "tuning.generate_rows=0", "study.maps.layers=1"]
+            words += ["tuning.max_steps=2", "tuning.generate_rows=0", "study.maps.layers=1"]
     (tmp_path / "my_probes.py").write_text(
         re.findall(r"```python\n(# my_probes\.py.*?)```", README, flags=re.DOTALL)[0]
     )

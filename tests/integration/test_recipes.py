@@ -59,6 +59,22 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+_SMALL = {
+    "trees": {
+        "backbone.layers": "all",
+        "study.probes.ranks": "[4]",
+        "study.probes.max_epochs": "1",
+        "study.probes.permutations": "10",
+    },
+    "readers": {"attentive.attention.max_epochs": "1", "attentive.multi_max.max_epochs": "1"},
+    "attention": {"probe.max_epochs": "1"},
+    "full_battery": {"suite.tasks": "[topic]"},
+    "syntax": {"suite.tasks": "[upos]"},
+    "patch": {"reference_backbone": "tiny", "reference_backbone.seed": "1", "study.patching.count": "4"},
+}
+"""What a study, experiment or probe is given beside, so that it takes seconds."""
+
+
 def in_small(command: str) -> list[str]:
     """The overrides of a command, of a sweep those of its first job, with a tiny backbone and few rows and steps."""
     words = [word for word in shlex.split(command) if "=" in word]
@@ -66,7 +82,7 @@ def in_small(command: str) -> list[str]:
     found: dict[str, str] = {}
     for word in words:
         key, _, value = word.partition("=")
-        if key.startswith(("backbone", "hydra")) and key != "hydra.run.dir":
+        if key.startswith(("backbone", "hydra", "reference_backbone.")) and key != "hydra.run.dir":
             continue
         first = value.partition("],[")[0] + "]" if "],[" in value else value.partition(",")[0]
         found[key] = first if swept and not value.startswith("{") else value
@@ -83,6 +99,12 @@ def in_small(command: str) -> list[str]:
         if "study.only_models" in found or "suite.path" in found:  # the tasks of the paper and of a FLAN folder
             found |= {"suite": "local", "suite.path": "DIR", "study.mixture.unseen": "[]"}
             found |= {"study.only_models": "[color]"}
+    for key, small in _SMALL.items():
+        if key in f"{found.get('study', '')} {found.get('experiment', '')} {found.get('probe', '')}".split():
+            found |= small
+    if found.get("suite") == "conllu":
+        found |= {"suite": "treebank"}
+        del found["suite.path"]
     if found.get("logger") == "wandb":
         found |= {"logger.mode": "offline"}
     found.setdefault("logger", "csv")

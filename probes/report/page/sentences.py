@@ -39,6 +39,9 @@ def _question(run: SavedRun) -> str:
         "transfer": f"whether probes of {first.backbone} that are trained on one task serve another",
         "compare_runs": f"whether the probes of {first.reference} and {first.backbone} differ on the same test rows",
         "layer_by_layer": f"which layers of {first.backbone} multi-task tuning changes",
+        "erase": f"what {first.backbone} uses of what a probe can decode from its layers",
+        "steer": f"how directions added at layers of {first.backbone} move its answers",
+        "patch": f"which layers and tokens carry the answers of {first.backbone}",
     }.get(first.study, f"what the layers of {first.backbone} hold")
     tasks = list(dict.fromkeys(row.task for row in run.rows if row.layer is not None and row.cluster))
     tasks = tasks or list(matrix.tasks)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from probes.activations import ExtractionSettings
 from probes.analysis import LayerAnalysis
@@ -48,6 +50,8 @@ class TreesStudy:
     Attributes:
         name: Names the study in `results.csv`.
         probes: How probes are trained and scored.
+        normalise: Whether each word's vector is divided by its root mean square, as blocks do before they read the
+            residual stream. Without it, the huge first words of many decoders decide how features are standardised.
         attention: Whether trees are also found from attention, which takes a second pass over validation and test
             sentences.
         sentences_drawn: Number of test sentences whose gold and predicted trees are drawn; 0: none.
@@ -55,6 +59,7 @@ class TreesStudy:
 
     name: str = "trees"
     probes: TreeProbeSettings = field(default_factory=TreeProbeSettings)
+    normalise: bool = True
     attention: bool = True
     sentences_drawn: int = 4
 
@@ -102,7 +107,7 @@ class TreesStudy:
             drawn: list[DrawnTree] = []
             for reading in readings:
                 with context.stage("probes"):
-                    data = tree_data(task, activations, reading)
+                    data = tree_data(task, activations, reading, normalise=self.normalise)
                     fits = [self._fit(kind, data, trainer, context.seed) for kind in self.probes.kinds]
                 with context.stage("scores"):
                     found = [*self._profiles(data, fits, loaded, task, extraction, context.seed)]
@@ -211,21 +216,33 @@ def tree_of(sentence: Sentence) -> Tree:
         raise ValueError(f"Sentence {sentence.name or sentence.text!r}: {error}") from error
 
 
-def tree_data(task: Task, activations: SuiteActivations, reading: Reading) -> TreeData:
+def tree_data(task: Task, activations: SuiteActivations, reading: Reading, *, normalise: bool) -> TreeData:
     """Vectors and trees of all splits.
 
     Args:
         task: The task of trees, without sentences of which a word has no vector.
         activations: The suite's.
         reading: A reading of words.
+        normalise: Whether each vector is divided by its root mean square; a vector of zeros stays as it is.
     """
     assert token_mode(reading) == "words"
     splits = {}
     for split in SPLITS:
         tokens = activations.tokens(task, split, reading)
         trees = tuple(tree_of(sentence) for sentence in sentences_of(task, split))
-        splits[split] = ParsedSentences(RaggedRows(tokens.values, tokens.lengths), trees)
+        values = with_unit_size(tokens.values) if normalise else tokens.values
+        splits[split] = ParsedSentences(RaggedRows(values, tokens.lengths), trees)
     return TreeData(activations.layers[reading], reading, **splits)
+
+
+def with_unit_size(vectors: Tensor) -> Tensor:
+    """Divide each vector, the last axis, by its root mean square.
+
+    >>> with_unit_size(torch.tensor([[3.0, -3.0], [0.0, 0.0]])).tolist()
+    [[1.0, -1.0], [0.0, 0.0]]
+    """
+    size = vectors.square().mean(-1, keepdim=True).sqrt()
+    return vectors / torch.where(size > 0, size, 1.0)
 
 
 def best_layers(profiles: Sequence[LayerProfile], *, sentences: int) -> dict[str, BestLayers]:

@@ -46,8 +46,8 @@ def word_suite(
     outside), and `feats.NAME`, of the words that have this feature. `edge` has pairs of a word and its head, with their
     relation. `trees` has the sentences with their trees.
 
-    Words whose tag no training word has are left out of validation and test, and counted in a warning; of `entities`,
-    whose tags depend on each other, their whole sentences.
+    Words whose tag no training word has are left out of validation and test, and counted in a warning; where tags are
+    those of entities (`B-…`, `I-…`, `O`), which depend on each other, their whole sentences.
 
     Args:
         name: Name of the suite.
@@ -169,7 +169,7 @@ def _split(task: str, split: str, labelled: _Labelled, index: Mapping[str, int])
         unknown = Counter(tag for tag in tags if tag not in index)
         listed = ", ".join(f"{tag} ({count})" for tag, count in unknown.most_common(5))
         what = f"{int((~known).sum())} words"
-        if task == "entities":
+        if all(tag == "O" or tag[:2] in {"B-", "I-"} for tag in index):
             known = ~np.isin(rows.sentence, rows.sentence[~known])
             what = f"the sentences of {what}"
         _log.warning(

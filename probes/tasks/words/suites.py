@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from probes.tasks.splits import MaxRows, split_name
@@ -51,6 +52,7 @@ def load_columns_suite(
     word_column: int = 0,
     tag_column: int = -1,
     joined_by: str = " ",
+    task: str = "entities",
     max_rows: MaxRows = None,
     seed: int = 0,
     strict: bool = False,
@@ -58,13 +60,12 @@ def load_columns_suite(
 ) -> Suite:
     """Read words with their tags, one a line: a folder with one `.conll`, `.tsv`, `.bio` or `.txt` file for each split.
 
-    The only task is `entities`.
-
     Args:
         path: The folder; a file belongs to the split in its name, such as `train.conll`.
         word_column: Column of the word, counted from 0.
         tag_column: Column of its tag; negative numbers count from the last.
         joined_by: What stands between the words of a text: a space, or nothing in scripts without spaces.
+        task: Name of the only task; the tags need not be those of entities.
         max_rows: At most this many sentences in each split, or a mapping split → sentences, drawn by `seed`.
         seed: Decides which sentences are drawn.
         strict: Raise on sentences that two splits share instead of warning.
@@ -80,7 +81,7 @@ def load_columns_suite(
 
     sentences = _read_folder(path, (".conll", ".tsv", ".bio", ".txt"), read)
     suite = name or Path(path).expanduser().resolve().name
-    return word_suite(suite, sentences, max_rows=max_rows, seed=seed, strict=strict, source=str(path))
+    return _renamed(word_suite(suite, sentences, max_rows=max_rows, seed=seed, strict=strict, source=str(path)), task)
 
 
 def load_hub_words_suite(
@@ -92,14 +93,13 @@ def load_hub_words_suite(
     tags: str = "ner_tags",
     labels: Sequence[str] | None = None,
     joined_by: str = " ",
+    task: str = "entities",
     max_rows: MaxRows = None,
     seed: int = 0,
     strict: bool = False,
     name: str | None = None,
 ) -> Suite:
     """Load a token-classification set of the Hub, or of a folder that `datasets.load_dataset` can read.
-
-    The only task is `entities`.
 
     Args:
         path: Name of the dataset on the Hub, or a local folder.
@@ -109,6 +109,7 @@ def load_hub_words_suite(
         tags: Column with the list of their tags.
         labels: Names of the tags in index order, if the column has numbers and the dataset does not name them.
         joined_by: What stands between the words of a text: a space, or nothing in scripts without spaces.
+        task: Name of the only task; the tags need not be those of entities.
         max_rows: At most this many sentences in each split, or a mapping split → sentences, drawn by `seed`.
         seed: Decides which sentences are drawn.
         strict: Raise on sentences that two splits share instead of warning.
@@ -137,7 +138,13 @@ def load_hub_words_suite(
             for number, pair in enumerate(zip(rows[words], rows[tags], strict=True), start=1)
             if pair[0]
         ]
-    return word_suite(suite, sentences, max_rows=max_rows, seed=seed, strict=strict, source=path)
+    return _renamed(word_suite(suite, sentences, max_rows=max_rows, seed=seed, strict=strict, source=path), task)
+
+
+def _renamed(suite: Suite, name: str) -> Suite:
+    """A suite of one task under another name."""
+    (task,) = suite.tasks
+    return Suite(suite.name, (replace(task, name=name),))
 
 
 def _tagged(

@@ -133,7 +133,8 @@ class TreeScorer:
         for name, (quantity, _) in baselines.items():
             paired = _difference(scores, quantity, name)
             estimates = self._estimates(method, paired, name)
-            yield self._profile(method, name, replace(estimates, null=np.zeros((1, len(self.layers)))))
+            known = replace(estimates, null=np.zeros((1, len(self.layers))), alternative="two-sided")
+            yield self._profile(method, name, known)
 
     def _estimates(self, method: Method, scores: TreeScores, quantity: str) -> Estimates:
         interval, draws = scores.interval(quantity), scores.draws.get(quantity, np.empty(0))

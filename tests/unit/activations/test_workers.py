@@ -46,9 +46,12 @@ def worker(root: Path, *, slow: float = 0.0) -> int:
 
 
 def files(root: Path) -> dict[str, object]:
-    """Every file of a cache: its bytes, or those of a shard's values with the header, whose order is not fixed."""
+    """Every file of a cache: its bytes, or those of a shard's values with the header, whose order is not fixed.
+
+    What killed processes have left half written, hidden files, is deleted by the next run that computes something.
+    """
     found: dict[str, object] = {}
-    for path in root.rglob("*"):
+    for path in root.rglob("[!.]*"):
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 values = file.get_tensor("activations")

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from similarity_samples import LAST, a_layer_by_layer
 
+from probes.analysis import SegmentedQuantity
+from probes.analysis.bands.segments import Segments
 from probes.report import FilesOnly, report_layer_by_layer
-from probes.values import LayerByLayer, Reading
+from probes.report.run_report import report_bands
+from probes.values import Estimates, LayerByLayer, LayerProfile, Reading
 
 MEAN = Reading("decoder", "residual", "mean")
 
@@ -57,4 +60,25 @@ def test_each_quantity_and_reading_is_one_picture_and_one_hand_over(reported):
 
 def test_nothing_to_report_leaves_nothing(tmp_path):
     assert report_layer_by_layer(tmp_path, [], logger=FilesOnly(), primary=LAST) == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_quantity_without_any_value_has_no_picture_of_its_bands(tmp_path):
+    estimates = Estimates(np.full(2, np.nan), 10)
+    profiles = [
+        LayerProfile(quantity="q", unit="u", estimates=estimates, layers=(0, 1), task=task, reading=LAST)
+        for task in ("a", "b")
+    ]
+    segments = Segments(
+        statistic="spread",
+        layers=(),
+        left_out=(0, 1),
+        profile=np.empty(0),
+        boundaries=(),
+        p=np.nan,
+        bands=(),
+        note="no value",
+    )
+    quantity = SegmentedQuantity(tuple(profiles), segments)
+    assert report_bands(tmp_path, [quantity], logger=FilesOnly(), primary=LAST) == []
     assert not list(tmp_path.iterdir())

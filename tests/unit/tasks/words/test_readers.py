@@ -122,6 +122,14 @@ def test_sentences_with_a_tag_that_training_lacks_are_left_out_and_counted(tmp_p
     assert "the sentences of 1 words are left out, whose tag no training word has: B-new (1)" in caplog.text
 
 
+def test_tags_that_are_not_those_of_entities_lose_single_words_and_have_a_name_of_their_own(tmp_path):
+    written(tmp_path, "a\tX\nb\tY\n", "train.conll")
+    written(tmp_path, "a\tX\n", "dev.conll")
+    written(tmp_path, "a\tX\nc\tNEW\n\nd\tY\n", "test.conll")
+    (task,) = load_columns_suite(tmp_path, task="pos").tasks
+    assert (task.name, task.splits["test"].targets) == ("pos", ("X", "Y"))
+
+
 def test_hub_sets_of_numbers_have_the_names_of_their_tags(tmp_path):
     import datasets
 

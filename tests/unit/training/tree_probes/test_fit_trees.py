@@ -75,6 +75,7 @@ def test_shuffled_trees_give_at_most_the_chain(data: TreeData, distance: TreeFit
     assert above.values[1] == pytest.approx(1 - chain)
     assert above.null is not None
     assert (above.null == 0).all()
+    assert above.alternative == "two-sided"
 
 
 def test_depths_and_the_root_are_found(data: TreeData) -> None:
