@@ -86,6 +86,8 @@ def in_small(command: str) -> list[str]:
             continue
         first = value.partition("],[")[0] + "]" if "],[" in value else value.partition(",")[0]
         found[key] = first if swept and not value.startswith("{") else value
+    if "experiment" in found and "paper" in found["experiment"]:
+        found["experiment"] = "layer_by_layer_mini"  # the paper's own names a backbone of the Hub
     found |= {"backbone": "tiny", "++suite.max_rows": "40", "trainer": "cpu", "probe.permutations": "20"}
     if found.get("suite") in {"glue", "trec"}:
         del found["suite"]
