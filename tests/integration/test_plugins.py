@@ -93,7 +93,7 @@ class TestInstalled:
 def test_without_the_plug_in_its_options_are_unknown() -> None:
     assert plugin_folders() == {}
     with pytest.raises(
-        OverrideError, match=r"`probe` has no option 'cosine'\..* It has attention, linear, mlp, multi_max\."
+        OverrideError, match=r"`probe` has no option 'cosine'\..* It has attention, linear, low_rank, mlp, multi_max\."
     ):
         check_overrides(["probe=cosine"])
 

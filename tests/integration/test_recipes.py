@@ -66,7 +66,7 @@ _SMALL = {
         "study.probes.max_epochs": "1",
         "study.probes.permutations": "10",
     },
-    "readers": {"attentive.attention.max_epochs": "1", "attentive.multi_max.max_epochs": "1"},
+    "readers": {"study.attentive.attention.max_epochs": "1", "study.attentive.multi_max.max_epochs": "1"},
     "attention": {"probe.max_epochs": "1"},
     "full_battery": {"suite.tasks": "[topic]"},
     "syntax": {"suite.tasks": "[upos]"},

@@ -103,10 +103,10 @@ def test_undefined_draws_are_left_out_and_without_draws_there_is_no_interval():
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: f"{metric.kind}-{metric.name}")
 def test_the_interval_of_every_metric_holds_its_value_and_stays_in_its_range(metric):
     generator = torch.Generator().manual_seed(0)
-    classes = {"classification": 2, "multilabel": 3, "regression": 1}[metric.kind]
+    classes = {"classification": max(2, metric.least_classes), "multilabel": 3, "regression": 1}[metric.kind]
     logits = torch.randn(2, 40, classes, generator=generator)
     targets = {
-        "classification": torch.randint(2, (40,), generator=generator),
+        "classification": torch.randint(classes, (40,), generator=generator),
         "multilabel": torch.randint(2, (40, 3), generator=generator).float(),
         "regression": torch.randn(40, generator=generator),
     }[metric.kind]
