@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 COMMANDS = [command for command in commands_of(ROOT / "docs" / "recipes.md") if "--me" not in command]
 NOT_IN_SMALL = {"wandb-report", "study=patch"}
-"""Asks a server; needs pairs of equally many tokens, which a tokenizer of bytes does not give (`test_patch.py` has one)."""
+"""Asks a server; needs pairs of equally many tokens, which a tokenizer of bytes does not give (see `test_patch.py`)."""
 OWN_CODE = {
     "my_probes.py": """
 from torch import nn
