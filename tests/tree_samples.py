@@ -15,8 +15,10 @@ from probes.values import Reading
 READING = Reading("decoder", "residual", "words.last")
 
 
-def random_trees(sentences: int, *, seed: int = 0, shortest: int = 5, longest: int = 9) -> list[Tree]:
-    """Random rooted trees of which every word counts."""
+def random_trees(
+    sentences: int, *, seed: int = 0, shortest: int = 5, longest: int = 9, uncounted: float = 0.0
+) -> list[Tree]:
+    """Random rooted trees in which such a share of the words does not count."""
     rng = np.random.default_rng(seed)
     trees = []
     for _ in range(sentences):
@@ -25,7 +27,12 @@ def random_trees(sentences: int, *, seed: int = 0, shortest: int = 5, longest: i
         heads = [ROOT] * words
         for word in range(1, words):
             heads[place[word]] = int(place[rng.integers(word)])
-        trees.append(Tree(tuple(heads)))
+        if uncounted == 0:
+            trees.append(Tree(tuple(heads)))
+            continue
+        counted = rng.random(words) > uncounted
+        counted[place[:2]] = True  # the root and another
+        trees.append(Tree(tuple(heads), tuple(counted.tolist())))
     return trees
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from tree_samples import random_trees
 
 from probes.metrics.tree_scores import (
     SentenceParts,
@@ -26,29 +27,13 @@ from probes.metrics.tree_scores import (
 from probes.metrics.trees import ROOT, Tree
 
 
-def random_trees(sentences: int, *, seed: int = 0, shortest: int = 3, longest: int = 9) -> list[Tree]:
-    """Random rooted trees in which about a tenth of the words does not count."""
-    rng = np.random.default_rng(seed)
-    trees = []
-    for _ in range(sentences):
-        words = int(rng.integers(shortest, longest + 1))
-        place = rng.permutation(words)
-        heads = [ROOT] * words
-        for word in range(1, words):
-            heads[place[word]] = int(place[rng.integers(word)])
-        counted = rng.random(words) > 0.1
-        counted[place[:2]] = True  # the root and another
-        trees.append(Tree(tuple(heads), tuple(counted.tolist())))
-    return trees
-
-
 def random_distances(trees: Sequence[Tree], layers: int, *, seed: int = 1) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     drawn = [rng.random((layers, len(tree), len(tree))) for tree in trees]
     return [distances + distances.swapaxes(1, 2) for distances in drawn]
 
 
-TREES = random_trees(40)
+TREES = random_trees(40, shortest=3, uncounted=0.1)
 GOLD = [tree.distances[None] for tree in TREES]
 
 
@@ -140,7 +125,7 @@ def test_a_resample_scores_as_the_sentences_it_drew() -> None:
 def test_intervals_hold_the_score_and_shrink_with_sentences() -> None:
     widths = []
     for sentences in (20, 200):
-        trees = random_trees(sentences, seed=3)
+        trees = random_trees(sentences, seed=3, shortest=3, uncounted=0.1)
         joined = spanning_trees(random_distances(trees, layers=1), trees)
         scores = score_parts({"uuas": uuas_parts(joined, trees)}, samples=200, seed=0)
         interval = scores.interval("uuas")
