@@ -13,15 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probes.activations import ExtractionSettings
 from probes.analysis.effects import effect_estimates, log_odds_of_right
 from probes.answers import LanguageModel, Questions, content_free_prompt, label_questions
 from probes.backbones import FrozenBackbone
 from probes.backbones.fingerprint import fingerprint
 from probes.files import digest_of_json
 from probes.interventions import KeptArrays
-from probes.studies.suite_activations import SuiteActivations
+from probes.studies.run_context import RunContext
+from probes.studies.suite_activations import SuiteActivations, facts_of, names_of, read_suite
 from probes.tasks import Suite, Task
-from probes.values import LayerProfile, Reading
+from probes.values import LayerProfile, Reading, RunNames
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +84,51 @@ class AnsweredTask:
             content_free: Shape `(1, options)`.
         """
         return log_probs / self.test.lengths.numpy() - content_free / self.content_free.lengths.numpy()
+
+
+@dataclass(frozen=True)
+class ReadModel:
+    """A language model, and a suite's activations in it.
+
+    Attributes:
+        lm: The model with its head.
+        layers: The layers that are edited, ascending.
+        read: Activations of the suite.
+        reading: That of the stream's last token.
+        names: What all rows of the results share.
+        kept: Where effects are kept.
+    """
+
+    lm: LanguageModel
+    layers: tuple[int, ...]
+    read: SuiteActivations
+    reading: Reading
+    names: RunNames
+    kept: KeptArrays
+
+
+def read_model(
+    context: RunContext,
+    study: str,
+    suite: Suite,
+    backbone: Callable[[], FrozenBackbone],
+    extraction: ExtractionSettings,
+    *,
+    every: int,
+) -> ReadModel:
+    """Load a model with its head and read the suite; arguments as in `EraseStudy.run` and `edited_layers`.
+
+    Raises:
+        ValueError: The model has no language-model head, or the stream's last token is not read.
+    """
+    with context.stage("backbone"):
+        lm = loaded_language_model(backbone)
+    layers = edited_layers(lm, every)
+    with context.stage("activations"):
+        read = read_suite(suite, lm.backbone, extraction, context.cache_dir)
+    context.provenance.record(facts_of(suite, read))
+    names = names_of(study, suite, lm.backbone.name)
+    return ReadModel(lm, layers, read, last_token_reading(read), names, kept_arrays(lm, context.cache_dir))
 
 
 def answered_suite(suite: Suite) -> Suite:

@@ -30,15 +30,12 @@ from probes.studies.interventions.answered import (
     AnsweredTask,
     answer_profiles,
     answered_suite,
-    edited_layers,
-    kept_arrays,
-    last_token_reading,
-    loaded_language_model,
     mean_of_largest,
+    read_model,
 )
 from probes.studies.interventions.erasure import ALONE, ONWARD, ErasureSettings, TaskErasure, eraser_of
 from probes.studies.run_context import RunContext
-from probes.studies.suite_activations import facts_of, names_of, read_suite, task_data
+from probes.studies.suite_activations import task_data
 from probes.tasks import Suite, Task
 from probes.trainers import TrainerFactory
 from probes.training import LabelledActivations, ProbeSettings, TaskData, TaskProbes, fit_task
@@ -92,15 +89,8 @@ class EraseStudy:
         with context.stage("tasks"):
             loaded = answered_suite(suite())
         with context.logged():
-            with context.stage("backbone"):
-                lm = loaded_language_model(backbone)
-            layers = edited_layers(lm, self.erasure.every)
-            with context.stage("activations"):
-                read = read_suite(loaded, lm.backbone, extraction, context.cache_dir)
-            reading = last_token_reading(read)
-            context.provenance.record(facts_of(loaded, read))
-            names = names_of(self.name, loaded, lm.backbone.name)
-            kept = kept_arrays(lm, context.cache_dir)
+            model = read_model(context, self.name, loaded, backbone, extraction, every=self.erasure.every)
+            lm, layers, read, reading, names = model.lm, model.layers, model.read, model.reading, model.names
             per_batch = self.erasure.tokens_per_batch
             answered = {
                 task.name: AnsweredTask.of(task, lm.backbone, tokens_per_batch=per_batch) for task in loaded.tasks
@@ -114,7 +104,7 @@ class EraseStudy:
                     labels = {name: answered[name].labels("test")[: q.rows].numpy() for name, q in others.items()}
                     erasures = {  # one at a time, as it holds streams
                         task.name: TaskErasure(
-                            lm, answered[task.name], others, labels, self.erasure, kept, context.seed
+                            lm, answered[task.name], others, labels, self.erasure, model.kept, context.seed
                         )
                     }
                 erasure = erasures[task.name]

@@ -26,15 +26,12 @@ from probes.studies.interventions.answered import (
     AnsweredTask,
     answer_profiles,
     answered_suite,
-    edited_layers,
-    kept_arrays,
-    last_token_reading,
-    loaded_language_model,
     mean_of_largest,
+    read_model,
 )
 from probes.studies.interventions.steering import SteeringSettings, TaskSteering, steering_profiles
 from probes.studies.run_context import RunContext
-from probes.studies.suite_activations import facts_of, names_of, read_suite, task_data
+from probes.studies.suite_activations import task_data
 from probes.tasks import Suite
 from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings, fit_task
@@ -84,15 +81,8 @@ class SteerStudy:
         with context.stage("tasks"):
             loaded = answered_suite(suite())
         with context.logged():
-            with context.stage("backbone"):
-                lm = loaded_language_model(backbone)
-            layers = edited_layers(lm, self.steering.every)
-            with context.stage("activations"):
-                read = read_suite(loaded, lm.backbone, extraction, context.cache_dir)
-            reading = last_token_reading(read)
-            context.provenance.record(facts_of(loaded, read))
-            names = names_of(self.name, loaded, lm.backbone.name)
-            kept = kept_arrays(lm, context.cache_dir)
+            model = read_model(context, self.name, loaded, backbone, extraction, every=self.steering.every)
+            lm, layers, read, reading, names = model.lm, model.layers, model.read, model.reading, model.names
             best: dict[str, BestLayers] = {}
             steering: TaskSteering | None = None
             found: dict[int, dict[str, np.ndarray]] = {}
@@ -105,7 +95,10 @@ class SteerStudy:
                     if fit.best_layers is not None:
                         best[task.name] = fit.best_layers
                     answered = AnsweredTask.of(task, lm.backbone, tokens_per_batch=self.steering.tokens_per_batch)
-                    steering, found = TaskSteering(lm, answered, fit.probes, self.steering, kept, context.seed), {}
+                    steering, found = (
+                        TaskSteering(lm, answered, fit.probes, self.steering, model.kept, context.seed),
+                        {},
+                    )
                 assert steering is not None
                 with context.stage("steering"):
                     found[layer] = steering.at(layer)
