@@ -213,6 +213,13 @@ def read_resume_point(path: Path, *, key: str, remedy: str) -> bytes | None:
     return None
 
 
+def resume_point_fault(path: Path) -> str | None:
+    """What is wrong with a state by itself, kept in a file named `<key>.<suffix>`; `None` if it is whole."""
+    content = path.read_bytes()
+    payload = content[sum(map(len, _resume_header(b"", path.stem))) :]
+    return None if content == b"".join(_resume_header(payload, path.stem)) + payload else "is damaged"
+
+
 def _resume_header(payload: bytes, key: str) -> tuple[bytes, bytes]:
     return _RESUME_POINT, f"{key} {fast_digest(key.encode(), payload)}\n".encode()
 

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from probes.activations.claims import Claims
 from probes.activations.shards import DamagedShardError, check_values, read_header
-from probes.kept_files import MANIFEST, folder_fault, read_key, sealed_fault
+from probes.kept_files import MANIFEST, folder_fault, read_key, resume_point_fault, sealed_fault
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _DAYS = {"h": 1 / 24, "d": 1, "w": 7}
@@ -32,7 +32,8 @@ class Entry:
     """One thing in the cache that is kept or deleted as a whole.
 
     Attributes:
-        kind: `activations`, `model`, `converted`, `record` (scores and fingerprints) or `remains`.
+        kind: `activations`, `model`, `converted`, `record` (scores and fingerprints), `effects` (of interventions) or
+            `remains`.
         path: Its folder or file.
         lock: The lock that a run holds while it writes the entry; `None` if there is none.
         description: What it holds.
@@ -59,6 +60,8 @@ class Entry:
             yield from _faults_of_records(self.path.glob("scores-*.json"))
         elif self.kind == "record":
             yield from _faults_of_records([self.path])
+        elif self.kind == "effects" and (fault := resume_point_fault(self.path)) is not None:
+            yield self.path, fault
 
     def delete(self) -> bool:
         """Delete the entry; False if a run is writing it."""
@@ -85,7 +88,9 @@ def entries(cache: Path) -> list[Entry]:
         *(_folder("model", folder) for folder in sorted(cache.glob("adapters/*-*")) if folder.is_dir()),
         *(_folder("converted", folder) for folder in sorted(cache.glob("converted/*")) if folder.is_dir()),
         *(_file("record", file) for file in sorted(cache.glob("adapters/*/*.json")) if _is_record(file)),
+        *(_file("effects", file) for file in sorted(cache.glob("interventions/*.arrays"))),
         *(_file("remains", file) for file in sorted(cache.glob("activations/*/*.corrupt*"))),
+        *(_file("remains", file) for file in sorted(cache.glob("interventions/*.corrupt*"))),
         *(_file("remains", file) for file in sorted(cache.glob("adapters/*.ckpt"))),
     ]
     return sorted(found, key=lambda entry: (entry.last_used, str(entry.path)))

@@ -14,7 +14,7 @@ from probes.kept_files import read_resume_point, write_resume_point
 
 
 class KeptArrays:
-    """Results of long computations, each in a file named by the digest of its key.
+    """Results of long computations, each in a sealed file `<digest of its key>.arrays`.
 
     Args:
         folder: Where they are kept.
@@ -32,7 +32,7 @@ class KeptArrays:
             compute: Called without arguments.
         """
         digest = digest_of_json({**self.shared, **key})
-        path = self.folder / f"{digest}.npz"
+        path = self.folder / f"{digest}.arrays"
         payload = read_resume_point(path, key=digest, remedy="It is computed again.")
         if payload is None:
             arrays = dict(compute())

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fault_samples import cut, filled, flip_random_bit
 from filelock import FileLock
@@ -18,6 +19,7 @@ from probes.activations import ExtractionSettings, open_stores
 from probes.activations.claims import Claims
 from probes.backbones import tiny_backbone
 from probes.commands.cache import entries, main, to_prune
+from probes.interventions.kept_arrays import KeptArrays
 from probes.trainers import default_trainer
 from probes.tuning import TunedBackbone, TuningSettings, tune
 
@@ -134,6 +136,20 @@ def test_opening_a_store_counts_as_a_use(cache):
     open_stores(tiny_backbone(), ExtractionSettings(), cache / "activations")
     chosen = to_prune(entries(cache), older_than=30, max_size=None, now=time.time())
     assert [entry.kind for entry in chosen] == ["activations"]
+
+
+def test_kept_effects_are_listed_verified_and_pruned(cache, capsys):
+    KeptArrays(cache / "interventions", {}).get({"layer": 1}, lambda: {"effects": np.ones(4)})
+    (kept,) = (cache / "interventions").iterdir()
+    run(cache, "ls")
+    assert "effects" in capsys.readouterr().out
+    assert list(next(entry for entry in entries(cache) if entry.kind == "effects").faults()) == []
+    flip_random_bit(kept)
+    with pytest.raises(SystemExit):
+        run(cache, "verify")
+    assert f"'{kept}' is damaged." in capsys.readouterr().out
+    run(cache, "prune", "--max-size", "0", "--yes")
+    assert not kept.exists()
 
 
 def test_prune_leaves_what_a_run_is_writing(cache, capsys):

@@ -8,12 +8,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fault_samples import TEXTS, filled, flip_bit
 from tuning_samples import toy_splits
 
-from probes.activations import ActivationStore, ExtractionSettings, certified, open_stores
+from probes.activations import ActivationStore, ExtractionSettings, certified, fill_stores, open_stores
 from probes.backbones import loading, tiny_backbone
+from probes.interventions.kept_arrays import KeptArrays
 from probes.kept_files import folder_fault, manifest_digest, read_sealed_json
 from probes.trainers import default_trainer
 from probes.tuning import TunedBackbone, TunedModel, TuningSettings, merge_adapters, tune
@@ -21,6 +23,7 @@ from probes.tuning.model_store import ModelFolder, read_scores
 from probes.tuning.resume_points import ResumePoints
 
 FLIPS = 500
+EFFECTS = {"effects": np.arange(40.0)}
 FULL = TuningSettings(learning_rate=1e-2, max_steps=1, batch_size=8, method="full", generate_rows=0)
 LORA = TuningSettings(learning_rate=1e-2, max_steps=1, batch_size=8, rank=2, generate_rows=0)
 
@@ -38,6 +41,10 @@ class Cache:
         stores = open_stores(self.backbone, ExtractionSettings(), root / "activations")
         certified(self.backbone, self.texts, stores)
         filled(self.backbone, root / "activations", pooling=["last", "mean"])
+        spread = open_stores(self.backbone, ExtractionSettings(), root / "activations", pooled=False, tokens="subwords")
+        fill_stores(self.backbone, self.texts, spread, ExtractionSettings())
+        self.effects = KeptArrays(root / "interventions", {"model": "tiny"})
+        self.effects.get({"layer": 1}, lambda: EFFECTS)
         self.models = [self._tune(name, settings) for name, settings in (("lora", LORA), ("full", FULL))]
         for model in self.models:
             TunedBackbone(self.backbone, model, root).fingerprint()
@@ -58,6 +65,7 @@ class Cache:
             r"activations/\w+/\w{24}\.safetensors": self._reads_shard,
             r"activations/\w+/identity\.json": self._reads_identity,
             r"activations/\w+/certificate\.json": self._reads_certificate,
+            r"interventions/\w+\.arrays": self._reads_effects,
             r"adapters/(lora|full)-\w+/scores-\w+\.json": self._reads_scores,
             r"adapters/(lora|full)-\w+/.*": self._reads_model,
             r"adapters/merged-\w+/.*": lambda _: folder_fault(self.merged, key=self.merged.name) is None,
@@ -84,7 +92,7 @@ class Cache:
 
     def _stores(self) -> list[ActivationStore]:
         settings = ExtractionSettings(pooling=["last", "mean"])
-        return list(open_stores(self.backbone, settings, self.root / "activations").values())
+        return list(open_stores(self.backbone, settings, self.root / "activations", tokens="subwords").values())
 
     def _reads_shard(self, path: Path) -> bool:
         missing = 0
@@ -118,6 +126,11 @@ class Cache:
         assert model.folder is not None
         key = f"{model.key} {manifest_digest(model.folder)}"
         return read_sealed_json(path, key=key, remedy="It is computed again.") is not None
+
+    def _reads_effects(self, path: Path) -> bool:
+        computed = []
+        self.effects.get({"layer": 1}, lambda: computed.append(path) or EFFECTS)
+        return not computed
 
     def _reads_resume_point(self, path: Path) -> bool:
         try:
