@@ -34,7 +34,7 @@ def test_a_damaged_file_is_set_aside_and_computed_again(tmp_path, caplog):
     compute, calls = counted(2.0)
     kept = KeptArrays(tmp_path, {})
     kept.get({"layer": 1}, compute)
-    (path,) = tmp_path.glob("*.npz")
+    (path,) = tmp_path.glob("*.arrays")
     content = bytearray(path.read_bytes())
     content[-20] ^= 1
     path.write_bytes(bytes(content))
