@@ -95,10 +95,8 @@ class SteerStudy:
                     if fit.best_layers is not None:
                         best[task.name] = fit.best_layers
                     answered = AnsweredTask.of(task, lm.backbone, tokens_per_batch=self.steering.tokens_per_batch)
-                    steering, found = (
-                        TaskSteering(lm, answered, fit.probes, self.steering, model.kept, context.seed),
-                        {},
-                    )
+                    steering = TaskSteering(lm, answered, fit.probes, self.steering, model.kept, context.seed)
+                    found = {}
                 assert steering is not None
                 with context.stage("steering"):
                     found[layer] = steering.at(layer)
