@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 import uuid
@@ -67,7 +68,7 @@ class Claims:
         def beat() -> None:
             while not stop.wait(SECONDS_BETWEEN_BEATS):
                 with suppress(OSError):  # another process took this one for dead
-                    claim.touch()
+                    os.utime(claim)
 
         thread = threading.Thread(target=beat, daemon=True, name="claim")
         thread.start()

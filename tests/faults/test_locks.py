@@ -109,6 +109,25 @@ def claim_of(process: dict[str, object], root: Path) -> Path:
     return write_text(lock_file.with_suffix(".1.claim"), json.dumps({"process": process, "texts": ids}))
 
 
+def test_a_run_that_failed_keeps_no_claim_while_its_traceback_is_kept(tmp_path):
+    broken = tiny_backbone()
+    broken.model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(ArithmeticError))
+    with pytest.raises(ArithmeticError) as kept:  # as a notebook keeps the last traceback
+        filled(broken, tmp_path)
+    assert filled(tiny_backbone(), tmp_path, lock_timeout=1)[1].texts_computed == 24
+    assert kept.tb is not None
+
+
+def test_a_claim_that_was_taken_for_dead_is_not_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "SECONDS_BETWEEN_BEATS", 0.05)
+    own = claims.Claims(lock_of_tiny(tmp_path))
+    claim = own.claim(["a text"])
+    with own.beating(claim):
+        claim.unlink()
+        time.sleep(0.3)
+        assert not claim.exists()
+
+
 def test_the_texts_of_a_process_that_has_died_are_taken_over(tmp_path, caplog):
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
         pass
