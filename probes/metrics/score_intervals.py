@@ -20,6 +20,7 @@ degrees of freedom:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -30,6 +31,16 @@ from torch import Tensor
 Scale = Literal["share", "share_of_labels", "share_of_pairs", "positive", "at_most_one", "correlation", "difference"]
 """The range of a score, which decides its interval. `share_of_labels` is a share of more than one answer for each row,
 whose m may exceed the number of rows."""
+
+_RANGES: dict[Scale, tuple[float, float]] = {
+    "share": (0.0, 1.0),
+    "share_of_labels": (0.0, 1.0),
+    "share_of_pairs": (0.0, 1.0),
+    "positive": (0.0, math.inf),
+    "at_most_one": (-math.inf, 1.0),
+    "correlation": (-1.0, 1.0),
+    "difference": (-math.inf, math.inf),
+}
 
 
 def score_interval(
@@ -101,15 +112,17 @@ def errors_of_draws(draws: Tensor) -> Tensor:
     return (draws - draws.mean(0)) / max(len(draws) - 1, 0) ** 0.5
 
 
-def widened(ends: Tensor, values: Tensor, errors: Tensor) -> Tensor:
+def widened(ends: Tensor, values: Tensor, errors: Tensor, *, scale: Scale = "difference") -> Tensor:
     """Widen intervals over test rows to intervals over test rows and training sets.
 
-    The distances of an end from the value, over rows and over training sets (Student's t), are added in quadrature.
+    The distances of an end from the value, over rows and over training sets (Student's t), are added in quadrature. No
+    end lies beyond the range of the score.
 
     Args:
         ends: Lower and upper ends over test rows, shape `(2, layers)`.
         values: Shape `(layers,)`.
         errors: Over training sets, scaled as in `Estimates.errors`, shape `(sets, layers)`.
+        scale: The range of the score; a difference has none.
 
     Source:
         Zou and Donner 2008, "Construction of confidence limits about effect measures: a general approach".
@@ -117,7 +130,8 @@ def widened(ends: Tensor, values: Tensor, errors: Tensor) -> Tensor:
     quantile = float(student_t.ppf(0.975, max(len(errors), 2) - 1))
     reach = quantile * errors.square().sum(0).sqrt()
     below, above = (values - ends[0]).clamp_min(0), (ends[1] - values).clamp_min(0)
-    return torch.stack([values - torch.hypot(below, reach), values + torch.hypot(above, reach)])
+    widened_ends = torch.stack([values - torch.hypot(below, reach), values + torch.hypot(above, reach)])
+    return widened_ends.clamp(*_RANGES[scale])
 
 
 def _around(centre: Tensor, error: Tensor, t: float, back: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:

@@ -276,6 +276,6 @@ def _intervals(means: Tensor, of_subsets: Tensor, starts: list[int], probed: Pro
         else:
             assert halves is not None
             errors = halves
-        ends.append(widened(over_rows, values, errors))
+        ends.append(widened(over_rows, values, errors, scale=scale))
     low, high = torch.stack(ends, dim=2)
     return low, high

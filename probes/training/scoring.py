@@ -13,6 +13,7 @@ from torch import Tensor
 from probes.metrics import (
     LARGER_IS_BETTER,
     MAIN_METRIC,
+    SCALES,
     UNITS,
     Scores,
     TargetKind,
@@ -262,7 +263,8 @@ def _uncertainty(scores: Scores, metric: str, units: str) -> tuple[Tensor | None
         return interval, errors, units
     over_sets = training_set_errors(scores.refits[metric])
     errors = torch.cat([errors, over_sets])
-    return widened(interval, scores.values[metric], over_sets), errors, f"{units} and training sets"
+    scale = SCALES.get((scores.kind, metric), "difference")
+    return widened(interval, scores.values[metric], over_sets, scale=scale), errors, f"{units} and training sets"
 
 
 def _main_metric_first(values: Mapping[str, Tensor], kind: TargetKind) -> list[tuple[str, Tensor]]:

@@ -66,6 +66,16 @@ def test_each_end_moves_by_adding_the_distances_in_quadrature():
     assert high.item() == pytest.approx(0.6 + (0.3**2 + reach**2) ** 0.5)
 
 
+def test_no_end_is_moved_beyond_the_range_of_the_score():
+    ends, value = torch.tensor([[0.1], [0.95]]).double(), torch.tensor([0.9]).double()
+    errors = torch.tensor([[0.3], [-0.4]], dtype=torch.float64)
+    low, high = widened(ends, value, errors)  # a difference, which has no range
+    assert low.item() < 0
+    assert high.item() > 1
+    assert widened(ends, value, errors, scale="share").flatten().tolist() == [0.0, 1.0]
+    assert widened(ends, value, errors, scale="at_most_one")[0].item() == low.item()
+
+
 @pytest.mark.parametrize("rows", [10, 11])
 def test_the_weights_keep_half_of_the_rows_with_mean_1(rows):
     weights = half_weights(rows, 6, seed=0)
