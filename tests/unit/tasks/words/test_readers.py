@@ -154,5 +154,6 @@ def test_hub_sets_of_numbers_have_the_names_of_their_tags(tmp_path):
 @pytest.mark.skipif(not (DATA / "treebank").is_dir(), reason="needs ../shared/data/treebank")
 def test_the_text_of_a_real_treebank_is_the_one_it_states():
     file = DATA / "treebank" / "dev.conllu"
-    stated = [line[9:].rstrip("\n") for line in file.open(encoding="utf-8") if line.startswith("# text = ")]
+    lines = file.read_text(encoding="utf-8").split("\n")
+    stated = [line.removeprefix("# text = ") for line in lines if line.startswith("# text = ")]
     assert [sentence.text for sentence in read_conllu(file)] == stated
