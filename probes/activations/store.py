@@ -168,6 +168,15 @@ class ActivationStore:
             raise KeyError("No text was given; `text_ids` must have at least one.")
         return values
 
+    def files_of(self, text_ids: Sequence[str], layers: Sequence[Layer]) -> list[list[int]]:
+        """The positions in `text_ids` of the texts that are read from each file, in the order of the file.
+
+        Raises:
+            KeyError: As in `read`.
+        """
+        by_shard = self._by_shard(text_ids, layers)
+        return [[row for row, _ in sorted(pairs, key=lambda pair: pair[1])] for pairs in by_shard.values()]
+
     def read_tokens(self, text_ids: Sequence[str], layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
         """Activations of the words of texts, which may repeat, in the store of a reading of words.
 
