@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ from probes.backbones.token_batches import TokenizedTexts, Tokenizer, longest_in
 from probes.backbones.verification import check_hooks, check_weights, is_causal, reported_hidden_states
 from probes.token_values import token_mode
 from probes.values import Layer, Reading
+
+_T = TypeVar("_T")
 
 
 class FrozenBackbone(EditableBackbone):
@@ -109,7 +111,8 @@ class FrozenBackbone(EditableBackbone):
         decoder_input: str = "start",
         chat_template: bool = False,
         cache_dir: str | None = None,
-    ) -> Self:
+        stream: bool = False,
+    ) -> FrozenBackbone:
         """Load weights and tokenizer, and freeze them.
 
         Args:
@@ -128,10 +131,11 @@ class FrozenBackbone(EditableBackbone):
             decoder_input: As in the constructor.
             chat_template: As in the constructor.
             cache_dir: Where converted GGUF files are kept; default `~/.cache/probes`.
+            stream: Keep the blocks on disk and read one at a time, for a model larger than memory; on the CPU only.
 
         Raises:
             ValueError: Not exactly one of `name`, `path` and `package` is given; the adapter changes nothing;
-                quantization without a GPU.
+                quantization without a GPU; `stream` with an adapter, quantization, a device map or a GPU.
             FileNotFoundError: There is no model at the path or in the package.
         """
         source = Source(name=name, path=path, package=package, revision=revision, trust_remote_code=trust_remote_code)
@@ -142,15 +146,23 @@ class FrozenBackbone(EditableBackbone):
             "quantization": quantization,
             "cache_dir": cache_dir,
         }
+        wrapped: dict[str, Any] = {
+            "stack": stack,
+            "layers": layers,
+            "decoder_input": decoder_input,
+            "chat_template": chat_template,
+        }
+        if stream:
+            from probes.backbones.streamed.backbone import StreamedBackbone  # which builds on this module
+
+            _refuse_with_stream(adapter=adapter, quantization=quantization, device_map=device_map, device=device)
+            return StreamedBackbone.open(source, dtype=dtype, cache_dir=cache_dir, **wrapped)
         model, tokenizer = load_pretrained(source, adapter=adapter, **options)
         return cls(
             model,
             tokenizer,
             name=source.title if adapter is None else f"{source.title}+{adapter}",
-            stack=stack,
-            layers=layers,
-            decoder_input=decoder_input,
-            chat_template=chat_template,
+            **wrapped,
             with_head=partial(load_causal_lm, source, **options),
         )
 
@@ -177,6 +189,15 @@ class FrozenBackbone(EditableBackbone):
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, whatever `mode` a training loop asks for."""
         return super().train(False)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the blocks are on disk, so that passes should be run together."""
+        return False
+
+    def run_together(self, calls: Sequence[Callable[[], _T]]) -> list[_T]:
+        """Call functions that each run the model once; where blocks stay on disk, each is read once for all of them."""
+        return [call() for call in calls]
 
     @property
     def device(self) -> torch.device:
@@ -334,7 +355,20 @@ class FrozenBackbone(EditableBackbone):
         if self.stacks != ("decoder",) or self.model.config.is_encoder_decoder:
             return forward
         run = partial(forward.run, self.stacks)
-        return replace(forward, causal=is_causal(self._stacks["decoder"], run, pad_id=self.pad_id))
+        return replace(
+            forward, causal=is_causal(self._stacks["decoder"], run, pad_id=self.pad_id, together=self.run_together)
+        )
+
+
+def _refuse_with_stream(**options: object) -> None:
+    """Raise if an option is set that blocks on disk do not have."""
+    given = {key: value for key, value in options.items() if value not in (None, "auto", "cpu")}
+    if given:
+        listed = ", ".join(f"`backbone.{key}={value}`" for key, value in given.items())
+        raise ValueError(
+            f"`backbone.stream=true` reads plain weights block by block on the CPU; got {listed} too. Leave that out, "
+            "merge an adapter into the weights first, or set `backbone.stream=false` and `backbone.device_map=auto`."
+        )
 
 
 @contextmanager

@@ -229,11 +229,14 @@ class StoredRows:
     texts: tuple[str, ...]
     layers: tuple[Layer, ...]
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Layers, rows and features."""
-        one = self.store.read(self.texts[:1], self.layers)
-        return len(self.layers), len(self.texts), one.shape[-1]
+        return len(self.layers), len(self.texts), self._features
+
+    @cached_property
+    def _features(self) -> int:
+        return self.store.read(self.texts[:1], self.layers).shape[-1]
 
     @cached_property
     def _files(self) -> list[Tensor]:
