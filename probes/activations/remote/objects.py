@@ -112,7 +112,10 @@ class _Obstore:
         from obstore.store import from_url
 
         self.url = url
-        retries: Any = {"max_retries": 6, "retry_timeout": timedelta(seconds=90)}  # of 5xx answers, such as 503 SlowDown
+        retries: Any = {
+            "max_retries": 6,
+            "retry_timeout": timedelta(seconds=90),
+        }  # of 5xx answers, such as 503 SlowDown
         client: Any = {
             "timeout": timedelta(seconds=10 * _SECONDS_WITHOUT_DATA),
             "read_timeout": timedelta(seconds=_SECONDS_WITHOUT_DATA),
