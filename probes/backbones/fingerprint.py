@@ -43,7 +43,7 @@ def fingerprint(model: PreTrainedModel, *, read: Callable[[str], Tensor] | None 
     config |= _adapters(model)
     weights = dict(sorted(_tensors(model).items()))
     for name, tensor in weights.items():
-        if tensor.is_meta and read is None:
+        if tensor.is_meta and read is None and _offloaded(model, name) is None:
             raise ValueError(
                 f"Weight '{name}' is offloaded, so its bytes cannot be read. Set `backbone.device_map` so that every "
                 "weight is on a device."
@@ -51,13 +51,24 @@ def fingerprint(model: PreTrainedModel, *, read: Callable[[str], Tensor] | None 
     digest = hashlib.sha256(json.dumps(_ordered(config), sort_keys=True, default=str).encode())
 
     def content_of(name: str) -> str:
-        in_memory = weights[name]
-        return _tensor_digest(read(name) if in_memory.is_meta and read is not None else in_memory)
+        weight = weights[name]
+        if not weight.is_meta:
+            return _tensor_digest(weight)
+        kept = read(name) if read is not None else _offloaded(model, name)
+        assert kept is not None  # checked above
+        return _tensor_digest(kept.to(weight.dtype))
 
     contents = map_on_cores(content_of, weights, torch.device("cpu"))
     for (name, tensor), content in zip(weights.items(), contents, strict=True):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {content}".encode())
     return digest.hexdigest()[:32]
+
+
+def _offloaded(model: nn.Module, name: str) -> Tensor | None:
+    """A weight that accelerate has offloaded to host memory or disk, as `device_map` has it; `None` if it has not."""
+    path, _, attribute = name.rpartition(".")
+    kept = getattr(getattr(model.get_submodule(path), "_hf_hook", None), "weights_map", None)
+    return None if kept is None else kept[attribute]
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -106,6 +106,7 @@ class FrozenBackbone(EditableBackbone):
         dtype: str = "auto",
         device: str = "auto",
         device_map: str | dict[str, Any] | None = None,
+        max_memory: dict[Any, str] | None = None,
         quantization: str | None = None,
         trust_remote_code: bool = False,
         decoder_input: str = "start",
@@ -125,7 +126,9 @@ class FrozenBackbone(EditableBackbone):
             layers: As in the constructor.
             dtype: `auto` (bfloat16 where the device computes it natively, else float32), or the name of a torch dtype.
             device: `auto` (a GPU if there is one), or a torch device.
-            device_map: Spread the model over devices, as in transformers; `device` is then ignored.
+            device_map: Spread the model over devices, as in transformers; `device` is then ignored. Modules may be on
+                the `cpu` or `disk`, from which accelerate fetches them in every pass.
+            max_memory: Most memory of each device for `device_map="auto"`, such as `{0: "20GiB", "cpu": "60GiB"}`.
             quantization: `4bit` or `8bit` (bitsandbytes; requires a CUDA GPU).
             trust_remote_code: Run code that comes with the weights.
             decoder_input: As in the constructor.
@@ -143,6 +146,7 @@ class FrozenBackbone(EditableBackbone):
             "dtype": dtype,
             "device": device,
             "device_map": device_map,
+            "max_memory": max_memory,
             "quantization": quantization,
             "cache_dir": cache_dir,
         }
@@ -202,7 +206,8 @@ class FrozenBackbone(EditableBackbone):
     @property
     def device(self) -> torch.device:
         """Where token ids go."""
-        return next(self.model.parameters()).device
+        weights = self.model.parameters()
+        return next((weight.device for weight in weights if not weight.is_meta), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
