@@ -47,6 +47,7 @@ from probes.studies.suite_activations import (
 from probes.tasks import Suite
 from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings, fit_task
+from probes.training.scoring import class_of_few_rows
 from probes.tuning import TuningSettings
 from probes.values import SPLITS, LayerProfile, Result
 
@@ -209,15 +210,18 @@ def _probe_roles(
     tasks = [task for task in suite.tasks if task.kind != "generation"]
     places = [(reading, task) for reading in first.layers for task in tasks]
     for reading, task in tracked(places, "tasks probed", total=len(places)):
-        scores = []
+        scores, rarest = [], ""
         for role, activations in roles.items():
             data = task_data(task, activations, reading)
+            rarest = class_of_few_rows(data.test.targets, data.labels) if data.kind == "classification" else ""
             fit = fit_task(data, probe, trainer, seed)
             yield from (replace(profile, role=role) for profile in fit.profiles)
             scores.append(fit.profile(MAIN_METRIC[data.kind]))
         before, after = scores
         if before.estimates.errors is not None:
             gain = paired_difference(after.estimates, before.estimates)
+            if rarest:
+                gain = replace(gain, errors=None, note=f"no interval: {rarest}")
             quantity = f"probe_gain/{before.metric}"
             yield LayerProfile(
                 quantity=quantity,
