@@ -213,8 +213,7 @@ def matching_test_rows(
 
 def task_data(task: Task, activations: SuiteActivations, reading: Reading) -> TaskData:
     """A task's activations and labels of all splits, ready for probes; a vector for each token of texts if so read."""
-    assert task.kind != "generation"  # studies leave these out
-    assert task.kind != "trees"
+    assert task.kind in {"classification", "multilabel", "regression"}  # studies leave the others out
     read = activations.tokens if token_mode(reading) is not None and not task.of_words else activations.rows
     splits = {
         split: LabelledActivations(read(task, split, reading), torch.tensor(task.splits[split].labels))
@@ -236,14 +235,14 @@ def task_data(task: Task, activations: SuiteActivations, reading: Reading) -> Ta
 
 def labels_of_test_rows(task: Task) -> Tensor | None:
     """Labels of a task's test rows as measures expect them: int64 classes, else float; `None` without labels."""
-    if task.kind in {"generation", "trees"}:
+    if not task.has_probes:
         return None
     labels = torch.tensor(task.splits["test"].labels)
     return labels if task.kind == "classification" else labels.float()
 
 
 def refuse_words(suite: Suite, study: str) -> None:
-    """Raise if a suite has tasks of words, for a study whose statistics take rows to be independent texts.
+    """Raise if a suite has tasks of words or of pairs, for a study whose rows are independent texts.
 
     Raises:
         ValueError: It has; the message names the first.
@@ -253,6 +252,11 @@ def refuse_words(suite: Suite, study: str) -> None:
         raise ValueError(
             f"Task '{of_words[0]}' is about words, and `study={study}` compares texts. Set `study=probe`, with a "
             "reference backbone if two models are to be compared, or another `suite`."
+        )
+    if pairs := [task.name for task in suite.tasks if task.kind == "pairs"]:
+        raise ValueError(
+            f"Task '{pairs[0]}' has pairs of texts, and `study={study}` compares single texts. Set `study=probe`, or "
+            "leave the task out of `suite.tasks`."
         )
 
 

@@ -207,7 +207,7 @@ def _probe_roles(
         Each task's scores in both roles, then `probe_gain/<main metric>`: second role less first, errors paired.
     """
     first = next(iter(roles.values()))
-    tasks = [task for task in suite.tasks if task.kind != "generation"]
+    tasks = [task for task in suite.tasks if task.has_probes]
     places = [(reading, task) for reading in first.layers for task in tasks]
     for reading, task in tracked(places, "tasks probed", total=len(places)):
         scores, rarest = [], ""
