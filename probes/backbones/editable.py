@@ -98,5 +98,10 @@ class EditableBackbone(nn.Module):
         return found
 
     @property
+    def main_stack(self) -> Stack:
+        """The (first) chosen stack: its blocks, and the norm after them."""
+        return self._first_stack
+
+    @property
     def _first_stack(self) -> Stack:
         return self._stacks[self.stacks[0]]
