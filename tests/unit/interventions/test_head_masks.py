@@ -1,0 +1,59 @@
+"""Masks over heads: known heads are found, and none where the answers of the pairs are arbitrary."""
+
+from __future__ import annotations
+
+import torch
+from planted_circuit import circuit_pairs, planted_circuit
+
+from probes.interventions.heads import HeadSwap, learn_gates, one_head
+from probes.studies.interventions.patching import pair_questions
+
+
+def swaps_and_gaps(flipped: int):
+    lm, pairs = planted_circuit(), circuit_pairs(flipped)
+    source, target = (pair_questions(lm, pairs, side, tokens_per_batch=40) for side in ("clean", "corrupted"))
+    swaps = [
+        HeadSwap.of(lm, theirs, own, own.prompt_mask.bool())
+        for theirs, own in zip(source.batches, target.batches, strict=True)
+    ]
+    none, every = torch.zeros(3, 4), torch.ones(3, 4)
+    gaps = [swap.log_odds(lm, every) - swap.log_odds(lm, none) for swap in swaps]
+    return lm, swaps, gaps
+
+
+def learned(signs: torch.Tensor, penalty: float = 0.05) -> torch.Tensor:
+    lm, swaps, gaps = swaps_and_gaps(0)
+    size = torch.cat(gaps).abs().mean()
+    wanted = [signs[swap.batch.rows] * gap.sign() / size for swap, gap in zip(swaps, gaps, strict=True)]
+    return learn_gates(lm, swaps, wanted, penalty=penalty, steps=60, learning_rate=0.05)
+
+
+def test_the_heads_of_the_planted_chain_are_found_and_no_others():
+    gates = learned(torch.ones(24))
+    chosen = {tuple(place) for place in (gates > 0.5).nonzero().tolist()}
+    assert chosen
+    assert chosen <= {(0, 2), (1, 0)}  # head.1.2 and head.2.0, each of which carries all of the answer
+    assert gates[[0, 0, 1, 2], [0, 1, 3, 0]].max() == 0
+
+
+def test_where_half_of_the_pairs_want_the_opposite_no_head_is_kept():
+    assert learned(torch.tensor([1.0, 1, -1, -1]).repeat(6)).max() < 0.5  # cues of both signs in both halves
+
+
+def test_a_head_costs_more_than_it_brings_if_the_penalty_exceeds_the_gap():
+    assert learned(torch.ones(24), penalty=1.2).max() < 0.5
+
+
+def test_one_head_of_the_chain_closes_the_gap_and_one_beside_it_does_not():
+    lm, swaps, gaps = swaps_and_gaps(0)
+    for (layer, head), share in {(0, 2): 1.0, (1, 0): 1.0, (0, 1): 0.0, (1, 3): 0.0, (2, 0): 0.0}.items():
+        gates = torch.zeros(3, 4)
+        gates[layer] = one_head(head, 4)
+        for swap, gap in zip(swaps, gaps, strict=True):
+            change = swap.log_odds(lm, gates) - swap.log_odds(lm, torch.zeros(3, 4))
+            torch.testing.assert_close(change, share * gap, rtol=1e-5, atol=1e-5)
+
+
+def test_the_second_sign_changes_no_answer_through_any_head():
+    _, _, gaps = swaps_and_gaps(1)
+    assert torch.cat(gaps).abs().max() < 1e-5
