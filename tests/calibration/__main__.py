@@ -2,7 +2,8 @@
 
 Each simulation's rates are stored in a file named after it and after the digest of the code, so that a run that was
 interrupted goes on where it stopped, and code that changed is measured anew. `--only` measures some simulations, after
-a change that concerns no other, and leaves the other rows of the table as they are.
+a change that concerns no other, and leaves the other rows of the table as they are; `--times` measures them more often,
+where too few repetitions leave a rate undecided.
 """
 
 from __future__ import annotations
@@ -46,13 +47,14 @@ def digest_of_code() -> str:
     return digest.hexdigest()
 
 
-def stored(simulation: Simulation, folder: Path) -> list[Measured]:
-    """The rates of a simulation, measured unless they are in the folder."""
-    path = folder / f"{re.sub(r'[^a-z0-9.]+', '-', simulation.name.lower())}.json"
+def stored(simulation: Simulation, calls: int, folder: Path) -> list[Measured]:
+    """The rates of so many calls of a simulation, measured unless they are in the folder."""
+    name = re.sub(r"[^a-z0-9.]+", "-", simulation.name.lower())
+    path = folder / f"{name}-{calls}.json"
     if not path.exists():
         torch.set_num_threads(1)
         start = time.perf_counter()
-        rates = [asdict(rate) for rate in measure(simulation, simulation.long)]
+        rates = [asdict(rate) for rate in measure(simulation, calls)]
         content = {"rates": rates, "seconds": time.perf_counter() - start}
         with replaced_file(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1))
@@ -114,10 +116,11 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="simulations at the same time")
     parser.add_argument("--store", type=Path, default=ROOT / "outputs" / "calibration", help="folder of the rates")
     parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help="simulations whose names start so")
+    parser.add_argument("--times", type=int, default=1, help="so many times the usual repetitions")
     options = parser.parse_args()
     folder = options.store / digest_of_code()
     chosen = [simulation for simulation in SIMULATIONS if simulation.name.startswith(tuple(options.only))]
-    jobs = (joblib.delayed(stored)(simulation, folder) for simulation in chosen)
+    jobs = (joblib.delayed(stored)(simulation, options.times * simulation.long, folder) for simulation in chosen)
     by_simulation = joblib.Parallel(n_jobs=options.jobs, verbose=5)(jobs)
     rates = [rate for of_simulation in by_simulation for rate in of_simulation]
     before, _, rest = PAGE.read_text().partition(MARKS[0])
