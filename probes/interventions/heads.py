@@ -93,6 +93,24 @@ def first_over_second(batch: OptionBatch, of_tokens: Tensor) -> Tensor:
     )
 
 
+def contradictory_signs(gaps: Tensor) -> Tensor:
+    """Signs for pairs that contradict each other: half of them want the opposite of the others, whatever their gaps.
+
+    Pairs of about equal gaps get opposite signs, and one that is left over gets 0, so that no change of all answers in
+    their own direction is wanted.
+
+    Args:
+        gaps: Of the pairs of a batch, shape `(inputs,)`.
+
+    >>> contradictory_signs(torch.tensor([4.0, 1.0, 3.0, 2.0, 9.0])).tolist()
+    [1.0, 1.0, -1.0, -1.0, 0.0]
+    """
+    signs = torch.tensor([1.0, -1.0, -1.0, 1.0]).repeat(len(gaps) // 4 + 1)[: len(gaps)]
+    if len(gaps) % 2:
+        signs[-1] = 0.0
+    return torch.empty_like(signs).scatter(0, gaps.cpu().argsort(), signs)
+
+
 def learn_gates(
     lm: LanguageModel,
     swaps: Sequence[HeadSwap],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from planted_circuit import circuit_pairs, planted_circuit
 
-from probes.interventions.heads import HeadSwap, learn_gates, one_head
+from probes.interventions.heads import HeadSwap, contradictory_signs, learn_gates, one_head
 from probes.studies.interventions.patching import pair_questions
 
 
@@ -21,15 +21,15 @@ def swaps_and_gaps(flipped: int):
     return lm, swaps, gaps
 
 
-def learned(signs: torch.Tensor, penalty: float = 0.05) -> torch.Tensor:
+def learned(signs=torch.ones_like, penalty: float = 0.05) -> torch.Tensor:
     lm, swaps, gaps = swaps_and_gaps(0)
     size = torch.cat(gaps).abs().mean()
-    wanted = [signs[swap.batch.rows] * gap.sign() / size for swap, gap in zip(swaps, gaps, strict=True)]
+    wanted = [signs(gap.abs()) * gap.sign() / size for gap in gaps]
     return learn_gates(lm, swaps, wanted, penalty=penalty, steps=60, learning_rate=0.05)
 
 
 def test_the_heads_of_the_planted_chain_are_found_and_no_others():
-    gates = learned(torch.ones(24))
+    gates = learned()
     chosen = {tuple(place) for place in (gates > 0.5).nonzero().tolist()}
     assert chosen
     assert chosen <= {(0, 2), (1, 0)}  # head.1.2 and head.2.0, each of which carries all of the answer
@@ -37,11 +37,11 @@ def test_the_heads_of_the_planted_chain_are_found_and_no_others():
 
 
 def test_where_half_of_the_pairs_want_the_opposite_no_head_is_kept():
-    assert learned(torch.tensor([1.0, 1, -1, -1]).repeat(6)).max() < 0.5  # cues of both signs in both halves
+    assert learned(contradictory_signs).max() < 0.5
 
 
 def test_a_head_costs_more_than_it_brings_if_the_penalty_exceeds_the_gap():
-    assert learned(torch.ones(24), penalty=1.2).max() < 0.5
+    assert learned(penalty=3.0).max() < 0.5
 
 
 def test_one_head_of_the_chain_closes_the_gap_and_one_beside_it_does_not():
