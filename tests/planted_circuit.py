@@ -55,7 +55,7 @@ def planted_circuit() -> LanguageModel:
 
 
 def circuit_pairs(flipped: int, count: int = 24) -> list[PromptPair]:
-    """Prompts whose cues differ in one sign, 0 or 1; the answers are by the first sign, or arbitrary where it is kept."""
+    """Prompts whose cues differ in one sign, 0 or 1; answers are by the first sign, or arbitrary where it is kept."""
     pairs = []
     for number in range(count):
         signs = [number % 2, number // 2 % 2]

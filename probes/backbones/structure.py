@@ -66,7 +66,7 @@ OUTPUT_PROJECTIONS: dict[str, str] = _HEADS_IN | {
     "electra": "attention.output.dense",
     "t5": "layer.0.SelfAttention.o",
 }
-"""`model_type` → path inside a block of the projection whose input is the outputs of all attention heads, end to end."""
+"""`model_type` → path inside a block of the projection whose input is the outputs of all heads, end to end."""
 
 EDITED_SITES = (*SITES, "heads")
 """Sites of edits: those that are read for probes, and the outputs of the attention heads, end to end."""

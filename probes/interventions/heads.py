@@ -52,17 +52,22 @@ class HeadSwap:
         batch: The target prompts; two options each, the answer to the source first.
         heads: Layer → outputs of the heads for the source prompts, shape `(inputs, tokens, features)`.
         positions: The tokens that are patched, bool, shape `(inputs, tokens)`.
+        gaps: Log-odds of the source's answer after the source less those after the target, nats, shape `(inputs,)`.
     """
 
     batch: OptionBatch
     heads: dict[int, Tensor]
     positions: Tensor
+    gaps: Tensor
 
     @classmethod
     def of(cls, lm: LanguageModel, source: OptionBatch, target: OptionBatch, positions: Tensor) -> HeadSwap:
         """Read both prompts; they have equally many tokens, row by row."""
         heads = lm.backbone.hidden_states(source.input_ids, source.attention_mask, layers="all", site="heads")
-        return cls(target, {int(layer): own for layer, own in heads.items()}, positions)
+        with torch.no_grad():
+            source_odds, target_odds = (first_over_second(b, lm.token_log_probs(b)) for b in (source, target))
+        by_layer = {int(layer): own for layer, own in heads.items()}
+        return cls(target, by_layer, positions, source_odds - target_odds)
 
     def log_odds(self, lm: LanguageModel, gates: Tensor) -> Tensor:
         """Log-odds of the source's answer when heads are mixed, nats, shape `(inputs,)`; gradients pass to the gates.
@@ -122,10 +127,10 @@ def learn_gates(
 ) -> Tensor:
     """Gates of all heads that close as much of the gap as possible with as few heads as possible.
 
-    What is minimised over gates in [0, 1] is −(share of the gap that is closed) + penalty · (sum of gates): a head stays
-    open if it closes at least `penalty` of the gap. Gates begin at 1/2 and are kept within their bounds after each step
-    of Adam; the penalty rises from 0 to its value over the first half of the steps, so that heads are first found and
-    then left out.
+    What is minimised over gates in [0, 1] is −(share of the gap that is closed) + penalty · (sum of gates): a head
+    stays open if it closes at least `penalty` of the gap. Gates begin at 1/2 and are kept within their bounds after
+    each step of Adam; the penalty rises from 0 to its value over the first half of the steps, so that heads are first
+    found and then left out.
 
     Args:
         lm: The model, whose weights stay as they are.

@@ -8,8 +8,8 @@ from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_model
 
 from probes.backbones import Edit, FrozenBackbone, pad_right, tiny_backbone
-from probes.backbones.tiny import byte_tokenizer
 from probes.backbones.structure import output_projection
+from probes.backbones.tiny import byte_tokenizer
 from probes.interventions import add, project_out, set_to
 from probes.interventions.heads import patch_heads
 

@@ -16,9 +16,7 @@ def swaps_and_gaps(flipped: int):
         HeadSwap.of(lm, theirs, own, own.prompt_mask.bool())
         for theirs, own in zip(source.batches, target.batches, strict=True)
     ]
-    none, every = torch.zeros(3, 4), torch.ones(3, 4)
-    gaps = [swap.log_odds(lm, every) - swap.log_odds(lm, none) for swap in swaps]
-    return lm, swaps, gaps
+    return lm, swaps, [swap.gaps for swap in swaps]
 
 
 def learned(signs=torch.ones_like, penalty: float = 0.05) -> torch.Tensor:
@@ -54,6 +52,10 @@ def test_one_head_of_the_chain_closes_the_gap_and_one_beside_it_does_not():
             torch.testing.assert_close(change, share * gap, rtol=1e-5, atol=1e-5)
 
 
-def test_the_second_sign_changes_no_answer_through_any_head():
-    _, _, gaps = swaps_and_gaps(1)
-    assert torch.cat(gaps).abs().max() < 1e-5
+def test_all_heads_together_close_the_whole_gap_of_the_sign_that_is_read_and_change_nothing_of_the_other():
+    for flipped in (0, 1):
+        lm, swaps, gaps = swaps_and_gaps(flipped)
+        for swap, gap in zip(swaps, gaps, strict=True):
+            change = swap.log_odds(lm, torch.ones(3, 4)) - swap.log_odds(lm, torch.zeros(3, 4))
+            torch.testing.assert_close(change, gap, rtol=1e-5, atol=1e-5)
+            assert (gap.abs() > 0.5).all() if flipped == 0 else gap.abs().max() < 1e-5

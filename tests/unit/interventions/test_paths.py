@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from functools import cache
 
 import numpy as np
@@ -134,9 +133,11 @@ def gap_closed(receiver: str, sender: str, flipped: int = 0) -> float:
     source, target = both("planted", circuit_pairs(flipped))
     values = [lm.token_log_probs(source), lm.token_log_probs(target)]
     values.append(through("planted", [receiver], [sender], circuit_pairs(flipped)))
-    first, second, patched = (_log_odds(own, batch) for own, batch in zip(values, (source, target, target), strict=True))
-    whole = np.abs(_whole_gap()).mean()
-    return float((patched - second).mean() / (first - second).mean() if flipped == 0 else np.abs(patched - second).mean() / whole)
+    sides = zip(values, (source, target, target), strict=True)
+    first, second, patched = (_log_odds(own, batch) for own, batch in sides)
+    if flipped == 0:
+        return float((patched - second).mean() / (first - second).mean())
+    return float(np.abs(patched - second).mean() / np.abs(_whole_gap()).mean())
 
 
 @cache
@@ -195,7 +196,9 @@ def test_senders_lie_before_their_receiver():
 
 @pytest.mark.parametrize("name", ["mlp", "mlp.0", "mlp.4", "head.1", "head.1.4", "attention.x", "stream.2"])
 def test_a_place_that_the_model_does_not_have_is_refused(name: str):
-    with pytest.raises(ValueError, match=r"no place '.*attention\.1 to attention\.3.*head\.3\.3.*study\.paths\.receivers"):
+    with pytest.raises(
+        ValueError, match=r"no place '.*attention\.1 to attention\.3.*head\.3\.3.*study\.paths\.receivers"
+    ):
         Place.parse(name, planted_circuit())
 
 
