@@ -77,8 +77,8 @@ def coloured_texts(texts: Iterable[AttributedText]) -> list[dict]:
     """The first texts of a task for the page: each word with its colour, those of two models one below the other.
 
     Returns:
-        For each text its `row`, `role`, `answer`, `log_odds`, `words`; of each word its `text`, `part`, `share`, `style`:
-        blue for the right answer and orange against it, the stronger the larger the share.
+        For each text its `row`, `role`, `answer`, `log_odds` and `words`; of each word its `text`, `part`, `share` and
+        `style`: blue for the right answer and orange against it, the stronger the larger the share.
     """
     rows = sorted(texts, key=lambda text: text.row)
     shown = list(dict.fromkeys(text.row for text in rows))[:_TEXTS_SHOWN]

@@ -1,9 +1,10 @@
-"""Masks over heads: known heads are found, and none where the answers of the pairs are arbitrary."""
+"""Masks over heads: known heads are found, and none where the pairs contradict each other."""
 
 from __future__ import annotations
 
 import torch
 from planted_circuit import circuit_pairs, planted_circuit
+from toy_language_model import LAYERS, toy_language_model, toy_pairs
 
 from probes.interventions.heads import HeadSwap, contradictory_signs, learn_gates, one_head
 from probes.studies.interventions.patching import pair_questions
@@ -59,3 +60,28 @@ def test_all_heads_together_close_the_whole_gap_of_the_sign_that_is_read_and_cha
             change = swap.log_odds(lm, torch.ones(3, 4)) - swap.log_odds(lm, torch.zeros(3, 4))
             torch.testing.assert_close(change, gap, rtol=1e-5, atol=1e-5)
             assert (gap.abs() > 0.5).all() if flipped == 0 else gap.abs().max() < 1e-5
+
+
+def swaps_of_toy(which: int, half: int) -> list[HeadSwap]:
+    """Of the toy whose attention carries the sign; every second pair is in each half."""
+    lm, pairs = toy_language_model(carried=True), toy_pairs(which, carried=True, every=5)[half::2]
+    source, target = (pair_questions(lm, pairs, side, tokens_per_batch=999) for side in ("clean", "corrupted"))
+    (theirs,), (own,) = source.batches, target.batches
+    return [HeadSwap.of(lm, theirs, own, own.prompt_mask.bool())]
+
+
+def change(which: int, gates: torch.Tensor) -> torch.Tensor:
+    lm, (swap,) = toy_language_model(carried=True), swaps_of_toy(which, 1)
+    return swap.log_odds(lm, gates) - swap.log_odds(lm, torch.zeros_like(gates))
+
+
+def test_a_mask_learned_on_the_trained_toy_carries_the_sign_that_is_read_and_not_the_ignored_one_in_other_pairs():
+    lm, (swap,) = toy_language_model(carried=True), swaps_of_toy(0, 0)
+    wanted = [swap.gaps.sign() / swap.gaps.abs().mean()]
+    gates = learn_gates(lm, [swap], wanted, penalty=0.02, steps=60, learning_rate=0.05)
+    mask = (gates > 0.5).float()
+    assert 0 < mask.sum() < 4 * LAYERS
+    gaps = swaps_of_toy(0, 1)[0].gaps
+    assert (gaps.abs() > 1).all()
+    assert (change(0, mask) * gaps.sign()).mean() / gaps.abs().mean() > 0.9
+    assert change(1, mask).abs().mean() / gaps.abs().mean() < 0.05

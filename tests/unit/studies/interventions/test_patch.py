@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from intervention_runs import cells
-from toy_language_model import ANSWERS, LAYERS, WORDS, signs, toy_language_model, toy_tokenizer, trained_model
+from toy_language_model import LAYERS, toy_language_model, toy_pairs, toy_tokenizer, trained_model
 
 from probes.analysis import LayerAnalysis
 from probes.analysis.effects import normalised_effect
@@ -22,18 +22,6 @@ from probes.studies import PatchingSettings, PatchStudy, PathSettings, RunContex
 from probes.studies.interventions.patching import Patching, changed_groups, pair_questions
 
 LM = toy_language_model
-
-
-def toy_pairs(which: int) -> list[PromptPair]:
-    """Prompts whose last words differ in one planted sign alone, with their answers by the sign that is read."""
-    flipped = {0: 1, 1: 2}[which]
-    pairs = []
-    for word in range(0, WORDS, 6):
-        other = word ^ flipped
-        context = f"w{(7 * word) % WORDS} w{(11 * word) % WORDS}"
-        answers = [ANSWERS[signs(w)[0]] for w in (word, other)] if which == 0 else [*ANSWERS]
-        pairs.append(PromptPair(f"{context} w{word}", f"{context} w{other}", *answers))
-    return pairs
 
 
 def patching(which: int, tmp_path, source=None) -> Patching:
