@@ -21,12 +21,14 @@ from probes.report import (
     path_lines,
     print_screen,
     report_findings,
+    report_model_patching,
     write_report,
     write_results,
 )
 from probes.studies.layer_by_layer.comparison import GAIN, Comparison, SimilarityMeasure
 from probes.studies.layer_by_layer.figures import MapSettings, report_figures
 from probes.studies.layer_by_layer.mixture import MixtureSettings, mark_unseen, watched_rows, with_answers
+from probes.studies.layer_by_layer.model_patching import ModelPatching, ModelPatchingSettings
 from probes.studies.layer_by_layer.models import (
     ModelTuner,
     ReadModels,
@@ -71,6 +73,8 @@ class LayerByLayerStudy:
         similarity_rows: Rows of a task that these use at most.
         similarity_every: They are computed at every so many layers.
         with_probes: Also probe base and experimental model on the tasks with labels.
+        patch_models: Also patch activations of tuned models into the base and back: where does the gain enter?
+        patching: What is patched then.
         only_models: Tune only these models, by task name or `mixture`, and stop.
         stop_after: Stop after this stage, `tune` or `read`.
     """
@@ -82,6 +86,8 @@ class LayerByLayerStudy:
     similarity_rows: int = 400
     similarity_every: int = 1
     with_probes: bool = True
+    patch_models: bool = False
+    patching: ModelPatchingSettings = field(default_factory=ModelPatchingSettings)
     only_models: Sequence[str] | None = None
     stop_after: str | None = None
 
@@ -157,12 +163,16 @@ class LayerByLayerStudy:
             if self.with_probes:
                 with context.stage("probes"):
                     analysis.table.add(_probe_roles(loaded, sides, probe, trainer, context.seed))
+            if self.patch_models:
+                with context.stage("patch"):
+                    analysis.table.add(ModelPatching(tuner, models, self.patching).profiles())
             with context.stage("report"):
                 findings = analysis.finish()
                 report = report_findings(context.output_dir, findings, names=names, logger=context.logger)
                 pictures = report_figures(
                     context.output_dir, comparisons[0], sides, findings, self.maps, logger=context.logger
                 )
+                report_model_patching(context.output_dir, findings.profiles, logger=context.logger)
         page = write_report(context.output_dir)
         lines = path_lines(report=page, picture=pictures[0], everything=context.output_dir)
         print_screen(layer_table(report.results, GAIN), *lines)
