@@ -1,10 +1,10 @@
-"""What can be done to hidden states within a pass: edit them, start from a later layer, read those of all tokens."""
+"""What can be done within a pass: edit hidden states, start from a later layer, read all tokens; or with several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from probes.backbones.edits import Edit, editing, resuming
 from probes.backbones.hooks import ForwardPass, ForwardStopped, capture
 from probes.backbones.structure import LayerSpec, Stack, resolve_layers
 from probes.values import Layer
+
+_T = TypeVar("_T")
 
 
 class EditableBackbone(nn.Module):
@@ -77,7 +79,7 @@ class EditableBackbone(nn.Module):
             input_ids: int64, shape `(batch, tokens)`, padded on the right.
             attention_mask: 1 where a token is attended, same shape.
             layers: Which layers; memory grows with their number.
-            site: `residual`, `attention` or `mlp`.
+            site: `residual`, `attention`, `mlp` or `heads`.
 
         Returns:
             For each layer a tensor `(batch, tokens, features)` in the model's dtype, which shares no memory with the
@@ -96,6 +98,25 @@ class EditableBackbone(nn.Module):
         with capture(stack, wanted, keep), suppress(ForwardStopped):
             self._pass.run_batch([stack.name], input_ids, attention_mask)
         return found
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the blocks are on disk, so that passes should be run together."""
+        return False
+
+    def run_together(self, calls: Sequence[Callable[[], _T]]) -> list[_T]:
+        """Call functions that each run the model once; where blocks stay on disk, each is read once for all of them."""
+        return [call() for call in calls]
+
+    @property
+    def main_stack(self) -> Stack:
+        """The (first) chosen stack: its blocks, and the norm after them."""
+        return self._first_stack
+
+    @property
+    def num_heads(self) -> int:
+        """Number of attention heads of a block of the (first) chosen stack."""
+        return self._first_stack.config.num_attention_heads
 
     @property
     def _first_stack(self) -> Stack:

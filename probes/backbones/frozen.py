@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -22,15 +22,12 @@ from probes.backbones.alignment import AlignedTexts, Ranges, align
 from probes.backbones.editable import EditableBackbone
 from probes.backbones.fingerprint import fingerprint
 from probes.backbones.hooks import ForwardPass, Spans
-from probes.backbones.loading import Source, load_causal_lm, load_pretrained
+from probes.backbones.loading import Source, load_causal_lm, load_pretrained, refuse_with_stream
 from probes.backbones.structure import LayerSpec, choose_stacks, combine_readings, find_stacks, resolve_layers
 from probes.backbones.token_batches import TokenizedTexts, Tokenizer, longest_input, num_embeddings
 from probes.backbones.verification import check_hooks, check_weights, is_causal, reported_hidden_states
 from probes.token_values import token_mode
 from probes.values import Layer, Reading
-
-_T = TypeVar("_T")
-
 
 class FrozenBackbone(EditableBackbone):
     """A transformers model with gradients off, always in eval mode, whose layers can be read.
@@ -47,6 +44,7 @@ class FrozenBackbone(EditableBackbone):
         decoder_input: What the decoder of an encoder–decoder model reads: its `start` token, or the `text`.
         chat_template: Render every text as the user's turn of a chat.
         with_head: Loads a second copy of the weights with the language-model head, for `load_with_head`.
+        reload: Loads an equal backbone in another process, which gets this function by `pickle`.
 
     Raises:
         ValueError: A stack or layer does not exist; weights are NaN or infinite; or the hooks disagree with the model's
@@ -64,6 +62,7 @@ class FrozenBackbone(EditableBackbone):
         decoder_input: str = "start",
         chat_template: bool = False,
         with_head: Callable[[], PreTrainedModel] | None = None,
+        reload: Callable[[], FrozenBackbone] | None = None,
     ) -> None:
         super().__init__()
         if decoder_input not in {"start", "text"}:
@@ -73,7 +72,7 @@ class FrozenBackbone(EditableBackbone):
         self.model.requires_grad_(requires_grad=False)
         self.train(mode=False)
         self.decoder_input = decoder_input
-        self._with_head = with_head
+        self._with_head, self.reload, self._adapter = with_head, reload, cast("str | None", None)
 
         self._stacks = find_stacks(self.model)
         self.stacks = choose_stacks(self._stacks, stack, name=self.name)
@@ -150,7 +149,7 @@ class FrozenBackbone(EditableBackbone):
             "quantization": quantization,
             "cache_dir": cache_dir,
         }
-        wrapped: dict[str, Any] = {
+        reading: dict[str, Any] = {
             "stack": stack,
             "layers": layers,
             "decoder_input": decoder_input,
@@ -159,19 +158,26 @@ class FrozenBackbone(EditableBackbone):
         if stream:
             from probes.backbones.streamed.backbone import StreamedBackbone  # which builds on this module
 
-            _refuse_with_stream(adapter=adapter, quantization=quantization, device_map=device_map, device=device)
-            return StreamedBackbone.open(source, dtype=dtype, cache_dir=cache_dir, **wrapped)
+            refuse_with_stream(adapter=adapter, quantization=quantization, device_map=device_map, device=device)
+            return StreamedBackbone.open(source, dtype=dtype, cache_dir=cache_dir, **reading)
         model, tokenizer = load_pretrained(source, adapter=adapter, **options)
-        return cls(
+        origin = {"path": path, "package": package, "revision": revision, "trust_remote_code": trust_remote_code}
+        backbone = cls(
             model,
             tokenizer,
             name=source.title if adapter is None else f"{source.title}+{adapter}",
-            **wrapped,
             with_head=partial(load_causal_lm, source, **options),
+            reload=partial(cls.load, name, adapter=adapter, **origin, **options, **reading),
+            **reading,
         )
+        backbone._adapter = adapter
+        return backbone
 
-    def load_with_head(self) -> PreTrainedModel:
+    def load_with_head(self, *, with_adapter: bool = False) -> PreTrainedModel:
         """Load a second, trainable copy of the weights with the language-model head; it shares no memory with this one.
+
+        Args:
+            with_adapter: Load the adapter that `load` was given, too; if not, a backbone with one is refused.
 
         Raises:
             ValueError: The model is an encoder or an encoder–decoder, has an adapter, or was wrapped without a source
@@ -180,6 +186,8 @@ class FrozenBackbone(EditableBackbone):
         if set(self._stacks) != {"decoder"}:
             reason = f"has the stacks {list(self._stacks)}, and only a lone decoder predicts the next token"
             remedy = "Set `backbone` to a causal language model"
+        elif with_adapter and self._adapter is not None and self._with_head is not None:
+            return cast("Callable[..., PreTrainedModel]", self._with_head)(adapter=self._adapter)
         elif getattr(self.model, "_hf_peft_config_loaded", False):
             reason, remedy = "has an adapter already", "Set `backbone.adapter=null`"
         elif self._with_head is None:
@@ -193,15 +201,6 @@ class FrozenBackbone(EditableBackbone):
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, whatever `mode` a training loop asks for."""
         return super().train(False)
-
-    @property
-    def streamed(self) -> bool:
-        """Whether the blocks are on disk, so that passes should be run together."""
-        return False
-
-    def run_together(self, calls: Sequence[Callable[[], _T]]) -> list[_T]:
-        """Call functions that each run the model once; where blocks stay on disk, each is read once for all of them."""
-        return [call() for call in calls]
 
     @property
     def device(self) -> torch.device:
@@ -362,17 +361,6 @@ class FrozenBackbone(EditableBackbone):
         run = partial(forward.run, self.stacks)
         return replace(
             forward, causal=is_causal(self._stacks["decoder"], run, pad_id=self.pad_id, together=self.run_together)
-        )
-
-
-def _refuse_with_stream(**options: object) -> None:
-    """Raise if an option is set that blocks on disk do not have."""
-    given = {key: value for key, value in options.items() if value not in (None, "auto", "cpu")}
-    if given:
-        listed = ", ".join(f"`backbone.{key}={value}`" for key, value in given.items())
-        raise ValueError(
-            f"`backbone.stream=true` reads plain weights block by block on the CPU; got {listed} too. Leave that out, "
-            "merge an adapter into the weights first, or set `backbone.stream=false` and `backbone.device_map=auto`."
         )
 
 

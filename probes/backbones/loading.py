@@ -113,6 +113,7 @@ def load_pretrained(
 def load_causal_lm(
     source: Source,
     *,
+    adapter: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
     device_map: str | dict[str, Any] | None = None,
@@ -123,7 +124,7 @@ def load_causal_lm(
     """Load a model with its language-model head; arguments and errors as in `load_pretrained`."""
     options: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map, "max_memory": max_memory}
     options["quantization"] = quantization
-    return _load(AutoModelForCausalLM, source, adapter=None, cache_dir=cache_dir, **options)[0]
+    return _load(AutoModelForCausalLM, source, adapter=adapter, cache_dir=cache_dir, **options)[0]
 
 
 def convert_gguf(file: Path, cache_dir: Path) -> Path:
@@ -154,6 +155,17 @@ def convert_gguf(file: Path, cache_dir: Path) -> Path:
             _write_converted(file, temporary)
             seal_folder(temporary, key=content)
     return folder
+
+
+def refuse_with_stream(**options: object) -> None:
+    """Raise if an option is set that blocks on disk do not have."""
+    given = {key: value for key, value in options.items() if value not in (None, "auto", "cpu")}
+    if given:
+        listed = ", ".join(f"`backbone.{key}={value}`" for key, value in given.items())
+        raise ValueError(
+            f"`backbone.stream=true` reads plain weights block by block on the CPU; got {listed} too. Leave that out, "
+            "merge an adapter into the weights first, or set `backbone.stream=false` and `backbone.device_map=auto`."
+        )
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -202,7 +214,7 @@ def _load(
             options["max_memory"] = max_memory
         model = auto_model.from_pretrained(place, **options)
         if adapter is not None:
-            _add_adapter(model, adapter)
+            _add_adapter(model.base_model, adapter)  # its weights are named as those below the head
         return model if "device_map" in options else model.to(target), tokenizer
 
 

@@ -275,8 +275,7 @@ def task_data(
         reading: What is read.
         max_train_bytes: Memory that training rows of one vector a text may take; more stay in the store. `None`: any.
     """
-    assert task.kind != "generation"  # studies leave these out
-    assert task.kind != "trees"
+    assert task.kind in {"classification", "multilabel", "regression"}  # studies leave the others out
     read = activations.tokens if token_mode(reading) is not None and not task.of_words else activations.rows
     reads = dict.fromkeys(SPLITS, read)
     of_texts = token_mode(reading) is None and not task.of_words
@@ -313,14 +312,14 @@ def task_data(
 
 def labels_of_test_rows(task: Task) -> Tensor | None:
     """Labels of a task's test rows as measures expect them: int64 classes, else float; `None` without labels."""
-    if task.kind in {"generation", "trees"}:
+    if not task.has_probes:
         return None
     labels = torch.tensor(task.splits["test"].labels)
     return labels if task.kind == "classification" else labels.float()
 
 
 def refuse_words(suite: Suite, study: str) -> None:
-    """Raise if a suite has tasks of words, for a study whose statistics take rows to be independent texts.
+    """Raise if a suite has tasks of words or of pairs, for a study whose rows are independent texts.
 
     Raises:
         ValueError: It has; the message names the first.
@@ -330,6 +329,11 @@ def refuse_words(suite: Suite, study: str) -> None:
         raise ValueError(
             f"Task '{of_words[0]}' is about words, and `study={study}` compares texts. Set `study=probe`, with a "
             "reference backbone if two models are to be compared, or another `suite`."
+        )
+    if pairs := [task.name for task in suite.tasks if task.kind == "pairs"]:
+        raise ValueError(
+            f"Task '{pairs[0]}' has pairs of texts, and `study={study}` compares single texts. Set `study=probe`, or "
+            "leave the task out of `suite.tasks`."
         )
 
 
