@@ -107,7 +107,7 @@ def pair_profiles(pairs: TextPairs, settings: PairSettings) -> Iterator[LayerPro
 
 
 def _of_words(pairs: TextPairs, settings: PairSettings) -> dict[str, _Measured]:
-    """The same quantities of TF-IDF vectors of words, without those that are undefined because all cosines are equal."""
+    """The same quantities of TF-IDF vectors of words, where their cosines are not all equal."""
     count = len(pairs.first_texts)
     texts = tfidf({"train": [*pairs.first_texts, *pairs.second_texts]}, max_features=_MOST_WORDS)["train"]
     if texts.shape[1] == 0:
@@ -137,7 +137,7 @@ def _measured(pairs: TextPairs, first: Tensor, second: Tensor, settings: PairSet
     by_layer = []
     for one, other in zip(first, second, strict=True):
         there = retrieval(one[matches], other, matches, pairs.second_texts, orders)
-        back = retrieval(other[matches], one, matches, pairs.first_texts, orders)
+        back = retrieval(other[matches], one, matches, pairs.first_texts, orders.argsort(dim=1))  # the same exchange
         by_layer.append({name: there[name].mean_with(back[name]) for name in there})
     for name in ("accuracy", "mrr"):
         values, without, null = (
