@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from probes.training.bank.probe_bank import ProbeBank
 from probes.training.ragged import RaggedRows, RowValues, as_batch, rows_at, vectors_of
+from probes.training.streamed_rows import StreamedRows
 
 TOKENS_PER_BATCH = 2**14
 """Tokens, padding included, to which probes that read tokens are applied at once."""
@@ -63,17 +64,21 @@ class Standardiser(nn.Module):
         self.register_buffer("deviation", deviation)
 
     @classmethod
-    def of(cls, values: Tensor, *, largest: float | None = None) -> tuple[Self, Tensor]:
+    def of(cls, values: Tensor | StreamedRows, *, largest: float | None = None) -> tuple[Self, Tensor]:
         """Compute the statistics of training activations `(layers, rows, features)`; the variance divides by the rows.
 
         Args:
-            values: Raw activations.
+            values: Raw activations; those that are streamed have no largest vectors.
             largest: Vectors whose root mean square is more than so many times the median of their layer's are shortened
                 to that before; `None`: none are.
 
         Returns:
             The standardiser, and which layers are constant (no feature varies over the rows), bool `(layers,)`.
         """
+        if isinstance(values, StreamedRows):
+            mean, spread, magnitude = values.statistics()
+            deviation = torch.where(spread > RELATIVE_ROUNDING * magnitude, spread, 0)
+            return cls(mean, torch.where(deviation > 0, deviation, 1.0)), (deviation == 0).all(1)
         limits = None
         if largest is not None:
             medians = torch.stack([_sizes(layer).median() for layer in values])
