@@ -25,7 +25,7 @@ def any_channel(spread: float, seed: int) -> dict[str, np.ndarray]:
         seed: Decides the weights.
     """
     generator = torch.Generator().manual_seed(seed % 2**62)
-    alarms: dict[str, list[bool]] = {"whole heads, p": [], "components, p": []}
+    alarms: dict[str, list[bool]] = {"p of channels, whole heads": [], "p of channels, components": []}
     for _ in range(DATA_SETS):
         weights = torch.randn(2, 4, HEADS, RANK, FEATURES, generator=generator)
         weights = weights * torch.exp(spread * torch.randn(2, 4, HEADS, RANK, 1, generator=generator))
@@ -34,8 +34,8 @@ def any_channel(spread: float, seed: int) -> dict[str, np.ndarray]:
         written = WrittenComponents.of(earlier_value, earlier_output.transpose(1, 2))
         found = [composition_scores(reading[kind], written) for kind in KINDS]
         for name, log_p in (
-            ("whole heads, p", np.stack([own.whole_log_p for own in found])),
-            ("components, p", np.stack([own.components_log_p for own in found])),
+            ("p of channels, whole heads", np.stack([own.whole_log_p for own in found])),
+            ("p of channels, components", np.stack([own.components_log_p for own in found])),
         ):
             alarms[name].append(bool(np.exp(log_p.min()) * log_p.size < SIGNIFICANCE_LEVEL))
     return {name: np.array(raised, dtype=float) for name, raised in alarms.items()}
