@@ -82,6 +82,13 @@ def test_what_the_model_ignores_has_no_gap_and_no_mask(finished):
     assert not [r for r in results if r.task == "ignored" and r.metric == "mask/effect"]
 
 
+def test_a_run_whose_pairs_are_not_told_apart_ends_with_its_report(tmp_path):
+    context = RunContext.of(logger=FilesOnly(), seed=0, cache_dir=tmp_path / "cache", output_dir=tmp_path / "out")
+    study = HeadsStudy(heads=HeadSettings(pairs=["ignored"], train=8, test=8))
+    assert np.isnan(study.run(context, backbone=backbone, analysis=LayerAnalysis()))
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
 def test_a_second_run_learns_nothing_and_finds_the_same(finished, tmp_path, monkeypatch):
     folder, objective, _ = finished
     monkeypatch.setattr(HeadMasks, "_learn", lambda *_: pytest.fail("was learned again"))
