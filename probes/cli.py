@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from probes.commands.endings import ended_in_words, versions, without_bars
 from probes.commands.plugins import options, plugin_folders, register_plugins
+from probes.commands.submit import as_sweep
 from probes.files import write_text
 from probes.runs.masking import SecretFilter, find_secrets, mask_secrets
 from probes.runs.targets import foreign_code, is_known, targets_of
@@ -41,6 +42,7 @@ _INFORMATION_FLAGS = {"--help", "-h", "--hydra-help", "--info", "-i", "--shell-c
 _COMMANDS = {
     "cache": "probes.commands.cache.main",
     "compare": "probes.commands.compare.compare",
+    "plan": "probes.commands.plan.main",
     "report": "probes.commands.compare.report",
     "wandb-report": "probes.commands.wandb_report.main",
 }
@@ -59,6 +61,11 @@ def main() -> None:
         return
     without_bars()
     with ended_in_words():
+        if arguments[:1] == ["submit"]:
+            if "--dry-run" in arguments:
+                arguments[0] = "plan"
+            else:
+                arguments = sys.argv[1:] = as_sweep(arguments[1:])
         if arguments and arguments[0] in _COMMANDS:
             get_object(_COMMANDS[arguments[0]])(arguments[1:])
             return

@@ -203,8 +203,14 @@ class PassProgress:
         self._until_next_line = _SECONDS_UNTIL_ESTIMATE
         self._task = None if bar is None else bar.add_task("forward pass", total=tokens, texts=f"0/{texts:,}", speed="")
 
+    def leave(self, *, texts: int, tokens: int) -> None:
+        """Count everything but these texts and tokens as done, by this process or by others that share the work."""
+        self.advance(texts=self._texts - texts - self._done_texts, tokens=self._tokens - tokens - self._done_tokens)
+
     def advance(self, *, texts: int, tokens: int) -> None:
         """Count the texts and tokens of one batch."""
+        if tokens <= 0:
+            return
         self._done_texts += texts
         self._done_tokens += tokens
         now = time.monotonic()

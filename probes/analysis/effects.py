@@ -40,6 +40,7 @@ def effect_estimates(
     null: float = 0.0,
     alternative: Alternative = "two-sided",
     note: str = "nothing is edited at this layer",
+    draws_are: str = "random subspaces",
 ) -> Estimates:
     """Class-balanced mean of effects over rows at every layer, less that of random interventions if there are any.
 
@@ -55,6 +56,7 @@ def effect_estimates(
         null: The value of no effect.
         alternative: Which effects count.
         note: Why a layer has no value.
+        draws_are: What the random interventions are, for `interval_over`.
 
     >>> rows = np.array([[1.0, 3.0, 1.0, 3.0]])
     >>> found = effect_estimates(rows, np.array([0, 0, 1, 1]))
@@ -88,7 +90,7 @@ def effect_estimates(
         alternative=alternative,
         note=note,
         interval=np.stack([values - reach, values + reach]),
-        interval_over="rows" if random is None else "rows and random subspaces",
+        interval_over="rows" if random is None else f"rows and {draws_are}",
         p_cell=np.where(np.isfinite(values), p, np.nan),
     )
 

@@ -98,6 +98,11 @@ class EditableBackbone(nn.Module):
         return found
 
     @property
+    def main_stack(self) -> Stack:
+        """The (first) chosen stack: its blocks, and the norm after them."""
+        return self._first_stack
+
+    @property
     def num_heads(self) -> int:
         """Number of attention heads of a block of the (first) chosen stack."""
         return self._first_stack.config.num_attention_heads

@@ -45,6 +45,7 @@ class FrozenBackbone(EditableBackbone):
         decoder_input: What the decoder of an encoder–decoder model reads: its `start` token, or the `text`.
         chat_template: Render every text as the user's turn of a chat.
         with_head: Loads a second copy of the weights with the language-model head, for `load_with_head`.
+        reload: Loads an equal backbone in another process, which gets this function by `pickle`.
 
     Raises:
         ValueError: A stack or layer does not exist; weights are NaN or infinite; or the hooks disagree with the model's
@@ -62,6 +63,7 @@ class FrozenBackbone(EditableBackbone):
         decoder_input: str = "start",
         chat_template: bool = False,
         with_head: Callable[[], PreTrainedModel] | None = None,
+        reload: Callable[[], FrozenBackbone] | None = None,
     ) -> None:
         super().__init__()
         if decoder_input not in {"start", "text"}:
@@ -71,7 +73,7 @@ class FrozenBackbone(EditableBackbone):
         self.model.requires_grad_(requires_grad=False)
         self.train(mode=False)
         self.decoder_input = decoder_input
-        self._with_head, self._adapter = with_head, cast("str | None", None)
+        self._with_head, self.reload, self._adapter = with_head, reload, cast("str | None", None)
 
         self._stacks = find_stacks(self.model)
         self.stacks = choose_stacks(self._stacks, stack, name=self.name)
@@ -143,15 +145,20 @@ class FrozenBackbone(EditableBackbone):
             "cache_dir": cache_dir,
         }
         model, tokenizer = load_pretrained(source, adapter=adapter, **options)
+        reading: dict[str, Any] = {
+            "stack": stack,
+            "layers": layers,
+            "decoder_input": decoder_input,
+            "chat_template": chat_template,
+        }
+        origin = {"path": path, "package": package, "revision": revision, "trust_remote_code": trust_remote_code}
         backbone = cls(
             model,
             tokenizer,
             name=source.title if adapter is None else f"{source.title}+{adapter}",
-            stack=stack,
-            layers=layers,
-            decoder_input=decoder_input,
-            chat_template=chat_template,
             with_head=partial(load_causal_lm, source, **options),
+            reload=partial(cls.load, name, adapter=adapter, **origin, **options, **reading),
+            **reading,
         )
         backbone._adapter = adapter
         return backbone

@@ -21,10 +21,12 @@ from probes.report.csv_files import (
 )
 from probes.report.figures.axes import is_signed, value_range
 from probes.report.figures.band_profiles import Curve, band_profiles
+from probes.report.figures.channel_removal import channel_removal
 from probes.report.figures.decodable_used import decodable_and_used
 from probes.report.figures.dose_response import dose_response
 from probes.report.figures.heatmap import heatmap
 from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
+from probes.report.figures.lenses import lens_curves
 from probes.report.figures.model_patching import model_patching
 from probes.report.figures.profiles import profiles
 from probes.report.loggers.run_logger import RunLogger
@@ -248,6 +250,20 @@ def report_dose_response(output_dir: Path, results: Sequence[Result], *, logger:
     """Draw how answers change with the dose of steering as `figures/dose_response.png`, and log the picture."""
     path = save_png(dose_response(results), output_dir / "figures" / "dose_response.png")
     logger.log_picture("dose_response", path)
+    return path
+
+
+def report_lenses(output_dir: Path, results: Sequence[Result], *, logger: RunLogger) -> Path:
+    """Draw what lenses see over layers as `figures/lenses.png`, and log the picture."""
+    path = save_png(lens_curves(results), output_dir / "figures" / "lenses.png")
+    logger.log_picture("lenses", path)
+    return path
+
+
+def report_channel_removal(output_dir: Path, results: Sequence[Result], *, logger: RunLogger) -> Path:
+    """Draw what is lost without channels between heads as `figures/channel_removal.png`, and log the picture."""
+    path = save_png(channel_removal(results), output_dir / "figures" / "channel_removal.png")
+    logger.log_picture("channel_removal", path)
     return path
 
 

@@ -13,9 +13,11 @@ from probes.lazy_names import lazy_names
 if TYPE_CHECKING:
     from probes.studies.compare import CompareStudy
     from probes.studies.interventions.attribute import AttributeStudy
+    from probes.studies.interventions.channels import ChannelsStudy
     from probes.studies.interventions.erase import EraseStudy
     from probes.studies.interventions.erasure import ErasureSettings
     from probes.studies.interventions.heads import HeadSettings, HeadsStudy
+    from probes.studies.interventions.lens import LensStudy
     from probes.studies.interventions.patch import PatchStudy
     from probes.studies.interventions.patching import PatchingSettings
     from probes.studies.interventions.path_patching import PathSettings
@@ -33,12 +35,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttributeStudy",
+    "ChannelsStudy",
     "CompareStudy",
     "EraseStudy",
     "ErasureSettings",
     "HeadSettings",
     "HeadsStudy",
     "LayerByLayerStudy",
+    "LensStudy",
     "MapSettings",
     "MixtureSettings",
     "ModelPatchingSettings",
@@ -59,8 +63,10 @@ __getattr__ = lazy_names(
     {
         "compare": ("CompareStudy",),
         "interventions.attribute": ("AttributeStudy",),
+        "interventions.channels": ("ChannelsStudy",),
         "interventions.erase": ("EraseStudy",),
         "interventions.erasure": ("ErasureSettings",),
+        "interventions.lens": ("LensStudy",),
         "interventions.heads": ("HeadSettings", "HeadsStudy"),
         "interventions.patch": ("PatchStudy",),
         "interventions.patching": ("PatchingSettings",),

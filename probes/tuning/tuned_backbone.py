@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -70,7 +70,13 @@ class TunedBackbone:
         self.name = base.name if tuned.folder is None else f"{base.name}+{tuned.name}"
         self.tokenizer, self.pad_id, self.decoder_input = base.tokenizer, base.pad_id, base.decoder_input
         file = f"{tuned.key}-transformers-{transformers.__version__}.json"  # a fingerprint covers the configuration too
-        self._fingerprint_file = cache_dir / "adapters" / "fingerprints" / file
+        self._cache_dir, self._fingerprint_file = cache_dir, cache_dir / "adapters" / "fingerprints" / file
+
+    @property
+    def reload(self) -> Callable[[], TunedBackbone] | None:
+        """Loads the base and the tuned model in another process; `None` where the base cannot be loaded there."""
+        base = self.base.reload
+        return None if base is None else partial(_tuned_again, base, self.tuned, self._cache_dir)
 
     @property
     def device(self) -> torch.device:
@@ -153,6 +159,10 @@ class TunedBackbone:
     ) -> dict[Reading, Tensor]:
         """One pass of the tuned model over a right-padded batch; see `FrozenBackbone.forward`."""
         return self.loaded(input_ids, attention_mask, readings=readings, layers=layers, spans=spans)
+
+
+def _tuned_again(base: Callable[[], FrozenBackbone], tuned: TunedModel, cache_dir: Path) -> TunedBackbone:
+    return TunedBackbone(base(), tuned, cache_dir)
 
 
 def load_tuned_backbone(base: FrozenBackbone, tuned: TunedModel) -> FrozenBackbone:

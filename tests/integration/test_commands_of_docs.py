@@ -129,8 +129,8 @@ def in_small(command: str) -> list[str]:
         }
         found |= {"study.with_probes": "false", "study.mixture.replicate_tasks": "0", "study.similarity": "{}"}
         if "study.only_models" in found or "suite.path" in found:  # the tasks of the paper and of a FLAN folder
-            found |= {"suite": "local", "suite.path": "DIR", "study.mixture.unseen": "[]"}
-            found |= {"study.only_models": "[color]"}
+            found |= {"suite": "local", "suite.path": "DIR", "suite.tasks": "[color,paint]"}
+            found |= {"study.mixture.unseen": "[]", "study.only_models": "[color]"}
     for key, small in _SMALL.items():
         if key in f"{found.get('study', '')} {found.get('experiment', '')} {found.get('probe', '')}".split():
             found |= small

@@ -41,6 +41,8 @@ def _question(run: SavedRun) -> str:
         "layer_by_layer": f"which layers of {first.backbone} multi-task tuning changes",
         "erase": f"what {first.backbone} uses of what a probe can decode from its layers",
         "steer": f"how directions added at layers of {first.backbone} move its answers",
+        "channels": f"which heads of {first.backbone} read what earlier heads write",
+        "lens": f"at which layer {first.backbone} would answer already",
         "heads": f"which attention heads carry the answers of {first.backbone}",
         "attribute": f"which parts of its prompts the answers of {first.backbone} owe themselves to",
         "patch": f"which layers and tokens carry the answers of {first.backbone}",
