@@ -128,6 +128,7 @@ def in_small(command: str) -> list[str]:
             "study.maps.layers": "0",
         }
         found |= {"study.with_probes": "false", "study.mixture.replicate_tasks": "0", "study.similarity": "{}"}
+        found |= {"study.patching.rows": "4"}
         if "study.only_models" in found or "suite.path" in found:  # the tasks of the paper and of a FLAN folder
             found |= {"suite": "local", "suite.path": "DIR", "suite.tasks": "[color,paint]"}
             found |= {"study.mixture.unseen": "[]", "study.only_models": "[color]"}
