@@ -31,7 +31,8 @@ class StageSweeper(Sweeper):
         """Run all jobs of the study that these overrides describe.
 
         Raises:
-            ValueError: The overrides describe another study, or several values of one key.
+            TypeError: They describe another study.
+            ValueError: They describe a part of the study.
         """
         from probes.commands.submit import run_stages  # it imports torch, which a look at plug-ins must not
 

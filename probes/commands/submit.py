@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -34,7 +35,21 @@ WAITING = "waiting"
 
 
 def as_sweep(arguments: Sequence[str]) -> list[str]:
-    """The arguments of `probes submit` as those of a sweep."""
+    """The arguments of `probes submit` as those of a sweep.
+
+    Raises:
+        ValueError: An override has several values, or does not parse.
+    """
+    words = [word for word in arguments if "=" in word and not word.startswith("--")]
+    try:
+        parsed = OverridesParser.create().parse_overrides(words)
+    except HydraException as error:
+        raise ValueError(f"An override cannot be read: {error}") from error
+    several = [override.input_line for override in parsed if override.is_sweep_override()]
+    if several:
+        raise ValueError(
+            f"`probes submit` runs one study, and `{several[0]}` describes several. Give one command for each value."
+        )
     return ["-m", *arguments, SWEEPER]
 
 
@@ -42,14 +57,15 @@ def jobs_of(cfg: DictConfig) -> list[StudyJob]:
     """The jobs of the study that a config describes; the suite is loaded, for the names of its tasks.
 
     Raises:
-        ValueError: It is no layer-by-layer study, or one that does a part of the work only.
+        TypeError: It is no layer-by-layer study.
+        ValueError: It does a part of the work only.
     """
     from probes.studies import LayerByLayerStudy
     from probes.studies.layer_by_layer.job_graph import jobs_of_study
 
     study = instantiate(cfg.study)
     if not isinstance(study, LayerByLayerStudy):
-        raise ValueError(
+        raise TypeError(
             f"`probes submit` divides study=layer_by_layer into jobs; got {cfg.study._target_}. Set `study`, or give "
             "jobs of your own to a launcher: `python train.py -m probe=linear,mlp hydra/launcher=…`."
         )
@@ -72,13 +88,9 @@ def run_stages(launcher: Launcher, cfg: DictConfig, arguments: Sequence[str]) ->
         What each job that was run returned.
 
     Raises:
-        ValueError: As in `jobs_of`, or an override has several values.
+        TypeError: As in `jobs_of`.
+        ValueError: As in `jobs_of`.
     """
-    several = [o.input_line for o in OverridesParser.create().parse_overrides(list(arguments)) if o.is_sweep_override()]
-    if several:
-        raise ValueError(
-            f"`probes submit` runs one study, and `{several[0]}` describes several. Give one command for each value."
-        )
     sweep, jobs = Path(cfg.hydra.sweep.dir), jobs_of(cfg)
     words = [[*arguments, *job.overrides()] for job in jobs]
     for number, overrides in enumerate(words):

@@ -73,8 +73,8 @@ class LayerByLayerStudy:
         similarity_rows: Rows of a task that these use at most.
         similarity_every: They are computed at every so many layers.
         with_probes: Also probe base and experimental model on the tasks with labels.
-        only_models: Tune only these models, by task name or `mixture`, and stop; with `stop_after="read"` read them, too.
-            A name means the models of all seeds, and with `:0`, `:1` … one of them; `base` is read and never tuned.
+        only_models: Tune only these models, by task name or `mixture`, and stop; with `stop_after="read"` read them as
+            well. A name means the models of all seeds, and with `:0`, `:1` … one of them; `base` is read alone.
         stop_after: Stop after this stage, `tune` or `read`.
     """
 
