@@ -1,7 +1,7 @@
 """`probes submit OVERRIDES`: a layer-by-layer study as a graph of jobs, given to any launcher of Hydra.
 
     probes submit experiment=layer_by_layer hydra/launcher=joblib hydra.launcher.n_jobs=2
-    probes submit experiment=layer_by_layer_paper hydra/launcher=submitit_slurm --dry-run
+    probes submit experiment=layer_by_layer_paper hydra/launcher=slurm --dry-run
 
 Each model is tuned by one job, then read by one job, and a last job compares all of them. Each is a run in a folder of
 the sweep; the jobs meet in the cache alone. A command that is given again goes on: jobs that have finished say so.
