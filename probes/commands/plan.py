@@ -9,6 +9,7 @@ lists every job of a layer-by-layer study with its cost.
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import sys
@@ -22,6 +23,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from probes.commands.plugins import CONFIG_DIR
 from probes.planning.measured import Clock, kept_rates, machine_key, seconds_since_start
 
 if TYPE_CHECKING:
@@ -57,30 +59,25 @@ class Subject:
 
 def main(arguments: Sequence[str]) -> None:
     """Print the plan of a run; `--json` prints numbers for programs, `--dry-run` every job."""
-    words = [word for word in arguments if not word.startswith("--")]
-    unknown = [word for word in arguments if word.startswith("--") and word not in {"--json", "--dry-run", "--help"}]
-    if "--help" in arguments or unknown:
-        sys.stdout.write(__doc__ or "")
-        sys.exit(f"probes plan: unknown option {unknown[0]}" if unknown else 0)
-    cfg = composed(words)
+    parser = argparse.ArgumentParser(prog="probes plan", description="What a run will do and cost, before it starts.")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as for a run, and plan.KEY=VALUE of conf/plan.yaml"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list every job with its cost")
+    parser.add_argument("--json", action="store_true", help="print numbers for programs")
+    options = parser.parse_args(arguments)
+    cfg = composed(options.overrides)
     subject = planned(cfg)
-    if "--json" in arguments:
+    if options.json:
         sys.stdout.write(json.dumps(numbers(subject, cfg)) + "\n")
-    elif "--dry-run" in arguments:
+    elif options.dry_run:
         _print_jobs(subject, cfg)
     else:
         _print_plan(subject, cfg)
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
-    """The config of a run with the node `plan`.
-
-    Raises:
-        OverrideError: An override is wrong.
-    """
-    from probes.cli import CONFIG_DIR, check_overrides
-
-    check_overrides([word for word in overrides if not word.startswith("plan.")])
+    """The config of a run with the node `plan`; overrides of Hydra itself are left out."""
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         return compose("plan", overrides=[word for word in overrides if not word.startswith("hydra")])
 
@@ -141,6 +138,7 @@ def numbers(subject: Subject, cfg: DictConfig) -> dict[str, Any]:
 
     jobs, shape = subject.jobs, subject.shape
     apart = bool(cfg.plan.gpus)
+    starts = len(jobs) if apart else 1
     by_part: dict[str, float] = {}
     for job in jobs:
         for part, seconds in subject.rates.seconds(job, shape.layers, loads=loads_of(job, apart=apart)).items():
@@ -160,7 +158,7 @@ def numbers(subject: Subject, cfg: DictConfig) -> dict[str, Any]:
         "memory_bytes": max(job.memory_bytes for job in jobs),
         "network_bytes": network_bytes(subject, cfg),
         "hours": hours_of(jobs, subject.rates, shape, processes=int(cfg.plan.gpus)),
-        "seconds_by_part": by_part | {"start": subject.rates.start, "end": subject.rates.end},
+        "seconds_by_part": by_part | {"start": starts * subject.rates.start, "end": subject.rates.end},
         "rates": asdict(subject.rates),
         "assumptions": list(subject.assumptions),
     }
@@ -170,10 +168,11 @@ def network_bytes(subject: Subject, cfg: DictConfig) -> dict[str, int]:
     """Bytes that cross a network: from the Hub, and, of jobs on several machines, to and from the disk they share."""
     shape, jobs = subject.shape, subject.jobs
     from_hub = cfg.backbone.get("name") is not None
+    of_hub = any(word in cfg.suite._target_ for word in ("hub", "flan2021"))  # about 4 bytes a token
     stored = sum(job.stored_bytes for job in jobs)
     apart = cfg.plan.gpus and len(jobs) > 1
     return {
-        "hub": (shape.weight_bytes if from_hub else 0) + (4 * subject.texts.tokens if "hub" in str(cfg.suite) else 0),
+        "hub": (shape.weight_bytes if from_hub else 0) + (4 * subject.texts.tokens if of_hub else 0),
         "shared_disk_written": stored if apart else 0,
         "shared_disk_read": (stored + shape.weight_bytes * len(jobs)) if apart else 0,
     }

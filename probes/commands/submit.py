@@ -9,6 +9,7 @@ the sweep; the jobs meet in the cache alone. A command that is given again goes 
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
 from collections.abc import Sequence
@@ -32,6 +33,20 @@ _log = logging.getLogger(__name__)
 SWEEPER = "hydra/sweeper=stages"
 WAITING = "waiting"
 """State of a job whose stage has not begun."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Explain the command, or with `--dry-run` list the jobs and their costs; without, `probes.cli` starts a sweep."""
+    parser = argparse.ArgumentParser(
+        prog="probes submit", description="Run a layer-by-layer study as a graph of jobs: tune, read, compare."
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as for a run; hydra/launcher=… chooses where"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list every job with its cost, and run none")
+    from probes.commands.plan import main as plan
+
+    plan([*parser.parse_args(arguments).overrides, "--dry-run"])
 
 
 def as_sweep(arguments: Sequence[str]) -> list[str]:

@@ -21,9 +21,9 @@ from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from probes.activations import ExtractionSettings, fill_stores, open_stores
-from probes.activations.batches import plan_batches, token_budget
+from probes.activations.batches import Batch, plan_batches, token_budget
 from probes.analysis import LayerAnalysis
-from probes.answers import Example
+from probes.answers import Example, end_token
 from probes.answers.answer_model import AnswerModel
 from probes.answers.greedy import greedy_answers
 from probes.backbones import FrozenBackbone
@@ -88,7 +88,8 @@ def kept_rates(folder: Path, key: str, measure: Callable[[], Rates], *, again: b
     """
     path = folder / "rates" / f"{hash_of(key):016x}.json"
     if not again and (kept := read_sealed_json(path, key=key, remedy="The rates are measured again.")) is not None:
-        return Rates(**kept | {"fit": {int(classes): seconds for classes, seconds in kept["fit"].items()}})
+        kept["fit"] = {int(classes): seconds for classes, seconds in kept["fit"].items()}
+        return Rates(**kept)
     rates = measure()
     with suppress(PermissionError):
         write_sealed_json(path, asdict(rates), key=key)
@@ -109,7 +110,7 @@ def measure_passes(
     budget = token_budget(backbone, settings.tokens_per_batch, longest=max(lengths))
     batches = plan_batches(lengths, tokens_per_batch=budget, limit=backbone.tokenizer.max_length)
     spaced = np.linspace(0, len(batches) - 1, min(_BATCHES, len(batches))).round().astype(int)
-    chosen = [batches[i] for i in dict.fromkeys(spaced.tolist())]
+    chosen: list[Batch] = [batches[i] for i in dict.fromkeys(spaced.tolist())]
     sample = backbone.tokenize([texts[i] for batch in chosen for i in batch.texts], max_length=settings.max_length)
     warm = backbone.tokenize([texts[chosen[-1].texts[0]]], max_length=settings.max_length)
     with tempfile.TemporaryDirectory() as folder:
@@ -151,11 +152,12 @@ def measure_tuning(
     new = min(8, settings.max_new_tokens)
     start = clock()
     with torch.no_grad():
-        greedy_answers(
-            answers, prompts, end_id=-1, max_new_tokens=new, longest=backbone.tokenizer.max_length,
+        generated = greedy_answers(
+            answers, prompts, end_id=end_token(backbone), max_new_tokens=new, longest=backbone.tokenizer.max_length,
             tokens_per_batch=settings.micro_batch_tokens,
         )  # fmt: skip
-    return flop / sum(seconds for seconds, _ in timed), len(prompts) * new / (clock() - start), load
+    tokens = sum(min(new, len(answer) + 1) for answer in generated)
+    return flop / sum(seconds for seconds, _ in timed), tokens / (clock() - start), load
 
 
 class _TimedSteps(Callback):
@@ -188,12 +190,13 @@ def measure_probes(
 ) -> tuple[float, float]:
     """Seconds of one layer of a task of drawn activations: to train and score its probes, and to measure it without."""
     data = drawn_task(features, {split: min(_ROWS, number) for split, number in rows.items()}, classes)
-    larger = max(1.0, rows["train"] / _ROWS)
+    larger, test = max(1.0, rows["train"] / _ROWS), data.test.activations
     start = clock()
     fit_task(data, settings, trainer, seed=0)
     fit = (clock() - start) / _LAYERS
     start = clock()
-    analysis.add("drawn", data.test.activations, data.test.targets)
+    assert isinstance(test, Activations)
+    analysis.add("drawn", test, data.test.targets)
     return larger * fit, max(1.0, rows["test"] / _ROWS) * (clock() - start) / _LAYERS
 
 

@@ -80,7 +80,7 @@ def rates_of(gpu: Gpu, shape: ModelShape, here: Rates, *, forward_share: float, 
         tuning_flop=tuning_share * gpu.flop,
         generated=8 * 0.5 * gpu.bandwidth / shape.weight_bytes,  # 8 rows at once, half the bandwidth: weights are read
         start=here.start,
-        load=here.start / 2 + shape.weight_bytes / 1e9,  # from a disk of 1 GB/s
+        load=shape.weight_bytes / 1e9,  # from a disk of 1 GB/s
         fit=here.fit,
         compare=here.compare,
         end=here.end,
