@@ -38,5 +38,6 @@ class StageSweeper(Sweeper):
 
         assert self.config is not None
         assert self.launcher is not None
+        assert self.hydra_context is not None
         composed = self.hydra_context.config_loader.load_sweep_config(self.config, arguments)
         return run_stages(self.launcher, composed, arguments)

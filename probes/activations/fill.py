@@ -97,6 +97,8 @@ def fill_stores(
     )
     computed: list[str] = []
     passes, reports = 0, []
+    for store in stores.values():
+        store.push()
     lacking = wanted.lacking()
     if missing := set().union(*lacking.values()):
         vectors = {r: sum(vectors_of(r, ids[text], spans.get(text)) for text in lacks) for r, lacks in lacking.items()}

@@ -33,6 +33,8 @@ class ExtractionSettings:
             only its header and size (`quick`).
         lock_timeout: Seconds to wait for another run that computes the last of the texts and writes none; `None` waits
             for ever.
+        remote: URL of an object store (`s3://`, `gs://`, `az://`, `file://`) in which activations are kept too.
+        local_cache_gb: Most GB of local copies of what the object store has; `None` for no limit.
 
     Raises:
         TypeError: A number is not an integer.
@@ -50,6 +52,8 @@ class ExtractionSettings:
     workers: int = 1
     verify: Verify = "full"
     lock_timeout: float | None = 3600.0
+    remote: str | None = None
+    local_cache_gb: float | None = None
 
     def __post_init__(self) -> None:
         for key in ("max_length", "tokens_per_batch", "texts_per_shard", "workers"):
@@ -66,3 +70,5 @@ class ExtractionSettings:
                 listed = ", ".join("null" if choice is None else choice for choice in choices)
                 raise ValueError(f"`extraction.{key}` must be one of {listed}; got {getattr(self, key)!r}.")
         check_cache_settings(self.verify, self.lock_timeout)
+        if self.local_cache_gb is not None and not self.local_cache_gb > 0:
+            raise ValueError(f"`paths.local_cache_gb` must be a positive number or null; got {self.local_cache_gb!r}.")

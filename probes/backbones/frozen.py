@@ -73,7 +73,7 @@ class FrozenBackbone(EditableBackbone):
         self.model.requires_grad_(requires_grad=False)
         self.train(mode=False)
         self.decoder_input = decoder_input
-        self._with_head, self.reload = with_head, reload
+        self._with_head, self.reload, self._adapter = with_head, reload, cast("str | None", None)
 
         self._stacks = find_stacks(self.model)
         self.stacks = choose_stacks(self._stacks, stack, name=self.name)
@@ -152,7 +152,7 @@ class FrozenBackbone(EditableBackbone):
             "chat_template": chat_template,
         }
         origin = {"path": path, "package": package, "revision": revision, "trust_remote_code": trust_remote_code}
-        return cls(
+        backbone = cls(
             model,
             tokenizer,
             name=source.title if adapter is None else f"{source.title}+{adapter}",
@@ -160,9 +160,14 @@ class FrozenBackbone(EditableBackbone):
             reload=partial(cls.load, name, adapter=adapter, **origin, **options, **reading),
             **reading,
         )
+        backbone._adapter = adapter
+        return backbone
 
-    def load_with_head(self) -> PreTrainedModel:
+    def load_with_head(self, *, with_adapter: bool = False) -> PreTrainedModel:
         """Load a second, trainable copy of the weights with the language-model head; it shares no memory with this one.
+
+        Args:
+            with_adapter: Load the adapter that `load` was given, too; if not, a backbone with one is refused.
 
         Raises:
             ValueError: The model is an encoder or an encoder–decoder, has an adapter, or was wrapped without a source
@@ -171,6 +176,8 @@ class FrozenBackbone(EditableBackbone):
         if set(self._stacks) != {"decoder"}:
             reason = f"has the stacks {list(self._stacks)}, and only a lone decoder predicts the next token"
             remedy = "Set `backbone` to a causal language model"
+        elif with_adapter and self._adapter is not None and self._with_head is not None:
+            return cast("Callable[..., PreTrainedModel]", self._with_head)(adapter=self._adapter)
         elif getattr(self.model, "_hf_peft_config_loaded", False):
             reason, remedy = "has an adapter already", "Set `backbone.adapter=null`"
         elif self._with_head is None:

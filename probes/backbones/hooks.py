@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from probes.backbones.structure import Stack, sublayer
+from probes.backbones.structure import Stack, output_projection, sublayer
 from probes.values import Layer, Reading
 
 Pooled = dict[Reading, dict[Layer, Tensor]]
@@ -304,6 +304,9 @@ def _hook(stack: Stack, site: str, layer: Layer, sink: Sink) -> Any:
     block = stack.blocks[int(layer) - 1]
     if site == "residual":
         return block.register_forward_hook(take_output)
+    if site == "heads":
+        projection = output_projection(block, model_type=stack.config.model_type)
+        return projection.register_forward_pre_hook(take_input, with_kwargs=True)
     return sublayer(block, site=site, model_type=stack.config.model_type).register_forward_hook(take_output)
 
 

@@ -111,6 +111,7 @@ def load_pretrained(
 def load_causal_lm(
     source: Source,
     *,
+    adapter: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
     device_map: str | dict[str, Any] | None = None,
@@ -119,7 +120,7 @@ def load_causal_lm(
 ) -> PreTrainedModel:
     """Load a model with its language-model head; arguments and errors as in `load_pretrained`."""
     options: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map, "quantization": quantization}
-    return _load(AutoModelForCausalLM, source, adapter=None, cache_dir=cache_dir, **options)[0]
+    return _load(AutoModelForCausalLM, source, adapter=adapter, cache_dir=cache_dir, **options)[0]
 
 
 def convert_gguf(file: Path, cache_dir: Path) -> Path:
@@ -196,7 +197,7 @@ def _load(
             options["device_map"] = device_map or "auto"
         model = auto_model.from_pretrained(place, **options)
         if adapter is not None:
-            _add_adapter(model, adapter)
+            _add_adapter(model.base_model, adapter)  # its weights are named as those below the head
         return model if "device_map" in options else model.to(target), tokenizer
 
 

@@ -42,9 +42,9 @@ class DescriptionLength:
     """The online code of each layer by linear probes, with and without activations.
 
     It gives, over layers, `description_length`; `code_saved`, the bits that the same code without activations takes
-    more, whose null is 0; and `compression`, the uniform code over this one. Two codes belong to no layer:
-    `description_length` with the control `uniform`, and with `no_activations`, which knows the class frequencies of
-    each prefix alone. Regression has no code.
+    more, whose null is 0 and which has p but no interval; and `compression`, the uniform code over this one. Two codes
+    belong to no layer: `description_length` with the control `uniform`, and with `no_activations`, which knows the
+    class frequencies of each prefix alone. Regression has no code.
 
     Attributes:
         orders: Random orders of the rows, over which the code is averaged.
@@ -82,12 +82,12 @@ class DescriptionLength:
         ratio = Mean(uniform / whole.values, slope * whole.over_rows, slope * whole.over_orders)
         note = "constant layer: all rows are equal" if starts else f"fewer than two blocks in {rows} rows"
         common = {"layers": data.layers, "task": data.task, "reading": data.reading, "seed": probed.seed}
-        for quantity, unit, mean, claim in (
-            ("description_length", UNIT, whole, {"alternative": "less"}),
-            ("code_saved", UNIT, saved, {"null": np.zeros((1, len(data.layers)))}),
-            ("compression", "uniform code / online code", ratio, {}),
+        for quantity, unit, estimates in (
+            ("description_length", UNIT, whole.estimates(rows, note, alternative="less")),
+            ("code_saved", UNIT, saved.estimates(rows, note, has_interval=False, null=np.zeros((1, len(data.layers))))),
+            ("compression", "uniform code / online code", ratio.estimates(rows, note)),
         ):
-            yield LayerProfile(quantity=quantity, unit=unit, estimates=mean.estimates(rows, note, **claim), **common)
+            yield LayerProfile(quantity=quantity, unit=unit, estimates=estimates, **common)
         for control, bits in (("uniform", uniform), ("no_activations", float(without.mean()))):
             yield LayerProfile(
                 quantity="description_length",
@@ -232,9 +232,9 @@ class Mean:
     over_rows: Tensor
     over_orders: Tensor
 
-    def estimates(self, rows: int, note: str, **claims: Any) -> Estimates:
+    def estimates(self, rows: int, note: str, *, has_interval: bool = True, **claims: Any) -> Estimates:
         """Estimates with an interval over the rows, as coded ones and as those that probes are trained on."""
-        quantile = float(student_t.ppf(0.975, rows - 1))
+        quantile = float(student_t.ppf(0.975, rows - 1)) if has_interval else math.nan
         reach = quantile * self.over_rows.square().sum(0).sqrt()
         ends = torch.stack([self.values - reach, self.values + reach])
         return Estimates(

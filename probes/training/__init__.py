@@ -22,6 +22,9 @@ from probes.training.probe_settings import ProbeSettings as ProbeSettings
 from probes.training.ragged import RaggedRows as RaggedRows
 from probes.training.saved_probes import load_probes as load_probes
 from probes.training.saved_probes import save_probes as save_probes
+from probes.training.streamed_rows import RowSource as RowSource
+from probes.training.streamed_rows import StreamedRows as StreamedRows
+from probes.training.streamed_rows import TensorRows as TensorRows
 from probes.training.task_data import LabelledActivations as LabelledActivations
 from probes.training.task_data import TaskData as TaskData
 from probes.training.train_bank import is_exact as is_exact

@@ -105,8 +105,10 @@ def fit_task(data: TaskData, settings: ProbeSettings, trainer_factory: TrainerFa
     """
     probe = build_probe(settings.architecture, data.in_features, data.num_classes, seed=0)
     _check_reads(probe, data)
+    if data.streamed:
+        settings = settings.for_streamed_rows(data.task, validation_rows=len(data.validation.targets))
     exact = is_exact(settings, probe)
-    _, constant = Standardiser.of(data.train.activations.values)
+    _, constant = Standardiser.of(data.train.values if data.streamed else data.train.activations.values)  # pyright: ignore[reportArgumentType]
     live = (~constant).nonzero()[:, 0]
     layers = tuple(data.layers[i] for i in live.tolist())
     spec = BankSpec(data, layers, data.num_classes, exact, settings, trainer_factory, seed)
@@ -263,6 +265,8 @@ def _logits_by_split(selection: Selection, rows: Mapping[str, Rows], spec: BankS
             of_rows = selection.rows
             found[split] = SplitLogits(split, selection.logits, of_rows.targets, remark, sentences=of_rows.sentences)
             continue
+        if split == "train" and spec.task_data is not None and spec.task_data.streamed:
+            continue  # their logits would not fit either
         logits = row_batched_logits(bank, trained.standardiser, rows[split].values)
         logits = logits * trained.target_deviation + trained.target_mean
         found[split] = SplitLogits(split, logits, rows[split].targets, sentences=rows[split].sentences)

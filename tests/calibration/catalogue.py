@@ -6,6 +6,8 @@ from calibration import (
     codes,
     geometry,
     interventions,
+    label_free,
+    layers_and_capacity,
     measures_of_probes,
     nuisances,
     probe_scores,
@@ -30,6 +32,8 @@ MODULES = (
     bands,
     interventions,
     measures_of_probes,
+    layers_and_capacity,
+    label_free,
 )
 
 SIMULATIONS = [simulation for module in MODULES for simulation in module.SIMULATIONS]

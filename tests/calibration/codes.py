@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 import torch
 from calibration.probe_scores import READING, Population
-from calibration.simulation import Claim, Simulation, covered
+from calibration.simulation import Simulation, covered
 
 from probes.analysis import interval_of
 from probes.analysis.significance import with_p_values
@@ -97,7 +97,7 @@ def _alarms(population: Population, seed: int) -> dict[str, np.ndarray]:
     return {quantity: np.array(values) for quantity, values in alarms.items()}
 
 
-def _simulation(name: str, quantities: tuple[str, ...], *, short: int = 0, claim: Claim = "equal") -> Simulation:
+def _simulation(name: str, quantities: tuple[str, ...], *, short: int = 0) -> Simulation:
     population, words = POPULATIONS[name]
     return Simulation(
         name=f"codes, {name}, {', '.join(quantities)}",
@@ -105,11 +105,11 @@ def _simulation(name: str, quantities: tuple[str, ...], *, short: int = 0, claim
         right=partial(_right, population, quantities),
         short=short,
         long=20,
-        claim=claim,
+        claim="conservative",
     )
 
 
-CODES = ("description_length", "code_saved", "compression")
+CODES = ("description_length", "compression")
 
 SIMULATIONS = [
     *(_simulation(name, (*CODES, "v_information")) for name in ("two", "unbalanced", "six", "labels")),

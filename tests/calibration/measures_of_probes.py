@@ -117,6 +117,7 @@ SIMULATIONS = [
         right=_ordinal_right,
         short=0,
         long=20,
+        claim="conservative",
     ),
     Simulation(
         name="measures of probes, learning curves",

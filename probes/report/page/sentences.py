@@ -41,6 +41,10 @@ def _question(run: SavedRun) -> str:
         "layer_by_layer": f"which layers of {first.backbone} multi-task tuning changes",
         "erase": f"what {first.backbone} uses of what a probe can decode from its layers",
         "steer": f"how directions added at layers of {first.backbone} move its answers",
+        "channels": f"which heads of {first.backbone} read what earlier heads write",
+        "lens": f"at which layer {first.backbone} would answer already",
+        "heads": f"which attention heads carry the answers of {first.backbone}",
+        "attribute": f"which parts of its prompts the answers of {first.backbone} owe themselves to",
         "patch": f"which layers and tokens carry the answers of {first.backbone}",
     }.get(first.study, f"what the layers of {first.backbone} hold")
     tasks = list(dict.fromkeys(row.task for row in run.rows if row.layer is not None and row.cluster))
@@ -123,6 +127,11 @@ def _layer_by_layer_sentences(run: SavedRun) -> Iterator[str]:
             if quantity == "tuning_gain":
                 yield from _extremes_of(matrix, what)
                 yield _significant(matrix)
+    entered = "control_into_base/model_patching/log_prob_all"
+    if entered in run.quantities:
+        yield _by_depth(
+            run.matrix(entered), "share of a control model's gain that its layers up to this one bring into the base"
+        )
     shares = [row for row in run.rows if row.metric.startswith("boundary/") and row.layer is not None]
     tested = [row for row in run.rows if row.metric.startswith("boundary/") and row.p is not None]
     if shares:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from probes.training.bank.probe_bank import ProbeBank
 from probes.training.ragged import RaggedRows, RowValues, as_batch, rows_at, vectors_of
+from probes.training.streamed_rows import StreamedRows
 
 TOKENS_PER_BATCH = 2**14
 """Tokens, padding included, to which probes that read tokens are applied at once."""
@@ -60,12 +61,16 @@ class Standardiser(nn.Module):
         self.register_buffer("deviation", deviation)
 
     @classmethod
-    def of(cls, values: Tensor) -> tuple[Self, Tensor]:
+    def of(cls, values: Tensor | StreamedRows) -> tuple[Self, Tensor]:
         """Compute the statistics of training activations `(layers, rows, features)`; the variance divides by the rows.
 
         Returns:
             The standardiser, and which layers are constant (no feature varies over the rows), bool `(layers,)`.
         """
+        if isinstance(values, StreamedRows):
+            mean, spread, largest = values.statistics()
+            deviation = torch.where(spread > RELATIVE_ROUNDING * largest, spread, 0)
+            return cls(mean, torch.where(deviation > 0, deviation, 1.0)), (deviation == 0).all(1)
         means, deviations = [], []
         for layer in values:  # layer by layer, so that temporary tensors stay small
             variance, mean = torch.var_mean(layer, dim=0, correction=0)

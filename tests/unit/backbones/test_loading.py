@@ -12,6 +12,7 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from tiny_models import tiny_model
 from transformers import AutoModelForCausalLM
 
+from probes.answers import LanguageModel
 from probes.backbones import FrozenBackbone, pad_right, tiny_backbone
 from probes.backbones.loading import resolve_dtype
 from probes.backbones.tiny import byte_tokenizer
@@ -174,6 +175,11 @@ def test_a_backbone_with_an_adapter_has_no_head_to_tune(llama_folder, tmp_path):
     backbone = FrozenBackbone.load(path=str(llama_folder), dtype="float32", adapter=str(tmp_path / "adapter"))
     with pytest.raises(ValueError, match=r"has an adapter already\. Set `backbone\.adapter=null`"):
         backbone.load_with_head()
+    ids = torch.arange(1, 9)[None]
+    lm = LanguageModel.of(backbone)  # which only answers, and is not tuned
+    torch.testing.assert_close(lm.model(ids).logits, tuned(ids).logits)
+    assert not torch.allclose(lm.model(ids).logits, tiny_model("llama_with_head")(ids).logits)
+    assert not any(parameter.requires_grad for parameter in lm.model.parameters())
 
 
 @pytest.mark.slow

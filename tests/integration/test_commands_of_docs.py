@@ -1,4 +1,7 @@
-"""Every command of the recipes is run, in the order of the page: on a tiny backbone, with few rows, tasks and steps."""
+"""Every command of the pages is run, in their order: on a tiny backbone, with few rows, tasks, steps and draws.
+
+Commands of the README are run in `test_readme.py`, those of the page on plug-ins where the example is installed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
-from integration.test_docs import ROOT, commands_of
+from integration.test_docs import PAGES, ROOT, commands_of
 
 from probes.cli import _COMMANDS, CONFIG_DIR
 from probes.run import run
@@ -18,9 +21,10 @@ from probes.runs.run_folder import read_state
 
 pytestmark = pytest.mark.slow
 
-COMMANDS = [command for command in commands_of(ROOT / "docs" / "recipes.md") if "--me" not in command]
-NOT_IN_SMALL = {"wandb-report", "study=patch"}
-"""Asks a server; needs pairs of equally many tokens, which a tokenizer of bytes does not give (see `test_patch.py`)."""
+RECIPES = commands_of(ROOT / "docs" / "recipes.md")
+OTHERS = [command for page in PAGES if page.name not in {"recipes.md", "plugins.md"} for command in commands_of(page)]
+COMMANDS = list(dict.fromkeys([*RECIPES, *OTHERS]))
+NOT_HERE = {"wandb-report": "asks a server", "suite=hub_words": "asks the Hub"}
 OWN_CODE = {
     "my_probes.py": """
 from torch import nn
@@ -54,11 +58,19 @@ def place(tmp_path_factory) -> Path:
     texts = [(f"It is {i}, and {word}.", stars, i % 12) for i in range(60) for stars, word in ((1, "bad"), (5, "good"))]
     lines = ["body,stars,author", *(f'"{text}",{stars},{author}' for text, stars, author in texts)]
     (folder / "reviews.csv").write_text("\n".join(lines))
-    task = folder / "DIR" / "color"
-    task.mkdir(parents=True)
+    words = folder / "WORDS"
+    words.mkdir()
     for split in ("train", "validation", "test"):
-        rows = [f'{{"inputs": "{split} {i}: it is {c}", "targets": "{c}"}}' for i in range(20) for c in ("red", "blue")]
-        (task / f"{split}.jsonl").write_text("\n".join(rows))
+        for task, asked in (("color", "it is"), ("paint", "painted in")):
+            (folder / "DIR" / task).mkdir(parents=True, exist_ok=True)
+            rows = [
+                f'{{"inputs": "{split} {i}: {asked} {c}", "targets": "{c}"}}'
+                for i in range(20)
+                for c in ("red", "blue")
+            ]
+            (folder / "DIR" / task / f"{split}.jsonl").write_text("\n".join(rows))
+        tagged = [f"{split}{i}\tO\nmet\tO\nAnna\tB-person\n" for i in range(20)]
+        (words / f"{split}.tsv").write_text("\n".join(tagged))
     return folder
 
 
@@ -73,6 +85,9 @@ _SMALL = {
     "attention": {"probe.max_epochs": "1"},
     "full_battery": {"suite.tasks": "[topic]"},
     "syntax": {"suite.tasks": "[upos]"},
+    "patch": {"study.patching.pairs": "[facts]", "study.patching.count": "8"},
+    "erase": {"study.erasure.random_subspaces": "1", "study.erasure.collateral_rows": "4"},
+    "decodable_or_used": {"suite.tasks": "[sentiment]"},
 }
 """What a study, experiment or probe is given beside, so that it takes seconds."""
 
@@ -93,22 +108,32 @@ def in_small(command: str) -> list[str]:
     found |= {"backbone": "tiny", "++suite.max_rows": "40", "trainer": "cpu", "probe.permutations": "20"}
     if found.get("suite") in {"glue", "trec"}:
         del found["suite"]
+    if found.get("suite") == "local":
+        found |= {"suite.tasks": "[color,paint]"}
+        found.pop("suite.align", None)
     if not {"suite", "suite.path"} & set(found) and "experiment" not in found:
         found |= {"suite.tasks": "[tense,topic]"}
-    if found.get("reference_backbone") == "minilm":
+    if found.get("reference_backbone") in {"minilm", "local"}:
         found |= {"reference_backbone": "tiny", "reference_backbone.seed": "1"}
-    if "layer_by_layer" in found.get("experiment", ""):
-        found |= {"tuning.max_steps": "1", "tuning.generate_rows": "0", "study.maps.layers": "0"}
+    if found.get("experiment", "").startswith(("layer_by_layer", "tuned_blocks")):
+        found |= {
+            "tuning.max_steps": "1",
+            "tuning.layers_to_transform": "null",
+            "tuning.generate_rows": "0",
+            "study.maps.layers": "0",
+        }
         found |= {"study.with_probes": "false", "study.mixture.replicate_tasks": "0", "study.similarity": "{}"}
         if "study.only_models" in found or "suite.path" in found:  # the tasks of the paper and of a FLAN folder
-            found |= {"suite": "local", "suite.path": "DIR", "study.mixture.unseen": "[]"}
-            found |= {"study.only_models": "[color]"}
+            found |= {"suite": "local", "suite.path": "DIR", "suite.tasks": "[color,paint]"}
+            found |= {"study.mixture.unseen": "[]", "study.only_models": "[color]"}
     for key, small in _SMALL.items():
         if key in f"{found.get('study', '')} {found.get('experiment', '')} {found.get('probe', '')}".split():
             found |= small
     if found.get("suite") == "conllu":
         found |= {"suite": "treebank"}
         del found["suite.path"]
+    if found.get("suite") == "conll":
+        found |= {"suite.path": "WORDS"}
     if found.get("logger") == "wandb":
         found |= {"logger.mode": "offline"}
     found.setdefault("logger", "csv")
@@ -124,8 +149,8 @@ def own_code_is_forgotten():
         sys.modules.pop(Path(name).stem, None)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if not NOT_IN_SMALL & set(c.split())])
-def test_the_recipe_works(command: str, place, monkeypatch, capsys):
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not NOT_HERE.keys() & set(c.split())])
+def test_the_command_works(command: str, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(str(place))
     words = shlex.split(command)
@@ -149,6 +174,7 @@ def test_the_recipe_works(command: str, place, monkeypatch, capsys):
     assert state.state == "finished"
 
 
-def test_the_page_of_recipes_has_the_commands_that_are_run():
-    assert len(COMMANDS) >= 25
-    assert {"compare", "report", "cache"} <= {shlex.split(command)[1] for command in COMMANDS}
+def test_the_pages_have_the_commands_that_are_run():
+    assert len(RECIPES) >= 25
+    assert len(COMMANDS) >= len(RECIPES) + 15
+    assert {"compare", "report", "cache"} <= {shlex.split(command)[1] for command in RECIPES}
