@@ -1,10 +1,10 @@
-"""What can be done within a pass: edit hidden states, start from a later layer, read all tokens; or with several."""
+"""What can be done to hidden states within a pass: edit them, start from a later layer, read those of all tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Self, TypeVar
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,6 @@ from probes.backbones.edits import Edit, editing, resuming
 from probes.backbones.hooks import ForwardPass, ForwardStopped, capture
 from probes.backbones.structure import LayerSpec, Stack, resolve_layers
 from probes.values import Layer
-
-_T = TypeVar("_T")
 
 
 class EditableBackbone(nn.Module):
@@ -98,15 +96,6 @@ class EditableBackbone(nn.Module):
         with capture(stack, wanted, keep), suppress(ForwardStopped):
             self._pass.run_batch([stack.name], input_ids, attention_mask)
         return found
-
-    @property
-    def streamed(self) -> bool:
-        """Whether the blocks are on disk, so that passes should be run together."""
-        return False
-
-    def run_together(self, calls: Sequence[Callable[[], _T]]) -> list[_T]:
-        """Call functions that each run the model once; where blocks stay on disk, each is read once for all of them."""
-        return [call() for call in calls]
 
     @property
     def main_stack(self) -> Stack:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -22,12 +22,15 @@ from probes.backbones.alignment import AlignedTexts, Ranges, align
 from probes.backbones.editable import EditableBackbone
 from probes.backbones.fingerprint import fingerprint
 from probes.backbones.hooks import ForwardPass, Spans
-from probes.backbones.loading import Source, load_causal_lm, load_pretrained, refuse_with_stream
+from probes.backbones.loading import Source, load_causal_lm, load_pretrained
 from probes.backbones.structure import LayerSpec, choose_stacks, combine_readings, find_stacks, resolve_layers
 from probes.backbones.token_batches import TokenizedTexts, Tokenizer, longest_input, num_embeddings
 from probes.backbones.verification import check_hooks, check_weights, is_causal, reported_hidden_states
 from probes.token_values import token_mode
 from probes.values import Layer, Reading
+
+_T = TypeVar("_T")
+
 
 class FrozenBackbone(EditableBackbone):
     """A transformers model with gradients off, always in eval mode, whose layers can be read.
@@ -141,25 +144,18 @@ class FrozenBackbone(EditableBackbone):
             FileNotFoundError: There is no model at the path or in the package.
         """
         source = Source(name=name, path=path, package=package, revision=revision, trust_remote_code=trust_remote_code)
-        options: dict[str, Any] = {
-            "dtype": dtype,
-            "device": device,
-            "device_map": device_map,
-            "max_memory": max_memory,
-            "quantization": quantization,
-            "cache_dir": cache_dir,
-        }
-        reading: dict[str, Any] = {
-            "stack": stack,
-            "layers": layers,
-            "decoder_input": decoder_input,
-            "chat_template": chat_template,
-        }
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map, "max_memory": max_memory}
+        options |= {"quantization": quantization, "cache_dir": cache_dir}
+        wrapped: dict[str, Any] = {"stack": stack, "layers": layers}
+        wrapped |= {"decoder_input": decoder_input, "chat_template": chat_template}
         if stream:
-            from probes.backbones.streamed.backbone import StreamedBackbone  # which builds on this module
+            from probes.backbones.streamed.backbone import (  # build on this module
+                StreamedBackbone,
+                refuse_other_options,
+            )
 
-            refuse_with_stream(adapter=adapter, quantization=quantization, device_map=device_map, device=device)
-            return StreamedBackbone.open(source, dtype=dtype, cache_dir=cache_dir, **reading)
+            refuse_other_options(adapter=adapter, quantization=quantization, device_map=device_map, device=device)
+            return StreamedBackbone.open(source, dtype=dtype, cache_dir=cache_dir, **wrapped)
         model, tokenizer = load_pretrained(source, adapter=adapter, **options)
         origin = {"path": path, "package": package, "revision": revision, "trust_remote_code": trust_remote_code}
         backbone = cls(
@@ -167,8 +163,8 @@ class FrozenBackbone(EditableBackbone):
             tokenizer,
             name=source.title if adapter is None else f"{source.title}+{adapter}",
             with_head=partial(load_causal_lm, source, **options),
-            reload=partial(cls.load, name, adapter=adapter, **origin, **options, **reading),
-            **reading,
+            reload=partial(cls.load, name, adapter=adapter, **origin, **options, **wrapped),
+            **wrapped,
         )
         backbone._adapter = adapter
         return backbone
@@ -201,6 +197,15 @@ class FrozenBackbone(EditableBackbone):
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, whatever `mode` a training loop asks for."""
         return super().train(False)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the blocks are on disk, so that passes should be run together."""
+        return False
+
+    def run_together(self, calls: Sequence[Callable[[], _T]]) -> list[_T]:
+        """Call functions that each run the model once; where blocks stay on disk, each is read once for all of them."""
+        return [call() for call in calls]
 
     @property
     def device(self) -> torch.device:

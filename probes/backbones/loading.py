@@ -157,17 +157,6 @@ def convert_gguf(file: Path, cache_dir: Path) -> Path:
     return folder
 
 
-def refuse_with_stream(**options: object) -> None:
-    """Raise if an option is set that blocks on disk do not have."""
-    given = {key: value for key, value in options.items() if value not in (None, "auto", "cpu")}
-    if given:
-        listed = ", ".join(f"`backbone.{key}={value}`" for key, value in given.items())
-        raise ValueError(
-            f"`backbone.stream=true` reads plain weights block by block on the CPU; got {listed} too. Leave that out, "
-            "merge an adapter into the weights first, or set `backbone.stream=false` and `backbone.device_map=auto`."
-        )
-
-
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """A torch dtype by name; `auto` is bfloat16 where the device computes it natively, else float32.
 

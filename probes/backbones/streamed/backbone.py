@@ -99,3 +99,14 @@ class StreamedBackbone(FrozenBackbone):
     def fingerprint(self) -> str:
         """As of the same model in memory; reads all weights once."""
         return fingerprint(self.model, read=self.weights.tensor)
+
+
+def refuse_other_options(**options: object) -> None:
+    """Raise if an option is set that blocks on disk do not have."""
+    given = {key: value for key, value in options.items() if value not in (None, "auto", "cpu")}
+    if given:
+        listed = ", ".join(f"`backbone.{key}={value}`" for key, value in given.items())
+        raise ValueError(
+            f"`backbone.stream=true` reads plain weights block by block on the CPU; got {listed} too. Leave that out, "
+            "merge an adapter into the weights first, or set `backbone.stream=false` and `backbone.device_map=auto`."
+        )
