@@ -15,7 +15,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("probes", "probes.tasks", "probes.analysis", "probes.training", "probes.report")
-_PICTURES = {"benchmarks/growth.png": "figures/growth.png"}
+_PICTURES = {f"benchmarks/{name}.png": f"figures/{name}.png" for name in ("growth", "larger_than_memory")}
 """Pictures that are kept elsewhere in the repository → their place on the site."""
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\((\.\./[^)\s]+)\)")
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', flags=re.DOTALL)
