@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def run_on_toy(study: Any, folder: Path, *, cache: Path | None = None, **parts: 
     context = RunContext.of(logger=FilesOnly(), seed=0, cache_dir=cache or folder / "cache", output_dir=folder / "out")
     given = {"backbone": toy_backbone, "suite": toy_suite, "extraction": ExtractionSettings(), "probe": PROBE}
     given |= {"trainer": default_trainer, "analysis": LayerAnalysis(), **parts}
-    return study.run(context, **given)
+    wanted = inspect.signature(study.run).parameters
+    return study.run(context, **{name: part for name, part in given.items() if name in wanted})
 
 
 def cells(results: list[Result], metric: str, *, control: str = "") -> dict:

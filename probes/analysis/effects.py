@@ -40,6 +40,7 @@ def effect_estimates(
     null: float = 0.0,
     alternative: Alternative = "two-sided",
     note: str = "nothing is edited at this layer",
+    draws_are: str = "random subspaces",
 ) -> Estimates:
     """Class-balanced mean of effects over rows at every layer, less that of random interventions if there are any.
 
@@ -55,6 +56,7 @@ def effect_estimates(
         null: The value of no effect.
         alternative: Which effects count.
         note: Why a layer has no value.
+        draws_are: What the random interventions are, for `interval_over`.
 
     >>> rows = np.array([[1.0, 3.0, 1.0, 3.0]])
     >>> found = effect_estimates(rows, np.array([0, 0, 1, 1]))
@@ -88,12 +90,12 @@ def effect_estimates(
         alternative=alternative,
         note=note,
         interval=np.stack([values - reach, values + reach]),
-        interval_over="rows" if random is None else "rows and random subspaces",
+        interval_over="rows" if random is None else f"rows and {draws_are}",
         p_cell=np.where(np.isfinite(values), p, np.nan),
     )
 
 
-def normalised_effect(changes: np.ndarray, gaps: np.ndarray) -> Estimates:
+def normalised_effect(changes: np.ndarray, gaps: np.ndarray, *, over: str = "pairs") -> Estimates:
     """Mean change as a share of the mean gap that there is to close, at every layer, on the same rows.
 
     The interval is Student's t, with the variance of the ratio of two means linearised about them.
@@ -101,6 +103,7 @@ def normalised_effect(changes: np.ndarray, gaps: np.ndarray) -> Estimates:
     Args:
         changes: What a patch changes, shape `(layers, rows)`.
         gaps: How far the source lies from the target without a patch, shape `(rows,)`.
+        over: What a row is, as in `Estimates.interval_over`.
 
     Returns:
         Estimates over layers; NaN everywhere if the mean gap is less than two standard errors from 0, as then there is
@@ -118,7 +121,7 @@ def normalised_effect(changes: np.ndarray, gaps: np.ndarray) -> Estimates:
     errors = influence.T / np.sqrt(rows * (rows - 1))
     return Estimates(
         values, rows, errors=errors, null=np.zeros((1, len(values))), alternative="two-sided", note=note,
-        interval_over="pairs",
+        interval_over=over,
     )  # fmt: skip
 
 

@@ -16,3 +16,6 @@ from probes.answers.questions import Questions as Questions
 from probes.answers.questions import content_free_prompt as content_free_prompt
 from probes.answers.questions import label_questions as label_questions
 from probes.answers.questions import sentence_questions as sentence_questions
+from probes.answers.recall_lists import RecallList as RecallList
+from probes.answers.recall_lists import recall_lists as recall_lists
+from probes.answers.recall_lists import recall_questions as recall_questions

@@ -15,6 +15,8 @@ from probes.interventions.erasers import leace as leace
 from probes.interventions.erasers import mean_difference as mean_difference
 from probes.interventions.erasers import random_subspace as random_subspace
 from probes.interventions.kept_arrays import KeptArrays as KeptArrays
+from probes.interventions.lenses import Readout as Readout
+from probes.interventions.lenses import Translators as Translators
 from probes.interventions.moments import LabelMoments as LabelMoments
 from probes.interventions.pairs import PromptPair as PromptPair
 from probes.interventions.pairs import generated_pairs as generated_pairs
@@ -23,3 +25,5 @@ from probes.interventions.streams import erasers_from_layer_on as erasers_from_l
 from probes.interventions.streams import erasing as erasing
 from probes.interventions.streams import logit_lens as logit_lens
 from probes.interventions.streams import token_groups as token_groups
+from probes.interventions.tuned_lens import TunedLensSettings as TunedLensSettings
+from probes.interventions.tuned_lens import train_translators as train_translators

@@ -130,7 +130,7 @@ class ProbeStudy:
             ]
             for reading, task in tracked(places, "tasks probed", total=len(places)):
                 with context.stage("probes"):
-                    data = task_data(task, activations, reading)
+                    data = task_data(task, activations, reading, max_train_bytes=probe.max_train_bytes)
                     fit = fit_task(data, probe, with_callback, context.seed)
                     callback.add_task(data)  # if no trainer ran, because every layer is constant
                     analysis.table.add(fit.profiles)
@@ -143,11 +143,12 @@ class ProbeStudy:
                         trainer=trainer,
                         seed=context.seed,
                         token_counts={split: activations.token_counts(task, split) for split in SPLITS},
-                        variants=read.variants_of(data, reading),
-                        random_weights=read.random_weights_of(task, reading),
+                        variants={} if data.streamed else read.variants_of(data, reading),
+                        random_weights=None if data.streamed else read.random_weights_of(task, reading),
                         token_paths=read.token_paths.get(task.name, {}),
                     )
-                    measures = () if all_tokens else analysis.probe_measures  # they need one vector a row
+                    # they need one vector a row, and all rows
+                    measures = () if all_tokens or data.streamed else analysis.probe_measures
                     found = [item for measure in measures for item in measure(probed)]
                     analysis.table.add(item for item in found if isinstance(item, LayerProfile))
                 fits[reading][task.name] = fit

@@ -82,6 +82,7 @@ class _TaskAudit:
         self.metric = MAIN_METRIC[data.kind]
         targets = {split: getattr(data, split).targets for split in SPLITS}
         self.labelled = Labelled(data.kind, data.num_classes, targets, probed.settings, probed.seed)
+        self.sentences = None if data.sentences is None else data.sentences["test"]
 
     def profiles(self) -> Iterator[LayerProfile]:
         kind, targets = self.labelled.kind, self.labelled.targets["test"]
@@ -120,6 +121,7 @@ class _TaskAudit:
             resamples=self.settings.resamples,
             permutations=self.settings.permutations,
             seed=self._seed("strata"),
+            sentences=self.sentences,
         )
         within = replace(within, remarks=(f"strata of {alone.strongest}",) * len(self.layers))
         yield self._of_layers(f"within_strata_{self.metric}", within)
@@ -163,6 +165,7 @@ class _TaskAudit:
             resamples=self.settings.resamples,
             permutations=self.settings.permutations,
             seed=self.probed.seed,
+            sentences=self.sentences,
         )
 
     def _explained_variance(self, explained: Tensor) -> LayerProfile:

@@ -52,6 +52,7 @@ def within_strata(
     resamples: int,
     permutations: int,
     seed: int,
+    sentences: Tensor | None = None,
 ) -> Estimates:
     """Mean of the main metric over strata, weighted by their rows; its null permutes labels within strata.
 
@@ -67,6 +68,8 @@ def within_strata(
         resamples: Of the rows, for the interval.
         permutations: Draws of the null.
         seed: Of both.
+        sentences: Number of each row's sentence, int64 `(rows,)`, where rows are words: sentences are resampled, and
+            there is no null, as words of a sentence are alike within a stratum, too.
 
     Returns:
         Estimates over layers; NaN with a note if no stratum is left.
@@ -82,7 +85,7 @@ def within_strata(
     if not parts:
         missing = torch.full((len(logits),), torch.nan, dtype=torch.float64)
         return Estimates(missing.numpy(), 0, note="every stratum of the nuisance has one label alone, or too few rows")
-    counts = bootstrap_counts(len(targets), resamples, seed=seed)
+    counts = bootstrap_counts(len(targets), resamples, seed=seed, groups=sentences)
     generator = torch.Generator().manual_seed(seed)
     values, draws, nulls = [], [], []
     for rows, columns in parts:
@@ -95,14 +98,16 @@ def within_strata(
     weights = torch.tensor(shares, dtype=torch.float64)
     count = len(torch.cat([rows for rows, _ in parts]).unique())
     value, draw, null = (_weighted_mean(torch.stack(part), weights) for part in (values, draws, nulls))
-    ends = torch.stack(score_interval(value, draw, rows=count, scale=SCALES[kind, metric]))
+    units = count if sentences is None else len(sentences.unique())
+    ends = torch.stack(score_interval(value, draw, rows=units, scale=SCALES[kind, metric]))
     return Estimates(
         value.numpy(),
         count,
         errors=errors_of_draws(draw).numpy(),
-        null=null.numpy(),
+        null=null.numpy() if sentences is None else None,
         note="the score is undefined",
         interval=ends.numpy(),
+        interval_over="rows" if sentences is None else "sentences",
     )
 
 
