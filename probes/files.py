@@ -51,18 +51,29 @@ def replaced_file(path: Path) -> Iterator[Path]:
     Args:
         path: The file to write. The temporary file lies beside it and has the same suffix.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[-80:]}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with _temporary(path) as temporary:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # `mkstemp` alone leaves files that only their owner can read
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Write to the yielded path; it becomes `path` when the block ends, unless there is a file of this name already.
+
+    Otherwise as `replaced_file`. Of several processes that make one file at the same time, one succeeds.
+
+    Raises:
+        FileExistsError: There is.
+    """
+    with _temporary(path) as temporary:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        _flush(temporary)
+        os.link(temporary, path)
+        _flush(path.parent)
 
 
 @contextmanager
@@ -134,6 +145,19 @@ def remove_litter(folder: Path, name: str = "*") -> None:
     stem = name if name == "*" else name[-80:]
     for path in folder.glob(f".{stem}-????????*"):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A hidden file beside `path`, which is gone when the block ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[-80:]}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

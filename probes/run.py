@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import io
@@ -19,8 +20,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from probes.activations import is_url
 from probes.files import write_text
 from probes.report import FilesOnly
 from probes.runs.masking import mask_secrets
@@ -70,6 +72,7 @@ def _run_study(cfg: DictConfig, output_dir: Path) -> float:
     check_targets(cfg)
     check_arguments(cfg)
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    cfg = with_local_folder(cfg)
     output_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(mask_secrets(config)), output_dir / "config.yaml")
     _write_hydra_files(cfg, output_dir / ".hydra")
@@ -112,6 +115,19 @@ def _part(cfg: DictConfig, name: str) -> Any:
     if name in _LOADED_BY_STUDY:
         return partial(instantiate, cfg[name]) if cfg[name] else None  # an empty node means there is none
     return instantiate(cfg[name])
+
+
+def with_local_folder(cfg: DictConfig) -> DictConfig:
+    """The config with a folder for `paths.cache_dir`, where that is the URL of an object store.
+
+    Activations go to the object store as well; all else that is kept lies in the folder, `paths.local_cache`.
+    """
+    if not is_url(cfg.paths.cache_dir):
+        return cfg
+    changed = copy.deepcopy(cfg)
+    with open_dict(changed):
+        changed.paths.remote, changed.paths.cache_dir = cfg.paths.cache_dir, cfg.paths.local_cache
+    return changed
 
 
 def check_targets(cfg: DictConfig) -> None:

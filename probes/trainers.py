@@ -16,6 +16,7 @@ from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 _LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.signal_connector")
+_SRUN_HINT = "The `srun` command is available"
 
 
 class TrainerFactory(Protocol):
@@ -51,24 +52,31 @@ def cluster_plugins() -> list[Any]:
     Lightning would answer SIGUSR1 by saving a checkpoint `hpc_ckpt_1.ckpt` in the working folder, from which the next
     fit started there resumes, whatever model it trains. A study resumes by itself.
     """
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    return [SLURMEnvironment(auto_requeue=False)] if _is_under_slurm() else []
 
 
 @cache
 def root_of_trainers() -> str | None:
     """Under SLURM, an empty folder in which Lightning finds no `hpc_ckpt_*.ckpt` of another fit; else its default."""
-    if not SLURMEnvironment.detect():
+    if not _is_under_slurm():
         return None
     folder = tempfile.mkdtemp(prefix="probes-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
+def _is_under_slurm() -> bool:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_SRUN_HINT)
+        return SLURMEnvironment.detect()
+
+
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's announcements of hardware, signals and stopping reasons, which each of many fits repeats.
 
-    Lightning's warnings are still shown, except for one about torch's tree utilities that Lightning itself causes.
+    Lightning's warnings are still shown, except for one about torch's tree utilities that Lightning itself causes, and
+    its hint to use `srun`, which every trainer gives wherever SLURM is installed.
     """
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
@@ -77,6 +85,7 @@ def quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r".*LeafSpec.*is deprecated")
+            warnings.filterwarnings("ignore", message=_SRUN_HINT)
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
+
 from probes.activations import ExtractionSettings, PassReport, fill_stores, open_stores
 from probes.backbones import ReadableBackbone
 
@@ -23,6 +26,22 @@ def filled(backbone: ReadableBackbone, root: Path, texts=TEXTS, **settings) -> t
     report = fill_stores(backbone, tokenized, stores, extraction)
     layers = {r: backbone.layers(r.stack, site=r.site) for r in stores}
     return {r: store.read(tokenized.text_ids, layers[r]) for r, store in stores.items()}, report
+
+
+def stored_files(root: Path) -> dict[str, object]:
+    """Every file of a cache: its bytes, or those of a shard's values with the header, whose order is not fixed.
+
+    What killed processes have left half written, hidden files, is deleted by the next run that computes something.
+    """
+    found: dict[str, object] = {}
+    for path in root.rglob("[!.]*"):
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                values = file.get_tensor("activations")
+                found[path.name] = (file.metadata(), values.shape, values.view(torch.uint8).numpy().tobytes())
+        elif path.is_file():
+            found[path.name] = path.read_bytes()
+    return found
 
 
 def flip_bit(path: Path, bit: int) -> None:

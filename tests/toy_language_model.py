@@ -4,6 +4,9 @@ Every word's embedding holds two signs, along two directions at right angles, an
 of signs, share their noise. The model learns to answer yes or no by the first sign of the last word; the second sign,
 and the words before it, decide nothing. Both signs of the last word can be decoded from its residual stream at every
 layer.
+
+A second model (`carried=True`) reads the same sign of the only word of a prompt of blanks, and answers at the last
+blank, so that its attention heads have to carry the sign there.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from probes.answers import LanguageModel
 from probes.backbones import FrozenBackbone
+from probes.interventions import PromptPair
 from probes.tasks import Split, Suite, Task
 
 WORDS, FEATURES, LAYERS = 240, 32, 3
@@ -24,6 +28,8 @@ ANSWERS = ("no", "yes")
 NOISE = 0.1
 """Deviation of the other part of an embedding, for each feature; the planted parts have length 1."""
 NO, YES = WORDS, WORDS + 1
+BLANK = WORDS + 3
+"""The token of every text that is no word."""
 
 
 def signs(word: int) -> tuple[int, int]:
@@ -52,9 +58,18 @@ def planted_directions() -> torch.Tensor:
     return torch.linalg.qr(torch.randn(FEATURES, 2, generator=generator))[0].T
 
 
+def blanks_around(word: int, place: int, length: int = 4) -> list[int]:
+    """Token ids of a prompt of blanks with a word among them; the last one is a blank."""
+    return [word if step == place else BLANK for step in range(length)]
+
+
 @cache
-def trained_model() -> LlamaForCausalLM:
-    """Trained in seconds to a loss near 0; its embeddings stay as they were planted."""
+def trained_model(*, carried: bool = False) -> LlamaForCausalLM:
+    """Trained in seconds to a loss near 0; its embeddings stay as they were planted.
+
+    Args:
+        carried: Whether the word stands before the last token.
+    """
     config = LlamaConfig(
         vocab_size=WORDS + 4, hidden_size=FEATURES, intermediate_size=48, num_hidden_layers=LAYERS,
         num_attention_heads=4, max_position_embeddings=64, pad_token_id=WORDS + 2, tie_word_embeddings=False,
@@ -75,8 +90,12 @@ def trained_model() -> LlamaForCausalLM:
         optimizer = torch.optim.AdamW(trained, lr=3e-3, weight_decay=0.1)
         for _ in range(250):
             ids = torch.randint(WORDS, (64, 4))
-            answers = torch.tensor([YES if signs(word)[0] else NO for word in ids[:, -1].tolist()])
-            ignored = torch.tensor([signs(word)[1] for word in ids[:, -1].tolist()])
+            asked = ids[:, -1].tolist()
+            if carried:
+                places = torch.randint(3, (64,)).tolist()
+                ids = torch.tensor([blanks_around(word, place) for word, place in zip(asked, places, strict=True)])
+            answers = torch.tensor([YES if signs(word)[0] else NO for word in asked])
+            ignored = torch.tensor([signs(word)[1] for word in asked])
             hidden = model.model(input_ids=ids).last_hidden_state[:, -1]
             loss = torch.nn.functional.cross_entropy(model.lm_head(hidden), answers)
             loss += 0.02 * torch.nn.functional.cross_entropy(bystander(hidden), ignored)
@@ -87,8 +106,26 @@ def trained_model() -> LlamaForCausalLM:
 
 
 @cache
-def toy_language_model() -> LanguageModel:
-    return LanguageModel(trained_model(), toy_tokenizer(), name="toy")
+def toy_language_model(*, carried: bool = False) -> LanguageModel:
+    return LanguageModel(trained_model(carried=carried), toy_tokenizer(), name="toy")
+
+
+def toy_pairs(which: int, *, carried: bool = False, every: int = 6) -> list[PromptPair]:
+    """Prompts whose last (or only) words differ in one planted sign alone, with their answers by the sign that is read.
+
+    Where the ignored sign differs, both prompts have the same answer, and the other one stands for the corrupted.
+    """
+    flipped, pairs = {0: 1, 1: 2}[which], []
+    for word in range(0, WORDS, every):
+        words = (word, word ^ flipped)
+        context = f"w{(7 * word) % WORDS} w{(11 * word) % WORDS}"
+        texts = [f"{context} w{own}" for own in words]
+        if carried:
+            ids = [blanks_around(own, word // every % 3) for own in words]
+            texts = [" ".join("_" if token == BLANK else f"w{token}" for token in own) for own in ids]
+        answers = [ANSWERS[signs(own)[0]] for own in words] if which == 0 else [*ANSWERS]
+        pairs.append(PromptPair(*texts, *answers))
+    return pairs
 
 
 def toy_backbone() -> FrozenBackbone:

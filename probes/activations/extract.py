@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from probes.activations.fill import fill_stores
+from probes.activations.remote import is_url
 from probes.activations.settings import ExtractionSettings
 from probes.activations.store import ActivationStore
 from probes.backbones import LayerSpec, ReadableBackbone
@@ -38,7 +39,7 @@ def extract(
         pooling: One pooling; default `last` for decoders, `mean` for encoders.
         site: `residual`, `attention` or `mlp`.
         max_length: As in `ExtractionSettings`.
-        cache_dir: Keep activations in this folder; default nowhere.
+        cache_dir: Keep activations in this folder, or in the object store at this URL; default nowhere.
 
     Returns:
         Values of shape `(layers, texts, features)`, float32, in the order of the texts.
@@ -46,12 +47,14 @@ def extract(
     Raises:
         ValueError: An unknown layer, pooling or site; a text without tokens; NaN or infinite activations.
     """
-    settings = ExtractionSettings(pooling=pooling, site=site, max_length=max_length)
+    remote = str(cache_dir) if cache_dir is not None and is_url(cache_dir) else None
+    settings = ExtractionSettings(pooling=pooling, site=site, max_length=max_length, remote=remote)
     (reading,) = backbone.readings(pooling, site)
     names = backbone.layers(reading.stack, site=site, spec=layers)
     tokenized = backbone.tokenize(texts, max_length=max_length)
     with tempfile.TemporaryDirectory() as scratch:
-        stores = open_stores(backbone, settings, Path(cache_dir or scratch).expanduser() / "activations")
+        folder = scratch if cache_dir is None or remote is not None else cache_dir
+        stores = open_stores(backbone, settings, Path(folder).expanduser() / "activations")
         fill_stores(backbone, tokenized, stores, settings, layers=layers)
         values = stores[reading].read(tokenized.text_ids, names)
     return Activations(values, names, row_ids("", "", tokenized.text_ids, tokenized.text_ids), reading)
@@ -88,6 +91,8 @@ def open_stores(
             decoder_input=backbone.decoder_input,
             reading=reading,
             verify=settings.verify,
+            remote=settings.remote,
+            limit=None if settings.local_cache_gb is None else int(1e9 * settings.local_cache_gb),
         )
         for reading in readings
     }

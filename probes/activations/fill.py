@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from probes.activations.claims import Claims
 from probes.activations.passes import ForwardPasses, pass_progress, vectors_of
 from probes.activations.settings import ExtractionSettings
 from probes.activations.store import ActivationStore, names_under
+from probes.activations.workers import Extraction, helped
 from probes.backbones import LayerSpec, ReadableBackbone, TokenizedTexts
 from probes.kept_files import check_writable
 from probes.locks import SECONDS_BETWEEN_LOOKS, Patience, process_lock
@@ -43,9 +44,9 @@ class PassReport:
 
     Attributes:
         texts: Number of different texts in total.
-        texts_computed: Number of texts that were not in the stores.
+        texts_computed: Number of texts that this run computed, its workers included.
         tokens_computed: Number of tokens of these texts, without padding.
-        forward_passes: Number of forward passes.
+        forward_passes: Number of forward passes, likewise.
         seconds: Wall-clock time, reading the stores' indices included.
     """
 
@@ -69,7 +70,8 @@ def fill_stores(
     Stored texts are verified first; those of a damaged file are lacking. A run that lacks nothing waits for nobody and
     writes nothing. Runs that lack texts of one backbone share the work, whatever their settings: each claims as many
     texts as fill a shard, the longest that nobody has claimed, and computes them. If all want the same texts, the
-    shards are the same whatever the number of runs, and whichever of them die.
+    shards are the same whatever the number of runs, and whichever of them die. `settings.workers` starts further
+    processes of this machine for the time of the call.
 
     Args:
         backbone: The backbone that is run.
@@ -81,7 +83,7 @@ def fill_stores(
     Raises:
         OSError: There is too little free disk space, or texts are missing in a cache that cannot be written.
         TimeoutError: Another run computes texts that are wanted, and writes nothing.
-        ValueError: An activation is NaN or infinite.
+        ValueError: An activation is NaN or infinite; there are fewer GPUs than `settings.workers`.
         MemoryError: A single text does not fit into a GPU's memory.
     """
     start = time.monotonic()
@@ -94,15 +96,21 @@ def fill_stores(
         {reading: backbone.layers(reading.stack, site=reading.site, spec=layers) for reading in stores},
     )
     computed: list[str] = []
-    passes = 0
+    passes, reports = 0, []
+    for store in stores.values():
+        store.push()
     lacking = wanted.lacking()
     if missing := set().union(*lacking.values()):
         vectors = {r: sum(vectors_of(r, ids[text], spans.get(text)) for text in lacks) for r, lacks in lacking.items()}
         _check_disk(backbone, {r: number * len(wanted.layers[r]) for r, number in vectors.items()}, wanted.root)
         budget = token_budget(backbone, settings.tokens_per_batch, longest=max(len(ids[text]) for text in missing))
         forward = ForwardPasses(backbone, layers, budget, spans or None)
-        with pass_progress(texts=len(missing), tokens=sum(len(ids[text]) for text in missing)) as progress:
-            for shard, readings in _claimed_shards(backbone, wanted, ids, settings):
+        tokens_of_all = sum(len(ids[text]) for text in missing)
+        helpers = helped(backbone, Extraction(texts, stores, settings, layers))
+        with helpers as others, pass_progress(texts=len(missing), tokens=tokens_of_all) as progress:
+            for shard, readings, left in _claimed_shards(backbone, wanted, ids, settings):
+                others.check()
+                progress.leave(texts=len(left), tokens=sum(len(ids[text]) for text in left))
                 batches = list(forward.over([(text, ids[text]) for text in shard], readings, progress))
                 in_order = [text for texts_of_batch, _ in batches for text in texts_of_batch]
                 for reading in readings:
@@ -110,9 +118,17 @@ def fill_stores(
                     sizes = [vectors_of(reading, ids[text], spans.get(text)) for text in in_order]
                     wanted.store(reading, in_order, values, sizes)
                 computed += in_order
+            reports = others.reports()
         passes = forward.done
     tokens = sum(len(ids[text]) for text in computed)
-    return PassReport(len(ids), len(computed), tokens, passes, time.monotonic() - start)
+    own = PassReport(len(ids), len(computed), tokens, passes, time.monotonic() - start)
+    return _together(own, reports)
+
+
+def _together(own: PassReport, others: Sequence[PassReport]) -> PassReport:
+    """What several processes computed, in the time of one of them."""
+    names = ("texts_computed", "tokens_computed", "forward_passes")
+    return replace(own, **{name: sum(getattr(report, name) for report in (own, *others)) for name in names})
 
 
 @dataclass(frozen=True)
@@ -163,8 +179,10 @@ class _Wanted:
 
 def _claimed_shards(
     backbone: ReadableBackbone, wanted: _Wanted, ids: Mapping[str, np.ndarray], settings: ExtractionSettings
-) -> Iterator[tuple[list[str], list[Reading]]]:
-    """Claim one shard after another until the stores lack nothing: its texts, and the readings that lack some of them.
+) -> Iterator[tuple[list[str], list[Reading], set[str]]]:
+    """Claim one shard after another until the stores lack nothing.
+
+    Yields its texts, the readings that lack some of them, and the texts that are missing, those of the shard included.
 
     A shard is claimed while the caller computes it, and must be stored when the next one is asked for.
 
@@ -198,7 +216,7 @@ def _claimed_shards(
             time.sleep(SECONDS_BETWEEN_LOOKS)
             continue
         with claims.beating(claim):
-            yield texts, [reading for reading, lacks in lacking.items() if lacks.intersection(texts)]
+            yield texts, [reading for reading, lacks in lacking.items() if lacks.intersection(texts)], missing
         patience = Patience(what, timeout, wanted.newest_files)
 
 

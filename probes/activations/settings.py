@@ -26,10 +26,15 @@ class ExtractionSettings:
             of GPU memory all the same.
         texts_per_shard: Most texts in one file of the store, and most that a killed run loses. A file ends earlier
             where its texts are long.
+        workers: Processes of this machine that read a backbone together, this one included. On a CPU they divide
+            torch's threads, and each loads the weights; on GPUs each has its own. They start for each backbone, which
+            takes seconds, so that they pay where an extraction takes minutes.
         verify: Whether the values of a stored file are compared with their digest before they are used (`full`), or
             only its header and size (`quick`).
         lock_timeout: Seconds to wait for another run that computes the last of the texts and writes none; `None` waits
             for ever.
+        remote: URL of an object store (`s3://`, `gs://`, `az://`, `file://`) in which activations are kept too.
+        local_cache_gb: Most GB of local copies of what the object store has; `None` for no limit.
 
     Raises:
         TypeError: A number is not an integer.
@@ -44,11 +49,14 @@ class ExtractionSettings:
     max_length: int | None = None
     tokens_per_batch: int | Literal["auto"] = "auto"
     texts_per_shard: int = 512
+    workers: int = 1
     verify: Verify = "full"
     lock_timeout: float | None = 3600.0
+    remote: str | None = None
+    local_cache_gb: float | None = None
 
     def __post_init__(self) -> None:
-        for key in ("max_length", "tokens_per_batch", "texts_per_shard"):
+        for key in ("max_length", "tokens_per_batch", "texts_per_shard", "workers"):
             value = getattr(self, key)
             if value is None or (key == "tokens_per_batch" and value == "auto"):
                 continue
@@ -62,3 +70,5 @@ class ExtractionSettings:
                 listed = ", ".join("null" if choice is None else choice for choice in choices)
                 raise ValueError(f"`extraction.{key}` must be one of {listed}; got {getattr(self, key)!r}.")
         check_cache_settings(self.verify, self.lock_timeout)
+        if self.local_cache_gb is not None and not self.local_cache_gb > 0:
+            raise ValueError(f"`paths.local_cache_gb` must be a positive number or null; got {self.local_cache_gb!r}.")

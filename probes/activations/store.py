@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,12 +16,15 @@ import transformers
 from safetensors import safe_open
 from torch import Tensor
 
+from probes.activations.remote import RemoteShards, open_objects
 from probes.activations.shards import DamagedShardError, ShardHeader, check_values, read_header, write_shard
 from probes.backbones import TokenizedTexts
 from probes.files import remove_litter, replaced_file, write_text
 from probes.kept_files import Verify, set_aside
 from probes.token_values import token_mode
 from probes.values import Layer, Reading
+
+_log = logging.getLogger(__name__)
 
 _FORMAT = 2
 """Version of the layout of shards; it is part of the key."""
@@ -39,16 +43,30 @@ class ActivationStore:
 
     Opening a store and reading from it writes nothing, so a cache may be read-only.
 
+    A store may have a remote: shards are then copied to an object store when they are written, and the folder is a read
+    cache from which those that are in the object store may be deleted.
+
     Args:
         root: Folder of all stores.
         fingerprint: Digest of the backbone's weights and configuration.
         decoder_input: What the decoder of an encoder–decoder model reads: its `start` token, or the `text`.
         reading: Stack, site and pooling.
-        verify: `full` checks the values of a shard before they are first used, `quick` only its header and size.
+        verify: `full` checks the values of a shard before they are first used, `quick` only its header and size. What
+            is copied from a remote is checked in any case.
+        remote: URL of an object store.
+        limit: Most bytes of the local copies of shards that are in the object store too; `None` for no limit.
     """
 
     def __init__(
-        self, root: Path, *, fingerprint: str, decoder_input: str, reading: Reading, verify: Verify = "full"
+        self,
+        root: Path,
+        *,
+        fingerprint: str,
+        decoder_input: str,
+        reading: Reading,
+        verify: Verify = "full",
+        remote: str | None = None,
+        limit: int | None = None,
     ) -> None:
         identity = {
             "format": _FORMAT,
@@ -65,11 +83,17 @@ class ActivationStore:
         self._headers: dict[str, ShardHeader] = {}
         self._places: dict[str, list[tuple[str, int]]] = defaultdict(list)  # text id → (shard, row in it)
         self._verified: dict[str, tuple[int, ...]] = {}  # shard → its state on disk when it was verified
+        self._remote = (
+            None if remote is None else RemoteShards(open_objects(remote), self.folder, self._identity, limit=limit)
+        )
         self._check_identity()
         self.refresh()
 
     def refresh(self) -> None:
         """Index the shards that were added since the last call, by this process or another."""
+        for name, header in {} if self._remote is None else self._remote.new_shards().items():
+            if name not in self._headers:
+                self._index(name, header)
         for path in sorted(self.folder.glob("[!.]*.safetensors")):  # a dot begins a file that is being written
             if path.name not in self._headers and (header := self._checked_header(path)) is not None:
                 self._index(path.name, header)
@@ -86,6 +110,8 @@ class ActivationStore:
             for text in texts:
                 if (place := self._find(text, layers)) is not None:
                     shards[place[0]].append(text)
+            if self._remote is not None and self._full:
+                self._remote.fetch(shards)
             # Another shard may have the texts of one that was set aside.
             texts = [text for shard, of_shard in shards.items() if not self._is_whole(shard) for text in of_shard]
 
@@ -112,6 +138,14 @@ class ActivationStore:
         if name not in self._headers:
             self._index(name, header)
         self._verified[name] = _state(self.folder / name)
+        self._push(name)
+
+    def push(self) -> None:
+        """Copy to the object store what it lacks of the folder, such as the last shard of a run that was killed."""
+        if self._remote is not None:
+            for name in [name for name in self._headers if name not in self._remote]:
+                if self._is_whole(name):
+                    self._push(name)
 
     def read(self, text_ids: Sequence[str], layers: Sequence[Layer]) -> Tensor:
         """Activations of texts, which may repeat.
@@ -133,6 +167,15 @@ class ActivationStore:
         if values is None:
             raise KeyError("No text was given; `text_ids` must have at least one.")
         return values
+
+    def files_of(self, text_ids: Sequence[str], layers: Sequence[Layer]) -> list[list[int]]:
+        """The positions in `text_ids` of the texts that are read from each file, in the order of the file.
+
+        Raises:
+            KeyError: As in `read`.
+        """
+        by_shard = self._by_shard(text_ids, layers)
+        return [[row for row, _ in sorted(pairs, key=lambda pair: pair[1])] for pairs in by_shard.values()]
 
     def read_tokens(self, text_ids: Sequence[str], layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
         """Activations of the words of texts, which may repeat, in the store of a reading of words.
@@ -178,8 +221,13 @@ class ActivationStore:
     def _vectors(self, shard: str, rows: Tensor, layers: Sequence[Layer]) -> Tensor:
         """Some rows of a shard, float32 `(rows, layers, features)`."""
         columns = torch.tensor([self._headers[shard].layers.index(layer) for layer in layers])
-        with safe_open(self.folder / shard, framework="pt") as file:
-            return file.get_tensor("activations")[rows][:, columns].float()
+        if self._remote is not None:
+            self._remote.keep_local(shard)
+        try:
+            with safe_open(self.folder / shard, framework="pt") as file:
+                return file.get_tensor("activations")[rows][:, columns].float()
+        except FileNotFoundError as error:
+            raise KeyError(f"Shard '{shard}' is not in the store '{self.folder}' any more.") from error
 
     def remove_litter(self) -> None:
         """Delete half-written files of killed processes; only for who holds `lock_file`."""
@@ -187,6 +235,19 @@ class ActivationStore:
 
     def _is_whole(self, shard: str) -> bool:
         """Whether a shard is the one that was written; if not, it is set aside and no longer indexed."""
+        if self._is_whole_here(shard):
+            return True
+        if self._remote is not None and shard in self._remote:
+            if not self._full:
+                return True  # the log describes it, and it is checked when it is copied
+            self._remote.fetch([shard])
+            if self._is_whole_here(shard):
+                return True
+        self._forget(shard)
+        return False
+
+    def _is_whole_here(self, shard: str) -> bool:
+        """The same of the file in the folder; if there is none, or it was set aside, it is not whole."""
         path = self.folder / shard
         with suppress(FileNotFoundError):
             state = _state(path)
@@ -196,8 +257,16 @@ class ActivationStore:
             if header is not None and _names(header) == _names(indexed):
                 self._verified[shard] = state
                 return True
-        self._forget(shard)
         return False
+
+    def _push(self, shard: str) -> None:
+        """Copy a shard to the object store, if there is one."""
+        if self._remote is None:
+            return
+        try:
+            self._remote.push(shard)
+        except PermissionError as error:
+            _log.warning("%s. What this run computes stays in '%s'.", error, self.folder)
 
     def _checked_header(self, path: Path, *, values: bool = False) -> ShardHeader | None:
         """A shard's header; `None` if the shard is gone, or if it was set aside because it is damaged."""

@@ -95,7 +95,7 @@ def effect_estimates(
     )
 
 
-def normalised_effect(changes: np.ndarray, gaps: np.ndarray) -> Estimates:
+def normalised_effect(changes: np.ndarray, gaps: np.ndarray, *, over: str = "pairs") -> Estimates:
     """Mean change as a share of the mean gap that there is to close, at every layer, on the same rows.
 
     The interval is Student's t, with the variance of the ratio of two means linearised about them.
@@ -103,6 +103,7 @@ def normalised_effect(changes: np.ndarray, gaps: np.ndarray) -> Estimates:
     Args:
         changes: What a patch changes, shape `(layers, rows)`.
         gaps: How far the source lies from the target without a patch, shape `(rows,)`.
+        over: What a row is, as in `Estimates.interval_over`.
 
     Returns:
         Estimates over layers; NaN everywhere if the mean gap is less than two standard errors from 0, as then there is
@@ -120,7 +121,7 @@ def normalised_effect(changes: np.ndarray, gaps: np.ndarray) -> Estimates:
     errors = influence.T / np.sqrt(rows * (rows - 1))
     return Estimates(
         values, rows, errors=errors, null=np.zeros((1, len(values))), alternative="two-sided", note=note,
-        interval_over="pairs",
+        interval_over=over,
     )  # fmt: skip
 
 

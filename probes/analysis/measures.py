@@ -226,6 +226,7 @@ class RowMeasure:
         max_rows: Largest number of rows it is computed on; the number used is reported as `n`.
         half_samples: Number of half samples behind the interval, even and at least 4; 0 for no interval.
         half_means: `added` where the interval is otherwise too narrow; see `errors_of_halves`.
+        least_rows: With fewer rows there is no interval, where it would be too narrow.
         seed: Seed of the sample and of the half samples.
     """
 
@@ -236,6 +237,7 @@ class RowMeasure:
     max_rows: int = 1000
     half_samples: int = 40
     half_means: HalfMeans = "ignored"
+    least_rows: int = 0
     seed: int = 0
 
     def __call__(self, rows: TaskRows) -> Estimates:
@@ -251,7 +253,7 @@ class RowMeasure:
         sample = torch.randperm(rows.values.shape[1], generator=generator)[: self.max_rows].sort().values
         inputs = [values[:, sample] for values in models]  # each (layers, sampled rows, features)
         errors = None
-        if self.half_samples > 0:
+        if self.half_samples > 0 and len(sample) >= self.least_rows:
             errors = half_sample_errors(
                 lambda half: self.function(*(values[:, half] for values in inputs)),
                 len(sample),

@@ -56,10 +56,11 @@ class LanguageModel:
         """Load the weights of a backbone with the language-model head; it may be discarded afterwards.
 
         Raises:
-            ValueError: It is an encoder or an encoder–decoder, has an adapter, or has no source to load from.
+            ValueError: It is an encoder or an encoder–decoder, was wrapped with an adapter, or has no source to load
+                from.
         """
         return cls(
-            backbone.load_with_head(),
+            backbone.load_with_head(with_adapter=True),
             backbone.tokenizer.wrapped,
             name=backbone.name,
             stack=backbone.stacks,

@@ -77,7 +77,7 @@ class EditableBackbone(nn.Module):
             input_ids: int64, shape `(batch, tokens)`, padded on the right.
             attention_mask: 1 where a token is attended, same shape.
             layers: Which layers; memory grows with their number.
-            site: `residual`, `attention` or `mlp`.
+            site: `residual`, `attention`, `mlp` or `heads`.
 
         Returns:
             For each layer a tensor `(batch, tokens, features)` in the model's dtype, which shares no memory with the
@@ -101,6 +101,11 @@ class EditableBackbone(nn.Module):
     def main_stack(self) -> Stack:
         """The (first) chosen stack: its blocks, and the norm after them."""
         return self._first_stack
+
+    @property
+    def num_heads(self) -> int:
+        """Number of attention heads of a block of the (first) chosen stack."""
+        return self._first_stack.config.num_attention_heads
 
     @property
     def _first_stack(self) -> Stack:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probes.backbones.structure import Stack, resolve_layers, sublayer
+from probes.backbones.structure import EDITED_SITES, Stack, output_projection, resolve_layers, sublayer
 from probes.values import Layer
 
 Positions = str | Tensor
@@ -29,7 +29,8 @@ class Edit:
         layer: 0 is the input of the first block, k the output of block k, `"final"` what follows the final norm.
         change: Maps hidden states `(batch, tokens, features)` to new ones of the same shape and dtype; only those at
             the chosen positions are used.
-        site: `residual`, or `attention` or `mlp`: what that sublayer of block k adds to the residual stream.
+        site: `residual`; `attention` or `mlp`: what that sublayer of block k adds to the residual stream; or `heads`:
+            the outputs of block k's attention heads end to end, before they are projected into that stream.
         positions: Which tokens change. All but `all` are tokens of the text that a pass begins with: tokens that
             `generate` adds later are left as they are.
         stack: `encoder` or `decoder`; `""` for the first chosen stack.
@@ -92,6 +93,8 @@ def editing(
         first = stack.blocks[0].register_forward_pre_hook(note_shape, with_kwargs=True)
         hooks.callback(first.remove)
         for edit in edits:
+            if edit.site not in EDITED_SITES:
+                raise ValueError(f"There is no site '{edit.site}' to edit. There are {', '.join(EDITED_SITES)}.")
             resolve_layers([edit.layer], num_layers=len(stack.blocks), site=edit.site, name=name)
             mask = position_mask(edit.positions, attention_mask)
             hooks.callback(_place(stack, edit, mask, shape).remove)
@@ -155,7 +158,8 @@ def _place(stack: Stack, edit: Edit, mask: Tensor | None, shape: list[torch.Size
 
     def edit_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
-        return _with_hidden(args, kwargs, _changed(edit, hidden, mask))
+        changed = _changed(edit, hidden.reshape(*shape[0][:2], -1), mask).reshape(hidden.shape)
+        return _with_hidden(args, kwargs, changed)
 
     if edit.layer == 0:
         return stack.blocks[0].register_forward_pre_hook(edit_input, with_kwargs=True)
@@ -163,6 +167,9 @@ def _place(stack: Stack, edit: Edit, mask: Tensor | None, shape: list[torch.Size
         last = stack.blocks[-1] if stack.final_norm is None else stack.final_norm
         return last.register_forward_hook(edit_output)
     block = stack.blocks[int(edit.layer) - 1]
+    if edit.site == "heads":
+        projection = output_projection(block, model_type=stack.config.model_type)
+        return projection.register_forward_pre_hook(edit_input, with_kwargs=True)
     if edit.site != "residual":
         block = sublayer(block, site=edit.site, model_type=stack.config.model_type)
     return block.register_forward_hook(edit_output)

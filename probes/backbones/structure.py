@@ -51,6 +51,26 @@ SUBLAYERS: dict[str, tuple[str, str]] = {
 Tests check these outputs against the residual equation of each family's block.
 """
 
+_HEADS_IN = dict.fromkeys(
+    ("llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "smollm3", "olmo", "gemma2", "gemma3_text", "olmo2"),
+    "self_attn.o_proj",
+)
+OUTPUT_PROJECTIONS: dict[str, str] = _HEADS_IN | {
+    "gpt2": "attn.c_proj",
+    "gpt_neox": "attention.dense",
+    "opt": "self_attn.out_proj",
+    "bart": "self_attn.out_proj",
+    "bert": "attention.output.dense",
+    "roberta": "attention.output.dense",
+    "xlm-roberta": "attention.output.dense",
+    "electra": "attention.output.dense",
+    "t5": "layer.0.SelfAttention.o",
+}
+"""`model_type` → path inside a block of the projection whose input is the outputs of all heads, end to end."""
+
+EDITED_SITES = (*SITES, "heads")
+"""Sites of edits: those that are read for probes, and the outputs of the attention heads, end to end."""
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -124,7 +144,24 @@ def sublayer(block: nn.Module, *, site: str, model_type: str) -> nn.Module:
             f"No module of a '{model_type}' backbone is known to compute site '{site}'. It has site 'residual'; sites "
             f"'attention' and 'mlp' are known for {', '.join(sorted(SUBLAYERS))}. Set `extraction.site=residual`."
         )
-    path = SUBLAYERS[model_type][0 if site == "attention" else 1]
+    return _at_path(block, SUBLAYERS[model_type][0 if site == "attention" else 1])
+
+
+def output_projection(block: nn.Module, *, model_type: str) -> nn.Module:
+    """The module whose input is the outputs of a block's attention heads, end to end: site `heads`.
+
+    Raises:
+        ValueError: `OUTPUT_PROJECTIONS` has no entry for this family of models.
+    """
+    if model_type not in OUTPUT_PROJECTIONS:
+        raise ValueError(
+            f"The attention heads of a '{model_type}' backbone are not known one by one. They are known for "
+            f"{', '.join(sorted(OUTPUT_PROJECTIONS))}. Set `backbone` to one of these, or leave out the site 'heads'."
+        )
+    return _at_path(block, OUTPUT_PROJECTIONS[model_type])
+
+
+def _at_path(block: nn.Module, path: str) -> nn.Module:
     module = block
     for name in path.split("."):
         # `get_submodule` knows no negative index, which T5 needs: the MLP is the last layer of a block
@@ -138,7 +175,7 @@ def resolve_layers(spec: LayerSpec, *, num_layers: int, site: str = "residual", 
     Args:
         spec: `"all"`, `"final"`, a number, or a list of numbers and `"final"`.
         num_layers: Number of blocks L.
-        site: `residual` has layers 0…L and `final`; `attention` and `mlp` have layers 1…L.
+        site: `residual` has layers 0…L and `final`; `attention`, `mlp` and `heads` have layers 1…L.
         name: The backbone's name, for errors.
 
     Raises:

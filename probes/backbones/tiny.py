@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,6 +52,15 @@ def tiny_backbone(
         stack=stack,
         layers=layers,
         with_head=lambda: _random_llama_with_head(config, seed).to(weight_dtype),
+        reload=partial(
+            tiny_backbone,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            seed=seed,
+            stack=stack,
+            layers=layers,
+            dtype=dtype,
+        ),
     )
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from probes.activations import is_url
 from probes.activations.claims import Claims
 from probes.activations.shards import DamagedShardError, check_values, read_header
 from probes.kept_files import MANIFEST, folder_fault, read_key, resume_point_fault, sealed_fault
@@ -119,7 +120,13 @@ def to_prune(found: Sequence[Entry], *, older_than: float | None, max_size: int 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command; exits with 1 if `verify` finds a damaged file."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if is_url(options.cache_dir):
+        parser.error(
+            f"'{options.cache_dir}' is an object store, and this command looks after local folders: pass "
+            "`--cache-dir` with the folder of `paths.local_cache`"
+        )
     cache = Path(options.cache_dir).expanduser()
     found = entries(cache)
     if options.action == "ls":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -40,16 +41,25 @@ def gradient_times_input(lm: LanguageModel, questions: Questions, weights: Tenso
     ]
 
 
-def integrated_gradients(lm: LanguageModel, questions: Questions, weights: Tensor, *, steps: int = 16) -> list[Tensor]:
-    """Gradients along the line from an average token to each token's layer 0, times the distance.
+def integrated_gradients(
+    lm: LanguageModel,
+    questions: Questions,
+    weights: Tensor,
+    *,
+    steps: int = 16,
+    start_of: Callable[[OptionBatch, Tensor], Tensor] | None = None,
+) -> list[Tensor]:
+    """Gradients along the line from a start, such as an average token, to each token's layer 0, times the distance.
 
-    Over the prompt they sum to the difference between the score and that of a prompt of average tokens.
+    Over the prompt they sum to the difference between the score and that of the start.
 
     Args:
         lm: The model.
         questions: As in `gradient_times_input`.
         weights: As there.
         steps: Nodes of the Gauss–Legendre quadrature.
+        start_of: Layer 0 of the start for a batch and its own layer 0, such as that of prompts with another word;
+            default `average_tokens`.
 
     Returns:
         As `gradient_times_input`.
@@ -60,13 +70,51 @@ def integrated_gradients(lm: LanguageModel, questions: Questions, weights: Tenso
     nodes, shares = np.polynomial.legendre.leggauss(steps)
     found = []
     for batch, hidden in _embedded(lm, questions):
-        start = average_tokens(batch, hidden)
+        start = (start_of or average_tokens)(batch, hidden)
         way = hidden - start
         total = sum(
             share / 2 * _gradient(lm, batch, start + (node + 1) / 2 * way, weights)
             for node, share in zip(nodes.tolist(), shares.tolist(), strict=True)
         )
         found.append((total * way.float()).sum(-1) * batch.prompt_mask)
+    return found
+
+
+def completeness_error(lm: LanguageModel, questions: Questions, weights: Tensor, found: Sequence[Tensor]) -> float:
+    """How far integrated gradients from average tokens are from adding up, as a share of what they should add up to.
+
+    Args:
+        lm: The model.
+        questions: As in `gradient_times_input`.
+        weights: As there.
+        found: What `integrated_gradients` returned.
+
+    Returns:
+        Sum over inputs of |sum of attributions − difference of scores|, over the sum of |difference of scores|.
+    """
+    missed, whole = 0.0, 0.0
+    with torch.no_grad():
+        for (batch, hidden), own in zip(_embedded(lm, questions), found, strict=True):
+            ends = [score_at(lm, batch, layer_0, weights) for layer_0 in (hidden, average_tokens(batch, hidden))]
+            difference = (ends[0] - ends[1]).double()
+            missed += (own.double().sum(1) - difference).abs().sum().item()
+            whole += difference.abs().sum().item()
+    return missed / max(whole, 1e-300)
+
+
+def words_of_prompts(backbone: FrozenBackbone, prompts: Sequence[str]) -> list[list[tuple[str, np.ndarray]]]:
+    """Words of each prompt, divided at white space, with the numbers of their tokens.
+
+    Args:
+        backbone: As in `parts_of_prompts`, which refuses prompts whose tokens cannot be told apart.
+        prompts: The texts.
+    """
+    encoded = backbone.tokenizer.wrapped(list(prompts), return_offsets_mapping=True)
+    found = []
+    for prompt, offsets in zip(prompts, encoded["offset_mapping"], strict=True):
+        ends = np.array([end - 1 if end > first else -1 for first, end in offsets])  # −1: no character of the prompt
+        words = [(word[0], word.span()) for word in re.finditer(r"\S+", prompt)]
+        found.append([(text, np.flatnonzero((ends >= first) & (ends < last))) for text, (first, last) in words])
     return found
 
 

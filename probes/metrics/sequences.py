@@ -1,4 +1,4 @@
-"""Tags of sequences of words: entities as wholes, for all layers at once.
+"""Tags of sequences of words: F1 of each tag, and entities as wholes, for all layers at once.
 
 Tags are `B-type` (an entity begins), `I-type` (it goes on) and `O` (outside). An entity is right if its first and last
 word and its type are. An `I` after `O`, after another type or at the beginning of a sentence begins an entity, as in
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+_NAMES = ("entity_f1", "entity_precision", "entity_recall")
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,73 @@ class EntityCounts:
         right, predicted = weights @ self.right.T, weights @ self.predicted.T
         true = (weights @ self.true)[:, None]
         with np.errstate(invalid="ignore", divide="ignore"):
-            return {
-                "entity_f1": 2 * right / (predicted + true),
-                "entity_precision": right / predicted,
-                "entity_recall": right / np.broadcast_to(true, right.shape),
-            }
+            scores = 2 * right / (predicted + true), right / predicted, right / np.broadcast_to(true, right.shape)
+        return dict(zip(_NAMES, scores, strict=True))
+
+
+def tag_f1(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray, *, tag: int) -> np.ndarray:
+    """F1 of one tag.
+
+    Args:
+        predicted: Indices of tags, shape `(layers, words)`.
+        targets: The true ones, shape `(words,)`.
+        weights: How often each word counts in each resample, float64 `(samples, words)`.
+        tag: Index of the tag.
+
+    Returns:
+        float64 `(samples, layers)`; 0 where the tag neither occurs nor is predicted.
+    """
+    is_predicted, is_true = predicted == tag, targets == tag
+    right = weights @ (is_predicted & is_true).T.astype(np.float64)
+    either = weights @ is_predicted.T.astype(np.float64) + (weights @ is_true.astype(np.float64))[:, None]
+    return 2 * right / np.maximum(either, 1e-12)
+
+
+def matched_tag_f1(predicted: np.ndarray, targets: np.ndarray, orders: np.ndarray, *, tags: int) -> np.ndarray:
+    """F1 of each tag when predictions are matched with the tags of other words: what it would be by chance.
+
+    Args:
+        predicted: Indices of tags, shape `(layers, words)`.
+        targets: The true ones, shape `(words,)`.
+        orders: Which word's prediction each tag is matched with, int64 `(draws, words)`, from `permuted_orders`.
+        tags: Number of tags.
+
+    Returns:
+        float64 `(draws, layers, tags)`; 0 where a tag neither occurs nor is predicted.
+    """
+    layers, true = len(predicted), np.bincount(targets, minlength=tags)
+    of_layer = tags * np.arange(layers)[:, None]
+    draws = np.empty((len(orders), layers, tags))
+    for draw, order in zip(draws, orders, strict=True):
+        matched = predicted[:, order]
+        cells = of_layer + matched
+        counts = np.bincount(cells.ravel(), minlength=layers * tags).reshape(layers, tags)
+        right = np.bincount(cells[matched == targets], minlength=layers * tags).reshape(layers, tags)
+        draw[:] = 2 * right / np.maximum(counts + true, 1)
+    return draws
+
+
+def matched_entity_scores(
+    predicted: np.ndarray, targets: np.ndarray, sentences: np.ndarray, labels: Sequence[str], orders: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Scores of entities when each sentence has the predictions of another: what they would be by chance.
+
+    Args:
+        predicted: Indices into `labels`, shape `(layers, words)`, the words of a sentence one after another.
+        targets: The true ones, shape `(words,)`.
+        sentences: Number of each word's sentence, shape `(words,)`.
+        labels: Names of the tags.
+        orders: Which word's prediction each tag is matched with, int64 `(draws, words)`, from `permuted_orders`.
+
+    Returns:
+        Name → float64 `(draws, layers)`, as from `EntityCounts.scores`, with 0 where nothing is predicted.
+    """
+    draws: dict[str, list[np.ndarray]] = {name: [] for name in _NAMES}
+    for order in orders:
+        counts = count_entities(predicted[:, order], targets, sentences, labels)
+        for name, values in counts.scores(np.ones((1, counts.right.shape[1]))).items():
+            draws[name].append(np.nan_to_num(values[0]))
+    return {name: np.reshape(values, (len(orders), len(predicted))) for name, values in draws.items()}
 
 
 def is_bio(labels: Sequence[str]) -> bool:

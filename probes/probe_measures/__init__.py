@@ -13,6 +13,7 @@ from probes.probe_measures.per_class import PerClass as PerClass
 from probes.probe_measures.protocol import ProbedTask as ProbedTask
 from probes.probe_measures.protocol import ProbeMeasure as ProbeMeasure
 from probes.probe_measures.protocol import TaskTable as TaskTable
+from probes.probe_measures.protocol import TextPairs as TextPairs
 from probes.probe_measures.sample_efficiency import SampleEfficiency as SampleEfficiency
 from probes.probe_measures.v_information import VInformation as VInformation
 from probes.probe_measures.word_scores import EntityScores as EntityScores

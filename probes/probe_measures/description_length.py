@@ -82,12 +82,12 @@ class DescriptionLength:
         ratio = Mean(uniform / whole.values, slope * whole.over_rows, slope * whole.over_orders)
         note = "constant layer: all rows are equal" if starts else f"fewer than two blocks in {rows} rows"
         common = {"layers": data.layers, "task": data.task, "reading": data.reading, "seed": probed.seed}
-        for quantity, unit, mean, claim in (
-            ("description_length", UNIT, whole, {"alternative": "less"}),
-            ("code_saved", UNIT, saved, {"null": np.zeros((1, len(data.layers))), "has_interval": False}),
-            ("compression", "uniform code / online code", ratio, {}),
+        for quantity, unit, estimates in (
+            ("description_length", UNIT, whole.estimates(rows, note, alternative="less")),
+            ("code_saved", UNIT, saved.estimates(rows, note, has_interval=False, null=np.zeros((1, len(data.layers))))),
+            ("compression", "uniform code / online code", ratio.estimates(rows, note)),
         ):
-            yield LayerProfile(quantity=quantity, unit=unit, estimates=mean.estimates(rows, note, **claim), **common)
+            yield LayerProfile(quantity=quantity, unit=unit, estimates=estimates, **common)
         for control, bits in (("uniform", uniform), ("no_activations", float(without.mean()))):
             yield LayerProfile(
                 quantity="description_length",

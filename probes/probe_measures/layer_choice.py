@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probes.analysis import paired_score_difference
 from probes.architectures import ScalarMixProbe
 from probes.metrics import MAIN_METRIC, UNITS, bootstrap_counts, errors_of_draws, majority_logits, score_rows
 from probes.metrics.scores import Scores
 from probes.probe_measures.linear_refits import SolvedLayers, has_independent_vectors, linear_penalties, solve_sets
+from probes.probe_measures.main_scores import predictions_of
 from probes.probe_measures.protocol import ProbedTask
 from probes.seeds import derive_seed
 from probes.training.bank.probe_bank import ProbeBank
@@ -35,6 +37,8 @@ _STEP = 0.1
 """How far a step of Adam moves a logit, at most, if features are independent, and the score of a layer."""
 _BATCH_ROWS = 512
 """Rows per step."""
+_RESAMPLES = 200
+"""Resamples, at least, and exchanges behind the gain of the concatenation."""
 _PATIENCE = 10
 """Epochs without a lower validation loss after which a mixture stops."""
 
@@ -45,8 +49,9 @@ class LayerChoice:
 
     Over layers: `scalar_mix_weight`, the weight of each layer in the mixture of all, and `score_up_to/<main metric>`,
     the test score of the mixture of the layers up to this one. For the task: `layer_choice/centre_of_gravity` and
-    `layer_choice/expected_layer`, in numbers of layers, and `layer_choice/concatenation`, the main metric of the
-    probe on all layers. Their means over tasks have intervals over tasks.
+    `layer_choice/expected_layer`, in numbers of layers, `layer_choice/concatenation`, the main metric of the probe on
+    all layers, and `layer_choice/concatenation_gain`, what it gains over the best layer's. Their means over tasks have
+    intervals over tasks.
 
     Attributes:
         depths: Evenly spaced layers, first and last among them, up to which a mixture is trained.
@@ -66,7 +71,7 @@ class LayerChoice:
             return
         yield from self._mixtures(probed)
         if self.concatenate:
-            yield _concatenation(probed)
+            yield from concatenation(probed)
 
     def _mixtures(self, probed: ProbedTask) -> Iterator[LayerProfile]:
         data, depths = probed.data, evenly_spaced(len(probed.data.layers), self.depths)
@@ -90,37 +95,38 @@ class LayerChoice:
             estimates=Estimates(centres[0].numpy(), errors=_errors_over_halves(centres), **over_sets),
             **place,
         )
-        yield from self._cumulative(probed, trained, depths)
+        yield from mixtures_up_to(probed, trained, depths)
 
-    def _cumulative(self, probed: ProbedTask, trained: TrainedBank, depths: list[int]) -> Iterator[LayerProfile]:
-        """Scores of the mixtures up to some layers, and the expected layer that follows from them."""
-        data = probed.data
-        values = data.test.activations.values.transpose(0, 1).flatten(1)[None]
-        logits = trained.logits(values)[0, 0, : len(depths)]  # (depths, rows, classes)
-        scores = _scores(probed, logits)
-        metric = MAIN_METRIC[data.kind]
-        yield _score_profile(probed, scores, f"score_up_to/{metric}", data.layers, at=depths)
-        positions = segment_positions(layer_positions(data.layers), depths)
-        expected = expected_layer(scores.values[metric], positions)[None]
-        draws = expected_layer(scores.draws[metric], positions)[:, None] if scores.draws else None
-        errors = None if draws is None else errors_of_draws(draws).numpy()
-        gain = scores.values[metric][-1] - scores.values[metric][0]
-        spread = None if not scores.draws else (scores.draws[metric][:, -1] - scores.draws[metric][:, 0]).std()
-        clear = spread is not None and gain > 2 * spread
-        yield LayerProfile(
-            quantity="layer_choice/expected_layer",
-            unit="layer",
-            task=data.task,
-            reading=data.reading,
-            seed=probed.seed,
-            layers=(None,),
-            estimates=Estimates(
-                np.where(clear, expected.numpy(), np.nan),
-                len(data.test.targets),
-                errors=errors if clear else None,
-                note="the mixture of all layers is not clearly better than the first layer alone",
-            ),
-        )
+
+def mixtures_up_to(probed: ProbedTask, trained: TrainedBank, depths: list[int]) -> Iterator[LayerProfile]:
+    """Scores of the mixtures up to some layers, and the expected layer that follows from them."""
+    data = probed.data
+    values = data.test.activations.values.transpose(0, 1).flatten(1)[None]
+    logits = trained.logits(values)[0, 0, : len(depths)]  # (depths, rows, classes)
+    scores = _scores(probed, logits)
+    metric = MAIN_METRIC[data.kind]
+    yield _score_profile(probed, scores, f"score_up_to/{metric}", data.layers, at=depths)
+    positions = segment_positions(layer_positions(data.layers), depths)
+    expected = expected_layer(scores.values[metric], positions)[None]
+    draws = expected_layer(scores.draws[metric], positions)[:, None] if scores.draws else None
+    errors = None if draws is None else errors_of_draws(draws).numpy()
+    gain = scores.values[metric][-1] - scores.values[metric][0]
+    spread = None if not scores.draws else (scores.draws[metric][:, -1] - scores.draws[metric][:, 0]).std()
+    clear = spread is not None and gain > 2 * spread
+    yield LayerProfile(
+        quantity="layer_choice/expected_layer",
+        unit="layer",
+        task=data.task,
+        reading=data.reading,
+        seed=probed.seed,
+        layers=(None,),
+        estimates=Estimates(
+            np.where(clear, expected.numpy(), np.nan),
+            len(data.test.targets),
+            errors=errors if clear else None,
+            note="the mixture of all layers is not clearly better than the first layer alone",
+        ),
+    )
 
 
 def train_mixtures(probed: ProbedTask, depths: list[int], *, halves: int, max_epochs: int) -> TrainedBank:
@@ -216,8 +222,11 @@ def layer_positions(layers: tuple[Layer, ...]) -> list[float]:
     return [float(layer) if isinstance(layer, int) else max(numbers, default=-1) + 1.0 for layer in layers]
 
 
-def _concatenation(probed: ProbedTask) -> LayerProfile:
-    """The main metric of a linear probe on all layers side by side, whose penalty held-out rows choose."""
+def concatenation(probed: ProbedTask) -> Iterator[LayerProfile]:
+    """The main metric of a linear probe on all layers side by side, and what it gains over the best layer's probe.
+
+    Held-out rows choose its penalty.
+    """
     data, metric = probed.data, MAIN_METRIC[probed.data.kind]
     values, validation, test = (
         split.activations.values.transpose(0, 1).flatten(1)[None] for split in (data.train, data.validation, data.test)
@@ -250,7 +259,20 @@ def _concatenation(probed: ProbedTask) -> LayerProfile:
         # n layers' features in place of one's: dividing by √n leaves the meaning of a penalty
         scale=len(data.layers) ** -0.5,
     )
-    return _score_profile(probed, _scores(probed, logits), "layer_choice/concatenation", (None,))
+    score = _score_profile(probed, _scores(probed, logits), "layer_choice/concatenation", (None,))
+    yield score
+    own, best = probed.fit.predictions, probed.fit.best_layers
+    assert own is not None
+    assert best is not None
+    gain = paired_score_difference(
+        own.at_layers([best.layer]),
+        predictions_of(data, logits, (best.layer,)),
+        resamples=max(probed.settings.bootstrap_samples, _RESAMPLES),
+        exchanges=_RESAMPLES,
+        seed=derive_seed(probed.seed, "concatenation"),
+    )
+    gain = replace(gain, remarks=(f"over the probe of layer {best.layer}",))
+    yield replace(score, quantity="layer_choice/concatenation_gain", estimates=gain)
 
 
 def _scores(probed: ProbedTask, logits: Tensor) -> Scores:

@@ -17,6 +17,7 @@ from probes.metrics import (
     TargetKind,
     bootstrap_counts,
     errors_of_draws,
+    permuted_orders,
     permuted_scores,
     score_rows,
 )
@@ -26,9 +27,18 @@ from probes.values import SIGNIFICANCE_LEVEL, Estimates, Layer
 
 
 def main_score_estimates(
-    kind: TargetKind, logits: Tensor, targets: Tensor, *, resamples: int, permutations: int, seed: int
+    kind: TargetKind,
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    resamples: int,
+    permutations: int,
+    seed: int,
+    sentences: Tensor | None = None,
 ) -> Estimates:
     """The main metric of every layer's logits, with an interval over rows and a null of permuted labels.
+
+    Of words, sentences are resampled and matched with others, as for the scores of the task's own probes.
 
     Args:
         kind: Kind of task.
@@ -37,12 +47,13 @@ def main_score_estimates(
         resamples: Of the rows, for the interval.
         permutations: Of the labels, for the null.
         seed: The run's; equal seeds and numbers of rows give equal resamples, so that scores are paired.
+        sentences: Number of each row's sentence, int64 `(rows,)`, where rows are words.
     """
     metric, rows = MAIN_METRIC[kind], len(targets)
-    counts = bootstrap_counts(rows, resamples, seed=derive_seed(seed, "bootstrap", "test"))
-    generator = torch.Generator().manual_seed(derive_seed(seed, "permutations"))
-    orders = torch.stack([torch.randperm(rows, generator=generator) for _ in range(permutations)])
-    scores = score_rows(kind, logits, targets, counts, names={metric})
+    units = None if sentences is None else len(sentences.unique())
+    counts = bootstrap_counts(rows, resamples, seed=derive_seed(seed, "bootstrap", "test"), groups=sentences)
+    orders = permuted_orders(rows, permutations, seed=derive_seed(seed, "permutations"), groups=sentences)
+    scores = score_rows(kind, logits, targets, counts, groups=units, names={metric})
     null = permuted_scores(kind, logits, targets, orders, names={metric})[metric]
     ends = scores.interval(metric)
     assert ends is not None
@@ -53,6 +64,7 @@ def main_score_estimates(
         null=null.numpy(),
         note="the score is undefined",
         interval=torch.stack(ends).numpy(),
+        interval_over="rows" if sentences is None else "sentences",
     )
 
 
@@ -92,6 +104,7 @@ def predictions_of(data: TaskData, logits: Tensor, layers: Sequence[Layer]) -> P
         labels=data.labels,
         layers=tuple(layers),
         row_ids=data.test.activations.row_ids,
+        sentences=None if data.sentences is None else data.sentences["test"].numpy().astype(np.int32),
     )
 
 

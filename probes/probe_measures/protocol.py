@@ -11,7 +11,7 @@ from torch import Tensor
 from probes.tasks import Task
 from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings, TaskData, TaskProbes
-from probes.values import LayerProfile, Reading
+from probes.values import Layer, LayerProfile, Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +44,40 @@ class ProbedTask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextPairs:
+    """A task of pairs of texts at one reading.
+
+    Attributes:
+        task: Its name.
+        reading: Stack, site and pooling.
+        layers: Names of the layers.
+        first: Activations of the first texts, shape `(layers, pairs, features)`.
+        second: Of the second texts, same shape.
+        first_texts: The texts.
+        second_texts: The texts.
+        gold: How alike the texts of each pair are, shape `(pairs,)`.
+        probed: The main test scores of all probed tasks at this reading, over the same layers.
+        seed: Decides every random choice.
+    """
+
+    task: str
+    reading: Reading
+    layers: tuple[Layer, ...]
+    first: Tensor
+    second: Tensor
+    first_texts: Sequence[str]
+    second_texts: Sequence[str]
+    gold: Tensor
+    probed: Sequence[LayerProfile]
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskTable:
     """What a measure says of single rows, classes or bins of a task: a file of its own beside the profiles.
 
-    The page of a run shows small tables, of at most 8 columns and 40 rows.
+    The page of a run shows those of at most 8 columns and 160 rows, and of long ones with a column `layer` the rows of
+    the best layer.
 
     Attributes:
         name: Names the table, such as `per_class`; a folder of the run.
@@ -72,7 +102,8 @@ class ProbeMeasure(Protocol):
       their activations come in `ProbedTask.variants`, from the same pass;
     - `random_weights = True`: activations of the same architecture with random weights, in `ProbedTask.random_weights`;
     - `token_texts`, a number: entropy and curvature of the tokens of so many test prompts, in `ProbedTask.token_paths`,
-      which takes a pass of its own for each.
+      which takes a pass of its own for each;
+    - `of_pairs(pairs: TextPairs) -> Iterable[LayerProfile]`: what it says of each task of pairs of texts.
     """
 
     def __call__(self, probed: ProbedTask) -> Iterable[LayerProfile | TaskTable]:

@@ -49,7 +49,7 @@ class SampleEfficiency:
 
     The profile `rows_to_90_percent` (or another share) is the number of training rows at which the main metric first
     exceeds chance by 90 % of what it does with all rows, interpolated between sizes on the scale of
-    their logarithms. The table `learning_curves` holds every size and layer, `learning_curve` those of the best layer.
+    their logarithms. The table `learning_curves` holds every size and layer; the page shows the best layer's.
 
     Attributes:
         subsets: Random subsets of each size.
@@ -69,7 +69,7 @@ class SampleEfficiency:
             )
 
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile | TaskTable]:
-        """The profile and the tables."""
+        """The profile and the table."""
         data = probed.data
         if not has_independent_vectors(data):
             return
@@ -97,23 +97,7 @@ class SampleEfficiency:
             remarks=tuple(remark if is_above else "" for remark, is_above in zip(remarks, above, strict=True)),
         )
         yield LayerProfile(estimates=estimates, **named)
-        yield from self._tables(probed, curve)
-
-    def _tables(self, probed: ProbedTask, curve: LearningCurve) -> Iterator[TaskTable]:
-        data, metric = probed.data, MAIN_METRIC[probed.data.kind]
-        assert probed.fit.best_layers is not None
-        best = data.layers.index(probed.fit.best_layers.layer)
-        for name, layers in (("learning_curves", range(len(data.layers))), ("learning_curve", [best])):
-            cells = [(layer, size) for layer in layers for size in range(len(curve.sizes))]
-            columns = {
-                "layer": [data.layers[layer] for layer, _ in cells],
-                "training rows": [curve.sizes[size] for _, size in cells],
-                metric: [float(curve.values[cell]) for cell in cells],
-                "lower end": [float(curve.low[cell]) for cell in cells],
-                "upper end": [float(curve.high[cell]) for cell in cells],
-                "by chance": [float(curve.chance[layer]) for layer, _ in cells],
-            }
-            yield TaskTable(name=name, task=data.task, reading=data.reading, columns=columns)
+        yield _table(probed, curve)
 
 
 @dataclass(frozen=True)
@@ -205,6 +189,20 @@ def rows_to_reach(values: np.ndarray, sizes: tuple[int, ...], *, chance: np.ndar
     reached = 2 ** (positions[before] + part * (positions[first] - positions[before]))
     reached = np.where(values[..., -1] > chance, reached, float(sizes[-1]))
     return np.where(np.isnan(values[..., -1]), np.nan, reached)
+
+
+def _table(probed: ProbedTask, curve: LearningCurve) -> TaskTable:
+    data, metric = probed.data, MAIN_METRIC[probed.data.kind]
+    cells = [(layer, size) for layer in range(len(data.layers)) for size in range(len(curve.sizes))]
+    columns = {
+        "layer": [data.layers[layer] for layer, _ in cells],
+        "training rows": [curve.sizes[size] for _, size in cells],
+        metric: [float(curve.values[cell]) for cell in cells],
+        "lower end": [float(curve.low[cell]) for cell in cells],
+        "upper end": [float(curve.high[cell]) for cell in cells],
+        "by chance": [float(curve.chance[layer]) for layer, _ in cells],
+    }
+    return TaskTable(name="learning_curves", task=data.task, reading=data.reading, columns=columns)
 
 
 def _test_logits(probed: ProbedTask, orders: Tensor, starts: list[int]) -> Tensor:

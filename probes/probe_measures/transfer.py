@@ -101,7 +101,7 @@ def transfer_profiles(
 
 @dataclass(frozen=True)
 class Directions:
-    """What linear probes of one task read, in logits per unit of the activations, less the mean over classes.
+    """What linear probes of one task read, in logits per unit of the activations; of classes, less their mean.
 
     Attributes:
         own: Of the task's probes, shape `(probed layers, 1, classes, features)`; one class for regression.
@@ -154,7 +154,7 @@ def probe_directions(task: TrainedTask, settings: ProbeSettings, *, sets: int, s
         ]
         found.append(torch.cat(of_layers))
     directions = torch.cat(found, dim=1) / probes.standardiser.deviation[:, None, None]
-    if data.kind != "regression":
+    if data.kind == "classification":  # what is added to the logits of all classes changes no prediction
         directions = directions - directions.mean(2, keepdim=True)
     return Directions(*directions.split([1, sets, shuffles], dim=1))
 
@@ -162,7 +162,8 @@ def probe_directions(task: TrainedTask, settings: ProbeSettings, *, sets: int, s
 def angle_profile(source: TrainedTask, target: TrainedTask, *, directions: Mapping[str, Directions]) -> LayerProfile:
     """Cosine between the directions that two tasks' probes read, at every layer: `transfer/cosine`.
 
-    Of several classes it is the mean of the cosines of equal labels, each less the mean over classes. Directions are
+    Of several classes or labels it is the mean of the cosines of equal ones; those of classes are taken less the mean
+    over classes. Directions are
     compared in deviations of the pooled training rows, so that large dimensions do not decide alone. Errors are over
     training sets (halves of the training rows of both tasks). The null has the direction of one task, and that of the
     other with shuffled labels: directions by chance, which share what all rows have in common.

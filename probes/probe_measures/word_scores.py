@@ -1,17 +1,16 @@
-"""Scores that only words have: of each tag, and of entities as wholes; with intervals over sentences."""
+"""Scores that only words have: of each tag, and of entities as wholes; with intervals and p over sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from probes.metrics import Predictions, bootstrap_counts, score_interval, word_majority_logits
-from probes.metrics.sequences import count_entities, is_bio
+from probes.metrics import Predictions, bootstrap_counts, permuted_orders, score_interval, word_majority_logits
+from probes.metrics.sequences import count_entities, is_bio, matched_entity_scores, matched_tag_f1, tag_f1
 from probes.probe_measures.protocol import ProbedTask
 from probes.seeds import derive_seed
 from probes.values import Estimates, Layer, LayerProfile
@@ -23,10 +22,12 @@ class TagScores:
 
     Attributes:
         samples: Bootstrap resamples of the sentences behind each interval; 0 for none.
+        permutations: How often sentences are matched with predictions of others, behind each null and p; 0 for none.
         most_tags: Tags with the most test words that are scored, so that a matrix can be read.
     """
 
     samples: int = 1000
+    permutations: int = 200
     most_tags: int = 24
 
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile]:
@@ -34,25 +35,25 @@ class TagScores:
         predictions = probed.fit.predictions
         if predictions is None or predictions.groups is None or predictions.kind != "classification":
             return
-        of_tag = np.bincount(predictions.targets, minlength=len(predictions.labels))
+        predicted, targets = predictions.predicted, predictions.targets
+        of_tag = np.bincount(targets, minlength=len(predictions.labels))
         frequent = [int(tag) for tag in np.argsort(-of_tag, kind="stable")[: self.most_tags] if of_tag[tag] > 0]
         weights = _weights(probed, predictions, self.samples)
-        once = np.ones((1, len(predictions.targets)))
+        once = np.ones((1, len(targets)))
+        orders = _orders(probed, predictions, self.permutations)
+        null = None
+        if orders is not None:
+            null = matched_tag_f1(predicted, targets, orders, tags=len(predictions.labels))
         for tag in sorted(frequent):
-            is_predicted, is_true = predictions.predicted == tag, predictions.targets == tag
-
-            def f1(
-                counts: np.ndarray, is_predicted: np.ndarray = is_predicted, is_true: np.ndarray = is_true
-            ) -> Tensor:
-                right = counts @ (is_predicted & is_true).T.astype(np.float64)
-                either = counts @ is_predicted.T.astype(np.float64) + (counts @ is_true.astype(np.float64))[:, None]
-                return torch.from_numpy(2 * right / np.maximum(either, 1e-12))
-
             yield _profile(
                 probed,
                 predictions,
                 f"tag_f1/{predictions.task}",
-                (f1(once)[0], f1(weights)),
+                _Scored(
+                    tag_f1(predicted, targets, once, tag=tag)[0],
+                    tag_f1(predicted, targets, weights, tag=tag),
+                    None if null is None else null[:, :, tag],
+                ),
                 n=int(of_tag[tag]),
                 task=predictions.labels[tag],
             )
@@ -67,9 +68,11 @@ class EntityScores:
 
     Attributes:
         samples: Bootstrap resamples of the sentences behind each interval; 0 for none.
+        permutations: How often sentences are matched with predictions of others, behind each null and p; 0 for none.
     """
 
     samples: int = 1000
+    permutations: int = 200
 
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile]:
         """Profiles of `entity_f1`, `entity_precision` and `entity_recall`."""
@@ -80,10 +83,15 @@ class EntityScores:
         number, first = np.unique(sentences, return_index=True)
         by_word = _weights(probed, predictions, self.samples)
         weights = by_word[:, first]  # all words of a sentence have the weight of the sentence
-        counts = count_entities(predictions.predicted.astype(np.int64), targets, sentences, predictions.labels)
+        predicted = predictions.predicted.astype(np.int64)
+        counts = count_entities(predicted, targets, sentences, predictions.labels)
         values, draws = counts.scores(np.ones((1, len(number)))), counts.scores(weights)
+        orders = _orders(probed, predictions, self.permutations)
+        null = {}
+        if orders is not None:
+            null = matched_entity_scores(predicted, targets, sentences, predictions.labels, orders)
         for name, value in values.items():
-            scored = torch.from_numpy(value[0]), torch.from_numpy(draws[name])
+            scored = _Scored(value[0], draws[name], null.get(name))
             yield _profile(probed, predictions, name, scored, n=int(counts.true.sum()), task=predictions.task)
         baseline = count_entities(_majority_tags(probed), targets, sentences, predictions.labels)
         for name, value in baseline.scores(np.ones((1, len(number)))).items():
@@ -116,10 +124,26 @@ def _weights(probed: ProbedTask, predictions: Predictions, samples: int) -> np.n
     return bootstrap_counts(len(predictions.targets), samples, seed=seed, groups=predictions.groups).double().numpy()
 
 
+def _orders(probed: ProbedTask, predictions: Predictions, permutations: int) -> np.ndarray | None:
+    """Which word's prediction each word is matched with by chance, int64 `(permutations, words)`; `None` for none."""
+    if permutations == 0:
+        return None
+    seed = derive_seed(probed.seed, "permutations")
+    return permuted_orders(len(predictions.targets), permutations, seed=seed, groups=predictions.groups).numpy()
+
+
+class _Scored(NamedTuple):
+    """A score of the probed layers: its value `(layers,)`, resamples and draws of its null, `(draws, layers)`."""
+
+    values: np.ndarray
+    draws: np.ndarray
+    null: np.ndarray | None
+
+
 def _profile(
-    probed: ProbedTask, predictions: Predictions, quantity: str, scored: tuple[Tensor, Tensor], *, n: int, task: str
+    probed: ProbedTask, predictions: Predictions, quantity: str, scored: _Scored, *, n: int, task: str
 ) -> LayerProfile:
-    values, draws = scored
+    values, draws = torch.from_numpy(scored.values), torch.from_numpy(scored.draws)
     layers = probed.data.layers
     places = [layers.index(layer) for layer in predictions.layers]
     ends = None
@@ -132,8 +156,9 @@ def _profile(
         quantity=quantity,
         unit="F1" if quantity.startswith("tag_f1") else "share of entities",
         estimates=Estimates(
-            _spread(values.numpy(), places, len(layers)),
+            _spread(scored.values, places, len(layers)),
             n,
+            null=None if scored.null is None else _spread(scored.null, places, len(layers)),
             note="the score is undefined, or the layer is constant",
             interval=None if ends is None else _spread(ends, places, len(layers)),
             interval_over="sentences",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from probes.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from probes.report.attributions import AttributedText, read_attributions, write_attributions
     from probes.report.csv_files import (
         file_stem,
         read_results,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         report_findings,
         report_layer_by_layer,
         report_lenses,
+        report_model_patching,
         report_run,
     )
     from probes.report.saved_run import SavedRun, read_run
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from probes.report.token_pictures import DrawnTree, WeighedText, report_token_weights, report_trees
 
 __all__ = [
+    "AttributedText",
     "Curve",
     "DrawnTree",
     "FilesOnly",
@@ -81,6 +84,7 @@ __all__ = [
     "print_best_layers",
     "print_screen",
     "profiles",
+    "read_attributions",
     "read_predictions",
     "read_results",
     "read_run",
@@ -91,12 +95,14 @@ __all__ = [
     "report_jobs",
     "report_layer_by_layer",
     "report_lenses",
+    "report_model_patching",
     "report_run",
     "report_token_weights",
     "report_trees",
     "save_group_report",
     "save_png",
     "task_maps",
+    "write_attributions",
     "write_best_layers",
     "write_layer_by_task",
     "write_predictions",
@@ -109,6 +115,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "attributions": ("AttributedText", "read_attributions", "write_attributions"),
         "figures.band_profiles": ("Curve", "band_profiles"),
         "csv_files": (
             "file_stem",
@@ -138,6 +145,7 @@ __getattr__ = lazy_names(
             "report_findings",
             "report_layer_by_layer",
             "report_lenses",
+            "report_model_patching",
             "report_run",
         ),
         "saved_run": ("SavedRun", "read_run"),

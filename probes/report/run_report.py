@@ -27,6 +27,7 @@ from probes.report.figures.dose_response import dose_response
 from probes.report.figures.heatmap import heatmap
 from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
 from probes.report.figures.lenses import lens_curves
+from probes.report.figures.model_patching import model_patching
 from probes.report.figures.profiles import profiles
 from probes.report.loggers.run_logger import RunLogger
 from probes.report.pictures import Drawing, save_pictures, save_png
@@ -264,6 +265,32 @@ def report_channel_removal(output_dir: Path, results: Sequence[Result], *, logge
     path = save_png(channel_removal(results), output_dir / "figures" / "channel_removal.png")
     logger.log_picture("channel_removal", path)
     return path
+
+
+def report_model_patching(output_dir: Path, profiles: Sequence[LayerProfile], *, logger: RunLogger) -> list[Path]:
+    """Draw patches between models as `figures/model_patching_<measure>_<positions>.png`, and log the pictures.
+
+    Args:
+        output_dir: The run's folder.
+        profiles: All of a run; those of quantities `model_patching/…` are drawn, a panel for each role.
+        logger: Receives each picture once.
+
+    Returns:
+        The pictures; none without such quantities, or where no share is known.
+    """
+    groups: dict[str, dict[str, list[LayerProfile]]] = {}
+    for profile in profiles:
+        if profile.quantity.startswith("model_patching/") and np.isfinite(profile.estimates.values).any():
+            groups.setdefault(profile.quantity, {}).setdefault(profile.role, []).append(profile)
+    pictures = []
+    for quantity, by_role in groups.items():
+        panels = {role: [curve_of(profile) for profile in own] for role, own in by_role.items()}
+        unit = next(iter(by_role.values()))[0].unit
+        name = quantity.replace("/", "_")
+        path = save_png(model_patching(panels, label=f"{quantity} ({unit})"), output_dir / "figures" / f"{name}.png")
+        logger.log_picture(name, path)
+        pictures.append(path)
+    return pictures
 
 
 def report_layer_by_layer(

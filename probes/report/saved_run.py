@@ -18,6 +18,7 @@ import yaml
 from probes.analysis import matrices_of
 from probes.files import file_name
 from probes.metrics import MAIN_METRIC, Predictions
+from probes.report.attributions import AttributedText, read_attributions
 from probes.report.csv_files import read_best_layers, read_layer_by_layer, read_results, read_task_maps
 from probes.report.predictions_file import read_predictions
 from probes.runs.run_folder import read_state
@@ -215,6 +216,12 @@ class SavedRun:
             with path.open(newline="", encoding="utf-8") as file:
                 tables.setdefault(path.parent.name, {})[path.stem] = list(csv.reader(file))
         return tables
+
+    @cached_property
+    def attributions(self) -> Mapping[str, list[AttributedText]]:
+        """File name of a task → its prompts, word by word, with what each word contributes to the answer."""
+        paths = sorted((self.path / "attributions").glob("*.csv"))
+        return {path.stem: read_attributions(path) for path in paths}
 
     def _marks(self, matrix: LayerByTask) -> Mapping[str, BestLayers] | None:
         """Best layers are those of the primary reading."""

@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from probes.studies.interventions.channels import ChannelsStudy
     from probes.studies.interventions.erase import EraseStudy
     from probes.studies.interventions.erasure import ErasureSettings
+    from probes.studies.interventions.heads import HeadSettings, HeadsStudy
     from probes.studies.interventions.lens import LensStudy
     from probes.studies.interventions.patch import PatchStudy
     from probes.studies.interventions.patching import PatchingSettings
+    from probes.studies.interventions.path_patching import PathSettings
     from probes.studies.interventions.steer import SteerStudy
     from probes.studies.interventions.steering import SteeringSettings
     from probes.studies.layer_by_layer.figures import MapSettings
     from probes.studies.layer_by_layer.mixture import MixtureSettings
+    from probes.studies.layer_by_layer.model_patching import ModelPatchingSettings
     from probes.studies.layer_by_layer.study import LayerByLayerStudy
     from probes.studies.probe import ProbeStudy
     from probes.studies.readers import ReadersStudy
@@ -36,12 +39,16 @@ __all__ = [
     "CompareStudy",
     "EraseStudy",
     "ErasureSettings",
+    "HeadSettings",
+    "HeadsStudy",
     "LayerByLayerStudy",
     "LensStudy",
     "MapSettings",
     "MixtureSettings",
+    "ModelPatchingSettings",
     "PatchStudy",
     "PatchingSettings",
+    "PathSettings",
     "ProbeStudy",
     "ReadersStudy",
     "RunContext",
@@ -60,12 +67,15 @@ __getattr__ = lazy_names(
         "interventions.erase": ("EraseStudy",),
         "interventions.erasure": ("ErasureSettings",),
         "interventions.lens": ("LensStudy",),
+        "interventions.heads": ("HeadSettings", "HeadsStudy"),
         "interventions.patch": ("PatchStudy",),
         "interventions.patching": ("PatchingSettings",),
+        "interventions.path_patching": ("PathSettings",),
         "interventions.steer": ("SteerStudy",),
         "interventions.steering": ("SteeringSettings",),
         "layer_by_layer.figures": ("MapSettings",),
         "layer_by_layer.mixture": ("MixtureSettings",),
+        "layer_by_layer.model_patching": ("ModelPatchingSettings",),
         "layer_by_layer.study": ("LayerByLayerStudy",),
         "probe": ("ProbeStudy",),
         "readers": ("ReadersStudy",),

@@ -12,10 +12,11 @@ from torch import Tensor
 from probes.activations import ExtractionSettings
 from probes.analysis.geometry.token_paths import prompt_entropy, token_curvature
 from probes.backbones import FrozenBackbone, with_random_weights
+from probes.probe_measures import TextPairs
 from probes.studies.suite_activations import SuiteActivations, read_suite, task_data
-from probes.tasks import Suite, Task
+from probes.tasks import Split, Suite, Task
 from probes.training import LabelledActivations, TaskData
-from probes.values import SPLITS, Reading
+from probes.values import SPLITS, LayerProfile, Reading
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,38 @@ class FurtherPasses:
         variants: Task → name of a variant → the task with the variant's prompts, under a name of its own.
         random_weights: The activations of the same architecture with random weights; `None` if no measure needs them.
         token_paths: Task → quantity of the paths from token to token → its values, shape `(layers, texts)`.
+        pairs: Tasks of pairs of texts that were read, because a measure asks for them.
     """
 
     activations: SuiteActivations
     variants: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
     random_weights: SuiteActivations | None = None
     token_paths: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    pairs: Sequence[Task] = ()
+
+    def pairs_of(self, task: Task, reading: Reading, *, probed: Sequence[LayerProfile], seed: int) -> TextPairs:
+        """The activations of both texts of each pair of a task.
+
+        Args:
+            task: One of `pairs`.
+            reading: Of texts.
+            probed: Main scores of the probed tasks.
+            seed: The run's.
+        """
+        rows = task.splits["test"]
+        first, second = (self.activations.rows(side, "test", reading) for side in _sides(task))
+        return TextPairs(
+            task=task.name,
+            reading=reading,
+            layers=first.layers,
+            first=first.values,
+            second=second.values,
+            first_texts=rows.prompts,
+            second_texts=rows.seconds,
+            gold=torch.tensor(rows.labels, dtype=torch.float64),
+            probed=probed,
+            seed=seed,
+        )
 
     def variants_of(self, data: TaskData, reading: Reading) -> dict[str, TaskData]:
         """Name of a variant → the task's rows with its prompts; rows keep their names, so that scores are paired."""
@@ -55,6 +82,7 @@ def read_with_further_passes(
     cache_dir: Path,
     *,
     measures: Sequence[Callable[..., object]],
+    pairs: Sequence[Task] = (),
     seed: int,
 ) -> FurtherPasses:
     """Read a suite and what its measures need besides: variants of prompts in the same pass, random weights in another.
@@ -64,18 +92,33 @@ def read_with_further_passes(
         backbone: What reads them.
         extraction: Poolings, sites, lengths.
         cache_dir: Activations are kept under it.
-        measures: May have the members `variants`, `random_weights` and `token_texts`; see `ProbeMeasure`.
+        measures: May have the members `variants`, `random_weights`, `token_texts` and `of_pairs`; see `ProbeMeasure`.
+        pairs: Tasks of pairs of texts; they are read if a measure has the member `of_pairs`.
         seed: Of random weights.
     """
     variants = {task.name: named for task in suite.tasks if (named := _variants_of(task, measures))}
+    pairs = tuple(pairs) if any(hasattr(measure, "of_pairs") for measure in measures) else ()
     further = [task for named in variants.values() for task in named.values()]
+    further += [side for task in pairs for side in _sides(task)]
     activations = read_suite(Suite(suite.name, (*suite.tasks, *further)), backbone, extraction, cache_dir)
     random = None
     if any(getattr(measure, "random_weights", False) for measure in measures):
         random = read_suite(suite, with_random_weights(backbone, seed=seed), extraction, cache_dir)
     texts = max((getattr(measure, "token_texts", 0) for measure in measures), default=0)
     paths = {task.name: _token_paths(task, backbone, extraction, texts) for task in suite.tasks} if texts > 0 else {}
-    return FurtherPasses(activations, variants, random, paths)
+    return FurtherPasses(activations, variants, random, paths, pairs)
+
+
+def _sides(task: Task) -> tuple[Task, Task]:
+    """The first and the second texts of a task of pairs as tasks of their own, without labels."""
+    rows = task.splits["test"]
+    none = (None,) * len(rows)
+    sides = (("first texts", rows.prompts), ("second texts", rows.seconds))
+    first, second = (
+        replace(task, name=f"{task.name} ({name})", splits={"test": Split(texts, none, rows.targets)})
+        for name, texts in sides
+    )
+    return first, second
 
 
 def _token_paths(task: Task, backbone: FrozenBackbone, extraction: ExtractionSettings, texts: int) -> dict[str, Tensor]:

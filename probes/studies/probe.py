@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from probes.architectures import reads_tokens
 from probes.backbones import FrozenBackbone
 from probes.callbacks import MatrixAnalysis
 from probes.files import file_name
+from probes.metrics import MAIN_METRIC
 from probes.probe_measures import ProbedTask, TaskTable
 from probes.progress import tracked
 from probes.report import (
@@ -25,7 +26,7 @@ from probes.report import (
     write_results,
     write_task_table,
 )
-from probes.studies.further_passes import read_with_further_passes
+from probes.studies.further_passes import FurtherPasses, read_with_further_passes
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import (
     SuiteActivations,
@@ -36,13 +37,12 @@ from probes.studies.suite_activations import (
     task_data,
 )
 from probes.tasks import Suite, Task
+from probes.token_values import token_mode
 from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings, TaskProbes, fit_task
 from probes.values import SPLITS, LayerProfile, Reading
 
 _log = logging.getLogger(__name__)
-
-_WITHOUT_LABELS = {"generation", "trees"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,8 @@ class ProbeStudy:
             ValueError: No task has labels; or bad input, as the packages it passes through say.
         """
         with context.stage("tasks"):
-            loaded_suite = with_labels(suite())
+            whole_suite = suite()
+            loaded_suite = with_labels(whole_suite)
         all_tokens = reads_tokens(probe.architecture)
         if all_tokens:
             _refuse_words(loaded_suite)
@@ -104,20 +105,21 @@ class ProbeStudy:
                     extraction,
                     context.cache_dir,
                     measures=analysis.probe_measures,
+                    pairs=[task for task in whole_suite.tasks if task.kind == "pairs" and not all_tokens],
                     seed=context.seed,
                 )
                 activations = read.activations
             del loaded
             loaded_suite = activations.readable(loaded_suite)
             context.provenance.record(facts_of(loaded_suite, activations))
-            names = names_of(self.name, loaded_suite, activations.backbone)
+            names = names_of(self.name, whole_suite, activations.backbone)
             reference = None
             if reference_backbone is not None:
                 with context.stage("reference activations"):
                     other = read_suite(
                         loaded_suite, reference_backbone(), extraction, context.cache_dir, splits=("test",)
                     )
-                names = names_of(self.name, loaded_suite, activations.backbone, other.backbone)
+                names = names_of(self.name, whole_suite, activations.backbone, other.backbone)
                 reference = matching_test_rows(other, loaded_suite, like=activations)
             callback = callbacks(analysis, reference=reference)
             with_callback = partial(trainer, callbacks=[*_callbacks_of(trainer), callback])
@@ -128,7 +130,7 @@ class ProbeStudy:
             ]
             for reading, task in tracked(places, "tasks probed", total=len(places)):
                 with context.stage("probes"):
-                    data = task_data(task, activations, reading)
+                    data = task_data(task, activations, reading, max_train_bytes=probe.max_train_bytes)
                     fit = fit_task(data, probe, with_callback, context.seed)
                     callback.add_task(data)  # if no trainer ran, because every layer is constant
                     analysis.table.add(fit.profiles)
@@ -141,11 +143,12 @@ class ProbeStudy:
                         trainer=trainer,
                         seed=context.seed,
                         token_counts={split: activations.token_counts(task, split) for split in SPLITS},
-                        variants=read.variants_of(data, reading),
-                        random_weights=read.random_weights_of(task, reading),
+                        variants={} if data.streamed else read.variants_of(data, reading),
+                        random_weights=None if data.streamed else read.random_weights_of(task, reading),
                         token_paths=read.token_paths.get(task.name, {}),
                     )
-                    measures = () if all_tokens else analysis.probe_measures  # they need one vector a row
+                    # they need one vector a row, and all rows
+                    measures = () if all_tokens or data.streamed else analysis.probe_measures
                     found = [item for measure in measures for item in measure(probed)]
                     analysis.table.add(item for item in found if isinstance(item, LayerProfile))
                 fits[reading][task.name] = fit
@@ -157,6 +160,8 @@ class ProbeStudy:
                     write_predictions(fit.predictions, context.output_dir / "predictions" / f"{stem}.npz")
                 # After each task, so that a run that dies keeps the scores it has.
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
+            with context.stage("probe measures"):
+                analysis.table.add(_of_pairs(read, fits, analysis.probe_measures, seed=context.seed))
             with context.stage("report"):
                 primary = {task: fits[readings[0]][task] for task, readings in read_as.items()}
                 best = {task: fit.best_layers for task, fit in primary.items() if fit.best_layers is not None}
@@ -178,16 +183,34 @@ class ProbeStudy:
         return objective
 
 
+def _of_pairs(
+    read: FurtherPasses,
+    fits: Mapping[Reading, Mapping[str, TaskProbes]],
+    measures: Iterable[Callable[..., Any]],
+    *,
+    seed: int,
+) -> Iterator[LayerProfile]:
+    """What measures say of the tasks of pairs, at every reading of texts."""
+    for reading in fits:
+        if token_mode(reading) is None:
+            scores = [fit.profile(MAIN_METRIC[fit.probes.kind]) for fit in fits[reading].values()]
+            for task in read.pairs:
+                pairs = read.pairs_of(task, reading, probed=scores, seed=seed)
+                for measure in measures:
+                    if hasattr(measure, "of_pairs"):
+                        yield from measure.of_pairs(pairs)  # pyright: ignore[reportFunctionMemberAccess]
+
+
 def with_labels(suite: Suite) -> Suite:
     """The tasks that probes can be trained on; the others are named once in the log.
 
     Raises:
         ValueError: None is left.
     """
-    without = [task.name for task in suite.tasks if task.kind in _WITHOUT_LABELS]
+    without = [task.name for task in suite.tasks if not task.has_probes and task.kind != "pairs"]
     if without:
         _log.info("%d tasks have no labels and are not probed: %s.", len(without), ", ".join(without))
-    tasks = tuple(task for task in suite.tasks if task.kind not in _WITHOUT_LABELS)
+    tasks = tuple(task for task in suite.tasks if task.has_probes)
     if not tasks:
         raise ValueError(
             f"Suite '{suite.name}' has no task with labels: {', '.join(without) or 'it is empty'}. "

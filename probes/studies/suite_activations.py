@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ from probes.studies.read_texts import (
 )
 from probes.tasks import Suite, Task
 from probes.token_values import TokenActivations, token_mode
-from probes.training import LabelledActivations, TaskData
+from probes.training import LabelledActivations, StreamedRows, TaskData
 from probes.values import SPLITS, Activations, Layer, Reading, RunNames
 
 _log = logging.getLogger(__name__)
@@ -100,6 +101,22 @@ class SuiteActivations:
         kept = rows_with_vectors(rows.words, texts)
         values = vectors_of_rows(rows.words.at(kept), texts, self._vectors(task.name, split, reading))
         return Activations(values, layers, tuple(names[row] for row in kept.tolist()), reading)
+
+    def streamed_rows(self, task: Task, split: str, reading: Reading) -> Activations:
+        """As `rows`, but the values stay in the store; only for tasks of whole texts.
+
+        Rows are read from the shards again whenever they are needed, as `StreamedRows`.
+        """
+        rows, texts = task.splits[split], self._texts[task.name, split].tokenized.text_ids
+        layers, names = self.layers[reading], row_ids(task.name, split, rows.prompts, rows.labels)
+        values = StreamedRows(StoredRows(self._stores[reading], texts, layers))
+        return Activations(cast(Tensor, values), layers, names, reading)
+
+    def bytes_of(self, task: Task, split: str, reading: Reading) -> int:
+        """Memory that `rows` would take, in bytes, without reading more than one of them."""
+        texts = self._texts[task.name, split].tokenized.text_ids
+        one = self._stores[reading].read(texts[:1], self.layers[reading])
+        return len(texts) * one.nbytes
 
     def tokens(self, task: Task, split: str, reading: Reading) -> TokenActivations:
         """Vectors of all words, spans or tokens of each row's text under a reading of these.
@@ -198,6 +215,42 @@ def read_suite(
     )
 
 
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows in the files of a store, as `probes.training.RowSource` has them.
+
+    Attributes:
+        store: The store.
+        texts: The text of each row, by its name in the store.
+        layers: The layers.
+    """
+
+    store: ActivationStore
+    texts: tuple[str, ...]
+    layers: tuple[Layer, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Layers, rows and features."""
+        return len(self.layers), len(self.texts), self._features
+
+    @cached_property
+    def _features(self) -> int:
+        return self.store.read(self.texts[:1], self.layers).shape[-1]
+
+    @cached_property
+    def _files(self) -> list[Tensor]:
+        return [torch.tensor(rows) for rows in self.store.files_of(self.texts, self.layers)]
+
+    def files(self) -> Iterator[Tensor]:
+        """The rows of each file."""
+        yield from self._files
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Some rows, float32 `(layers, rows, features)`."""
+        return self.store.read([self.texts[row] for row in rows.tolist()], self.layers)
+
+
 def matching_test_rows(
     read: SuiteActivations, suite: Suite, *, like: SuiteActivations
 ) -> Callable[[str, Reading], Activations]:
@@ -211,13 +264,36 @@ def matching_test_rows(
     return lambda task, reading: read.rows(tasks[task], "test", readings[reading])
 
 
-def task_data(task: Task, activations: SuiteActivations, reading: Reading) -> TaskData:
-    """A task's activations and labels of all splits, ready for probes; a vector for each token of texts if so read."""
-    assert task.kind != "generation"  # studies leave these out
-    assert task.kind != "trees"
+def task_data(
+    task: Task, activations: SuiteActivations, reading: Reading, *, max_train_bytes: int | None = None
+) -> TaskData:
+    """A task's activations and labels of all splits, ready for probes; a vector for each token of texts if so read.
+
+    Args:
+        task: The task.
+        activations: Those of its suite.
+        reading: What is read.
+        max_train_bytes: Memory that training rows of one vector a text may take; more stay in the store. `None`: any.
+    """
+    assert task.kind not in ("generation", "trees", "pairs")  # studies leave these out
     read = activations.tokens if token_mode(reading) is not None and not task.of_words else activations.rows
+    reads = dict.fromkeys(SPLITS, read)
+    of_texts = token_mode(reading) is None and not task.of_words
+    if max_train_bytes is not None and of_texts:
+        needed = activations.bytes_of(task, "train", reading)
+        if needed > max_train_bytes:
+            reads["train"] = activations.streamed_rows
+            _log.warning(
+                "Task '%s': its %d training rows take %.2f GB at %d layers, and `probe.max_train_bytes` allows %.2f. "
+                "They are streamed from the store; training scores and probe measures are left out.",
+                task.name,
+                len(task.splits["train"]),
+                needed / 1e9,
+                len(activations.layers[reading]),
+                max_train_bytes / 1e9,
+            )
     splits = {
-        split: LabelledActivations(read(task, split, reading), torch.tensor(task.splits[split].labels))
+        split: LabelledActivations(reads[split](task, split, reading), torch.tensor(task.splits[split].labels))
         for split in SPLITS
     }
     words = {split: task.splits[split].words for split in splits}
@@ -236,14 +312,14 @@ def task_data(task: Task, activations: SuiteActivations, reading: Reading) -> Ta
 
 def labels_of_test_rows(task: Task) -> Tensor | None:
     """Labels of a task's test rows as measures expect them: int64 classes, else float; `None` without labels."""
-    if task.kind in {"generation", "trees"}:
+    if not task.has_probes:
         return None
     labels = torch.tensor(task.splits["test"].labels)
     return labels if task.kind == "classification" else labels.float()
 
 
 def refuse_words(suite: Suite, study: str) -> None:
-    """Raise if a suite has tasks of words, for a study whose statistics take rows to be independent texts.
+    """Raise if a suite has tasks of words or of pairs, for a study whose rows are independent texts.
 
     Raises:
         ValueError: It has; the message names the first.
@@ -253,6 +329,11 @@ def refuse_words(suite: Suite, study: str) -> None:
         raise ValueError(
             f"Task '{of_words[0]}' is about words, and `study={study}` compares texts. Set `study=probe`, with a "
             "reference backbone if two models are to be compared, or another `suite`."
+        )
+    if pairs := [task.name for task in suite.tasks if task.kind == "pairs"]:
+        raise ValueError(
+            f"Task '{pairs[0]}' has pairs of texts, and `study={study}` compares single texts. Set `study=probe`, or "
+            "leave the task out of `suite.tasks`."
         )
 
 

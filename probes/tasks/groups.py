@@ -18,11 +18,13 @@ def aligned(suite: Suite, align: Alignment | None) -> Suite:
     """A suite whose tasks share label spaces: labels are renamed or merged, and rows of other labels left out.
 
     Args:
-        suite: Tasks of which some are classifications.
-        align: Task → label → common label; `None`, and tasks that it does not name, change nothing.
+        suite: Tasks of which some have classes or labels.
+        align: Task → label → common label; `None`, and tasks that it does not name, change nothing. A row of a
+            multi-label task has a common label if it has any of those that stand for it, and keeps its place if it has
+            none.
 
     Raises:
-        ValueError: A task or label does not exist, a task is no classification, or fewer than two labels remain.
+        ValueError: A task or label does not exist, a task has no classes or labels, or fewer than two of them remain.
 
     Example:
         >>> rows = Split(("a", "b", "c"), (0, 1, 2), ("bad", "so-so", "good"))
@@ -44,7 +46,7 @@ def _aligned(task: Task, mapping: Mapping[str, str | None] | None) -> Task:
     if mapping is None:
         return task
     mapping = {_name(label, task.labels): common for label, common in mapping.items()}
-    if task.kind != "classification":
+    if task.kind not in {"classification", "multilabel"}:
         raise ValueError(f"`suite.align.{task.name}` maps labels, and the task is of kind {task.kind}. Leave it out.")
     if unknown := [label for label in mapping if label not in task.labels]:
         raise ValueError(
@@ -57,10 +59,23 @@ def _aligned(task: Task, mapping: Mapping[str, str | None] | None) -> Task:
     new = {task.labels.index(label): labels.index(common) for label, common in kept_labels.items()}
     splits = {}
     for name, split in task.splits.items():
+        if task.kind == "multilabel":
+            splits[name] = _with_common_labels(split, new, labels)
+            continue
         kept = split.at([row for row, label in enumerate(split.labels) if label in new])
         codes = tuple(new[int(label)] for label in kept.labels)  # pyright: ignore[reportArgumentType]
         splits[name] = replace(kept, labels=codes, targets=tuple(labels[code] for code in codes))
     return replace(task, labels=labels, splits=splits, ordered=False)
+
+
+def _with_common_labels(split: Split, new: Mapping[int, int], labels: Sequence[str]) -> Split:
+    """Rows of a multi-label task with common labels; `new` maps each label that is kept to one of these."""
+    rows = [{new[old] for old, entry in enumerate(row) if entry and old in new} for row in split.labels if row]  # pyright: ignore[reportArgumentType]
+    return replace(
+        split,
+        labels=tuple(tuple(int(code in row) for code in range(len(labels))) for row in rows),
+        targets=tuple(", ".join(labels[code] for code in sorted(row)) for row in rows),
+    )
 
 
 def _name(label: object, labels: Sequence[str]) -> str:

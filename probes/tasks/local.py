@@ -13,6 +13,7 @@ from typing import Any
 from probes.tasks.build import build_task
 from probes.tasks.checks import check_splits, choose_tasks
 from probes.tasks.groups import Alignment, aligned, with_separate_groups
+from probes.tasks.pairs import build_pairs
 from probes.tasks.prompts import prompt_renderer
 from probes.tasks.splits import MaxRows, split_name
 from probes.tasks.task import RawTask, Row, Suite, Task
@@ -47,7 +48,8 @@ def load_local_suite(
     fields such as `options`. An optional `suite.json` lists the tasks with `name`, `kind`, `labels`, `ordered`
     (whether these classes are in order), `cluster`, `unseen` and `source`; what it omits is inferred
     (`probes.tasks.labels`). Splits may be called `val`, `valid` or `dev`; the endings `_10templates` and `_train` of
-    file names are not part of a task's name.
+    file names are not part of a task's name. Rows of a task of `kind` pairs have the texts `first` and `second` and
+    their gold score in `label`; only test rows are read.
 
     Args:
         path: The folder.
@@ -76,6 +78,9 @@ def load_local_suite(
     built: list[Task] = []
     for task in choose_tasks(tasks, tuple(entries)):
         raw = _read_task(task, files, entries[task], folder)
+        if raw.kind == "pairs":
+            built.append(build_pairs(raw, max_rows=max_rows, seed=seed))
+            continue
         check_splits(raw)
         raw = with_separate_groups(raw, group, seed=seed)
         render = prompt_renderer(task, raw.rows["train"], prompt=prompt, template=template)

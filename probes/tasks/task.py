@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 Label = int | float | tuple[int, ...] | None
 """A class index (classification), a real number (regression), one 0 or 1 per class (multi-label), or `None`
-(generation, trees)."""
+(generation, trees); the gold score of two texts (pairs)."""
 
-TaskKind = Literal["classification", "multilabel", "regression", "generation", "trees"]
+TaskKind = Literal["classification", "multilabel", "regression", "generation", "trees", "pairs"]
 
 Row = Mapping[str, Any]
 """One example as it was read: field name → value."""
@@ -39,6 +39,7 @@ class Split:
         words: Which words the rows are, of tasks of words; then the prompt of a row is its sentence. `None`: a row is
             its whole prompt.
         columns: Name → values of further columns, such as the source of each row, that an audit for nuisances needs.
+        seconds: The second text of each row, of tasks of pairs of texts, whose first texts are the prompts; else empty.
     """
 
     prompts: tuple[str, ...]
@@ -46,6 +47,7 @@ class Split:
     targets: tuple[str, ...]
     words: WordRows | None = None
     columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    seconds: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -63,6 +65,7 @@ class Split:
             targets=of(self.targets),
             words=None if self.words is None else self.words.at(np.asarray(rows, dtype=np.int64)),
             columns={name: of(values) for name, values in self.columns.items()},
+            seconds=of(self.seconds) if self.seconds else (),
         )
 
 
@@ -96,6 +99,11 @@ class Task:
     def of_words(self) -> bool:
         """Whether the rows are words, pairs of words or trees, in place of texts."""
         return any(split.words is not None for split in self.splits.values())
+
+    @property
+    def has_probes(self) -> bool:
+        """Whether probes can be trained on it: its rows have labels, and are no pairs of texts or trees."""
+        return self.kind in {"classification", "multilabel", "regression"}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from probes.training.bank.minibatch_module import MinibatchProbeModule as Miniba
 from probes.training.bank.probe_bank import ProbeBank as ProbeBank
 from probes.training.bank.probe_module import ProbeModule as ProbeModule
 from probes.training.bank.probe_module import Standardiser as Standardiser
+from probes.training.bank.probe_module import with_unit_size as with_unit_size
 from probes.training.best_layers import possibly_best as possibly_best
 from probes.training.data_module import ActivationDataModule as ActivationDataModule
 from probes.training.fit_task import TaskProbes as TaskProbes
@@ -22,6 +23,9 @@ from probes.training.probe_settings import ProbeSettings as ProbeSettings
 from probes.training.ragged import RaggedRows as RaggedRows
 from probes.training.saved_probes import load_probes as load_probes
 from probes.training.saved_probes import save_probes as save_probes
+from probes.training.streamed_rows import RowSource as RowSource
+from probes.training.streamed_rows import StreamedRows as StreamedRows
+from probes.training.streamed_rows import TensorRows as TensorRows
 from probes.training.task_data import LabelledActivations as LabelledActivations
 from probes.training.task_data import TaskData as TaskData
 from probes.training.train_bank import is_exact as is_exact

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probes.seeds import derive_seed
 from probes.training.ragged import RaggedRows, RowValues, as_batch, layers_of, rows_at
+from probes.training.streamed_rows import StreamedRows
 from probes.training.task_data import TaskData
 
 EVALUATION_ROWS = 512
@@ -70,7 +71,7 @@ class Rows:
 
 
 class ActivationDataModule(LightningDataModule):
-    """Serves activations that lie in memory, by rows for minibatches or by layers for the exact solver.
+    """Serves activations, by rows for minibatches or by layers for the exact solver.
 
     Every process sees all validation rows, so that all processes make the same decisions; a `DistributedSampler`, which
     repeats rows, is never used.
@@ -172,6 +173,8 @@ class RowBatches:
         if self.shuffle_seed is None:
             return None
         generator = torch.Generator().manual_seed(derive_seed(self.shuffle_seed, "order", number))
+        if isinstance(self.rows.values, StreamedRows):
+            return self.rows.values.shuffled(generator)
         order = torch.randperm(len(self.rows), generator=generator)
         if isinstance(self.rows.values, RaggedRows):
             order = _like_lengths_together(order, self.rows.values.lengths, self.batch_size, generator)

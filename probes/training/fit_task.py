@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -105,8 +105,10 @@ def fit_task(data: TaskData, settings: ProbeSettings, trainer_factory: TrainerFa
     """
     probe = build_probe(settings.architecture, data.in_features, data.num_classes, seed=0)
     _check_reads(probe, data)
+    if data.streamed:
+        settings = settings.for_streamed_rows(data.task, validation_rows=len(data.validation.targets))
     exact = is_exact(settings, probe)
-    _, constant = Standardiser.of(data.train.activations.values)
+    _, constant = Standardiser.of(data.train.values if data.streamed else data.train.activations.values)  # pyright: ignore[reportArgumentType]
     live = (~constant).nonzero()[:, 0]
     layers = tuple(data.layers[i] for i in live.tolist())
     spec = BankSpec(data, layers, data.num_classes, exact, settings, trainer_factory, seed)
@@ -263,6 +265,8 @@ def _logits_by_split(selection: Selection, rows: Mapping[str, Rows], spec: BankS
             of_rows = selection.rows
             found[split] = SplitLogits(split, selection.logits, of_rows.targets, remark, sentences=of_rows.sentences)
             continue
+        if split == "train" and spec.task_data is not None and spec.task_data.streamed:
+            continue  # their logits would not fit either
         logits = row_batched_logits(bank, trained.standardiser, rows[split].values)
         logits = logits * trained.target_deviation + trained.target_mean
         found[split] = SplitLogits(split, logits, rows[split].targets, sentences=rows[split].sentences)
@@ -384,4 +388,4 @@ def _labelled(split: str, values: RowValues, targets: Tensor, layers: tuple[Laye
         positions = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(values.lengths)
         tokens = TokenActivations(values.tokens, offsets, positions, layers, ids, NO_READING)
         return LabelledActivations(tokens, targets)
-    return LabelledActivations(Activations(values, layers, ids, NO_READING), targets)
+    return LabelledActivations(Activations(cast(Tensor, values), layers, ids, NO_READING), targets)

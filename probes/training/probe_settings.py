@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from probes.architectures import LinearProbe, ProbeArchitecture
 
-FITS = ("auto", "exact", "minibatch")
+FITS = ("auto", "exact", "minibatch", "ridge", "lda")
 CLASS_WEIGHTS = (None, "balanced")
 FEW_TRAINING_ROWS = 500
 """With fewer training rows than this, `training_sets="auto"` refits probes that are solved exactly."""
@@ -36,8 +36,13 @@ class ProbeSettings:
         name: Name of this probe in the results.
         architecture: Called with `(in_features, num_classes)`, constructs one probe; a class or a partial of one.
         fit: `exact` (linear probes only: the optimum, with a certificate), `minibatch` (AdamW with early stopping), or
-            `auto`: exact where possible.
+            `auto`: exact where possible. `ridge` and `lda` (linear probes only) follow in closed form from second
+            moments, see `probes.training.closed_form`.
         penalties: λ of the term λ/2 · ‖weights‖² added to the mean loss; one is chosen for each layer on validation.
+        largest_token: For probes that read all tokens: vectors whose root mean square is more than so many times the
+            median over training tokens are shortened to that. The first token of many decoders is hundreds of times
+            larger than all others, and would decide alone how features are standardised. `None` for no limit; probes of
+            one vector a row have none.
         class_weights: `balanced` gives every class the same total weight in the loss; `None` every row.
         controls: Probes of shuffled labels beside each probe.
         folds: Folds of the cross-validation that replaces a small validation split.
@@ -55,6 +60,8 @@ class ProbeSettings:
             training rows, else 0.
         permutations: Permutations of the test labels behind each null and p; 0 for none.
         max_bank_bytes: Memory in bytes that probes in training may take; more layers than fit are trained in chunks.
+        max_train_bytes: Memory in bytes that a task's training rows may take; more are streamed from the store, with
+            `ridge` and `lda` exactly, else by minibatches. `None`: no limit.
 
     Raises:
         ValueError: A field is out of its range.
@@ -63,8 +70,9 @@ class ProbeSettings:
 
     name: str = "linear"
     architecture: ProbeArchitecture = LinearProbe
-    fit: Literal["auto", "exact", "minibatch"] = "auto"
+    fit: Literal["auto", "exact", "minibatch", "ridge", "lda"] = "auto"
     penalties: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
+    largest_token: float | None = 4.0
     class_weights: Literal["balanced"] | None = None
     controls: int = 1
     folds: int = 5
@@ -80,6 +88,7 @@ class ProbeSettings:
     training_sets: int | Literal["auto"] = "auto"
     permutations: int = 200
     max_bank_bytes: int = 2**31
+    max_train_bytes: int | None = 2**34
 
     def __post_init__(self) -> None:
         penalties = (self.penalties,) if isinstance(self.penalties, int | float) else tuple(self.penalties)
@@ -101,6 +110,24 @@ class ProbeSettings:
             return AUTO_TRAINING_SETS if exact and training_rows < FEW_TRAINING_ROWS else 0
         return self.training_sets
 
+    def for_streamed_rows(self, task: str, *, validation_rows: int) -> ProbeSettings:
+        """The settings for training rows that stay on disk: `auto` means minibatches.
+
+        Raises:
+            ValueError: The exact solver, which holds all rows, is asked for; or there are too few validation rows.
+        """
+        if self.fit == "exact":
+            raise ValueError(
+                f"`probe.fit=exact` holds all training rows, and those of task '{task}' are streamed. Set `probe.fit` "
+                "to ridge or lda, which are exact from sums, or to auto, or raise `probe.max_train_bytes`."
+            )
+        if validation_rows < max(1, self.min_validation_rows):
+            raise ValueError(
+                f"Task '{task}' has {validation_rows} validation rows. Streamed training rows are not cross-validated: "
+                f"give it at least {max(1, self.min_validation_rows)}, or lower `probe.min_validation_rows`."
+            )
+        return replace(self, fit="minibatch" if self.fit == "auto" else self.fit)
+
     def _check_choices(self) -> None:
         for key, choices in (("fit", FITS), ("class_weights", CLASS_WEIGHTS)):
             value = getattr(self, key)
@@ -116,9 +143,12 @@ class ProbeSettings:
         sets = self.training_sets
         if sets != "auto" and (not isinstance(sets, int) or sets < 0 or sets == 1):
             raise ValueError(f"`probe.training_sets` must be auto, 0, or a whole number of at least 2; got {sets!r}.")
-        for key in ("learning_rate", "tolerance", "gradient_clip_norm"):
+        limit = self.max_train_bytes
+        if limit is not None and (not isinstance(limit, int) or limit < 0):
+            raise ValueError(f"`probe.max_train_bytes` must be a whole number of bytes or null; got {limit!r}.")
+        for key in ("learning_rate", "tolerance", "gradient_clip_norm", "largest_token"):
             value = getattr(self, key)
-            if not (key == "gradient_clip_norm" and value is None) and not value > 0:
+            if not (key in ("gradient_clip_norm", "largest_token") and value is None) and not value > 0:
                 raise ValueError(f"`probe.{key}` must be a number above 0; got {value!r}.")
 
     def _check_penalties(self) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probes.training.streamed_rows import StreamedRows
+
 
 @dataclass(frozen=True)
 class RaggedRows:
@@ -69,24 +71,26 @@ class RaggedRows:
         return list(self.tokens.split(self.lengths.tolist(), dim=1))
 
 
-RowValues = Tensor | RaggedRows
-"""Raw activations of rows: a tensor `(layers, rows, features)`, or a vector for each token of a row."""
+RowValues = Tensor | RaggedRows | StreamedRows
+"""Raw activations: a tensor `(layers, rows, features)`, the same on disk, or a vector for each token of a row."""
 
 
 def rows_at(values: RowValues, rows: Tensor | slice) -> RowValues:
     """Some of the rows: a copy for indices and of ragged rows, else a view."""
-    if isinstance(values, RaggedRows):
+    if not isinstance(values, Tensor):
         return values.at(rows)
     return values[:, rows] if isinstance(rows, slice) else values.index_select(1, rows)
 
 
 def layers_of(values: RowValues, layers: slice | Tensor) -> RowValues:
     """Some of the layers: a copy for indices, a view for a slice."""
-    return values.of_layers(layers) if isinstance(values, RaggedRows) else values[layers]
+    return values[layers] if isinstance(values, Tensor) else values.of_layers(layers)
 
 
 def vectors_of(values: RowValues) -> Tensor:
     """All vectors, shape `(layers, vectors, features)`: one for each row, or one for each token of all rows."""
+    if isinstance(values, StreamedRows):
+        return values.read()
     return values.tokens if isinstance(values, RaggedRows) else values
 
 
@@ -100,9 +104,11 @@ def concatenated_rows(parts: Sequence[RowValues]) -> RowValues:
 
 def as_float(values: RowValues) -> RowValues:
     """The same activations in float32."""
+    if isinstance(values, StreamedRows):
+        return values.read()
     return RaggedRows(values.tokens.float(), values.lengths) if isinstance(values, RaggedRows) else values.float()
 
 
 def as_batch(values: RowValues) -> tuple[Tensor, Tensor | None]:
     """What a probe is given: the vectors as they are, or padded tokens with their mask."""
-    return values.padded() if isinstance(values, RaggedRows) else (values, None)
+    return values.padded() if isinstance(values, RaggedRows) else (vectors_of(values), None)

@@ -34,7 +34,9 @@ from probes.values import Estimates, Layer, LayerProfile
 _REFIT_RESAMPLES = 100
 """Resamples of the test rows on which refitted probes are scored."""
 _FEW_ROWS, _OF_RARE_ROWS = 15, ("cross_entropy_bits", "selectivity")
-"""With fewer rows of a class that is also rare, intervals of these metrics cover 92 % (docs/calibration.md)."""
+"""With fewer rows of a class that is also rare, intervals of these metrics would cover 92 % (docs/calibration.md)."""
+_FEW_WRONG = 5
+"""With fewer wrong rows, on which a mean cross-entropy then rests, its interval would cover 92 %."""
 NO_PROBE = "constant layer: no feature varies over the training rows"
 
 
@@ -179,10 +181,15 @@ class TaskScorer:
         layers = self.probed_layers if control else self.data.layers
         joined = ("; ".join(filter(None, (of_layer, outputs.remark, remark))) for of_layer in self.remarks)
         remarks = dict(zip(self.probed_layers, joined, strict=True))
-        profiles, narrow = [], self._narrow(outputs) if not control else ""
+        profiles = []
         for metric, values in _main_metric_first(scores.values, self.data.kind):
             interval, errors, over = _uncertainty(scores, metric, outputs.units)
+            why_none = self._why_without_interval(outputs, metric) if not control else [""] * len(self.probed_layers)
+            if interval is not None and errors is not None:
+                without = torch.tensor([bool(reason) for reason in why_none])
+                interval, errors = (part.masked_fill(without, torch.nan) for part in (interval, errors))
             has_errors = errors is not None and outputs.split == "test" and not control
+            reasons = dict(zip(self.probed_layers, why_none, strict=True))
             estimates = Estimates(
                 self._over(layers, values),
                 outputs.targets.shape[1],
@@ -193,24 +200,24 @@ class TaskScorer:
                 interval=None if interval is None else self._over(layers, interval),
                 interval_over=over,
                 remarks=tuple(
-                    "; ".join(filter(None, (remarks.get(layer, ""), narrow if metric in _OF_RARE_ROWS else "")))
-                    for layer in layers
+                    "; ".join(filter(None, (remarks.get(layer, ""), reasons.get(layer, "")))) for layer in layers
                 ),
             )
             profiles.append(self._profile(metric, outputs.split, estimates, layers, control=control))
         return profiles
 
-    def _narrow(self, outputs: SplitLogits) -> str:
-        """Why some intervals are too narrow: the rarest class has few test rows; empty if it has enough."""
+    def _why_without_interval(self, outputs: SplitLogits, metric: str) -> list[str]:
+        """For each probed layer, why the interval of a metric would be too narrow; empty where it has one."""
+        reasons = [""] * len(self.probed_layers)
         if self.data.kind != "classification" or outputs.split != "test" or self.bootstrap_samples == 0:
-            return ""
-        counts = torch.bincount(outputs.targets[0], minlength=self.data.num_classes)
-        limit = min(_FEW_ROWS, len(outputs.targets[0]) / (2 * self.data.num_classes))
-        few = [i for i, count in enumerate(counts.tolist()) if count < limit]
-        if not few:
-            return ""
-        rarest = min(few, key=lambda i: int(counts[i]))
-        return f"interval too narrow: class '{self.data.labels[rarest]}' has {int(counts[rarest])} test rows"
+            return reasons
+        targets = outputs.targets[0]
+        if metric in _OF_RARE_ROWS and (rarest := class_of_few_rows(targets, self.data.labels)):
+            reasons = [f"no interval: {rarest}"] * len(reasons)
+        elif metric == "cross_entropy_bits":
+            wrong = (outputs.logits[:, 0].argmax(-1) != targets).sum(1).tolist()
+            reasons = [f"no interval: {rows} rows are wrong" if rows < _FEW_WRONG else "" for rows in wrong]
+        return reasons
 
     def _profile(
         self, metric: str, split: str, estimates: Estimates, layers: Sequence[Layer | None], *, control: str = ""
@@ -247,6 +254,19 @@ def _refitted_scores(kind: TargetKind, logits: Tensor, targets: Tensor, counts: 
         metric: torch.cat([values[None], scores.draws[metric]]).view(-1, layers, sets).transpose(1, 2)
         for metric, values in scores.values.items()
     }
+
+
+def class_of_few_rows(targets: Tensor, labels: Sequence[str]) -> str:
+    """The rarest class, in words, if so few rows are of it that some intervals would be too narrow; else empty.
+
+    Args:
+        targets: Class indices, shape `(rows,)`.
+        labels: Names of the classes.
+    """
+    counts = torch.bincount(targets, minlength=len(labels))
+    rarest = int(counts.argmin())
+    few = counts[rarest] < min(_FEW_ROWS, len(targets) / (2 * len(labels)))
+    return f"class '{labels[rarest]}' has {int(counts[rarest])} test rows" if few else ""
 
 
 def _uncertainty(scores: Scores, metric: str, units: str) -> tuple[Tensor | None, Tensor | None, str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from probes.metrics import MAIN_METRIC, TargetKind, score_rows
 from probes.seeds import derive_seed
 from probes.training.bank.probe_bank import ProbeBank
+from probes.training.closed_form import CLOSED_FORMS
 from probes.training.data_module import Rows
 from probes.training.probe_settings import ProbeSettings
 from probes.training.ragged import concatenated_rows, rows_at
@@ -217,7 +218,7 @@ def _out_of_fold_logits(rows: Rows, spec: BankSpec) -> tuple[Tensor, Rows]:
 
 def refit_rows(train: Rows, validation: Rows, spec: BankSpec) -> tuple[Rows, Rows]:
     """Rows to train on, and rows that decide when to stop: the validation rows, or without any a fold of train."""
-    if len(validation) > 0 or spec.exact:
+    if len(validation) > 0 or spec.exact or spec.settings.fit in CLOSED_FORMS:
         return train, validation
     fold = fold_of_rows(
         spec.kind,

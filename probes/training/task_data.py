@@ -13,6 +13,7 @@ from torch import Tensor
 from probes.metrics import TargetKind
 from probes.token_values import TokenActivations
 from probes.training.ragged import RaggedRows, RowValues
+from probes.training.streamed_rows import StreamedRows
 from probes.values import SPLITS, Activations, Layer, Reading
 
 
@@ -98,6 +99,11 @@ class TaskData:
     def in_features(self) -> int:
         """Width of one layer's activations."""
         return self.train.activations.values.shape[-1]
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the training rows stay on disk."""
+        return isinstance(self.train.values, StreamedRows)
 
     @property
     def of_tokens(self) -> bool:
@@ -188,6 +194,8 @@ class TaskData:
 
     def _check_finite(self, split: str) -> None:
         activations = getattr(self, split).activations
+        if isinstance(activations.values, StreamedRows):
+            return  # the extraction refused them, and the pass over the rows does
         for layer, values in zip(activations.layers, activations.values, strict=True):
             if values.numel() == 0 or values.sum().isfinite():  # a sum needs no mask of the size of the layer
                 continue

@@ -15,11 +15,13 @@ from probes.trainers import TrainerFactory, quiet_lightning
 from probes.training.bank.minibatch_module import MinibatchProbeModule
 from probes.training.bank.probe_bank import ProbeBank
 from probes.training.bank.probe_module import Standardiser, row_batched_logits
+from probes.training.closed_form import CLOSED_FORMS, solve_closed_form
 from probes.training.data_module import ActivationDataModule, Rows
 from probes.training.linear_solver.solve import penalties_per_batch
 from probes.training.linear_solver.solver_module import ExactProbeModule
 from probes.training.probe_settings import ProbeSettings
 from probes.training.ragged import RaggedRows, RowValues, vectors_of
+from probes.training.streamed_rows import StreamedRows
 from probes.training.task_data import TaskData
 from probes.values import Layer
 
@@ -101,6 +103,14 @@ def is_exact(settings: ProbeSettings, probe: nn.Module) -> bool:
         ValueError: The settings require an exact fit of an architecture, or at a penalty, that has none.
     """
     linear = type(probe) is LinearProbe  # a subclass may compute something else
+    if settings.fit in CLOSED_FORMS:
+        if not linear or 0 in settings.penalties:
+            raise ValueError(
+                f"`probe.fit={settings.fit}` gives linear probes at penalties above 0; the architecture is "
+                f"{type(probe).__name__}, the penalties are {list(settings.penalties)}. Set `probe.architecture` and "
+                "`probe.penalties`, or `probe.fit=auto`."
+            )
+        return False  # it has no certificate, and needs none
     if settings.fit == "exact":
         if not linear:
             raise ValueError(
@@ -130,6 +140,8 @@ def train_bank(train: Rows, validation: Rows | None, spec: BankSpec) -> TrainedB
     train = _with_standardised_targets(train, mean, deviation)
     if validation is not None:
         validation = _with_standardised_targets(validation, mean, deviation)
+    if spec.settings.fit in CLOSED_FORMS:
+        return _closed_form_bank(train, spec, mean, deviation)
     chunks = []
     for layers in _layer_chunks(train, spec):
         chunk_validation = None if validation is None else validation.of_layers(layers)
@@ -140,6 +152,7 @@ def train_bank(train: Rows, validation: Rows | None, spec: BankSpec) -> TrainedB
         standardiser=Standardiser(
             torch.cat([standardiser.mean for standardiser in standardisers]),
             torch.cat([standardiser.deviation for standardiser in standardisers]),
+            None if standardisers[0].largest is None else torch.cat([each.largest for each in standardisers]),
         ),
         target_mean=mean,
         target_deviation=deviation,
@@ -148,13 +161,29 @@ def train_bank(train: Rows, validation: Rows | None, spec: BankSpec) -> TrainedB
     )
 
 
+@torch.no_grad()
+def _closed_form_bank(train: Rows, spec: BankSpec, mean: float, deviation: float) -> TrainedBank:
+    """Probes that are solved from second moments; arguments as in `TrainedBank`."""
+    settings, bank = spec.settings, _new_bank(train, spec)
+    weights, biases, standardiser = solve_closed_form(
+        settings.fit, spec.kind, train, settings.penalties, classes=spec.num_classes
+    )
+    bank.get_parameter("linear/weight").copy_(weights.flatten(0, 2))  # (layers × penalties × labellings, …)
+    bank.get_parameter("linear/bias").copy_(biases.flatten(0, 2))
+    return TrainedBank(bank, standardiser, mean, deviation, torch.zeros(weights.shape[:3], dtype=torch.float64))
+
+
 def _train_chunk(train: Rows, validation: Rows | None, spec: BankSpec) -> tuple[ProbeBank, Standardiser, Tensor]:
     """Train the probes of some layers together; returns their bank, statistics and gaps `(layers, replicas)`."""
     settings = spec.settings
     bank = _new_bank(train, spec)
     if spec.prepare is not None:
         spec.prepare(bank)
-    standardiser, _ = Standardiser.of(vectors_of(train.values))
+    if isinstance(train.values, StreamedRows):
+        standardiser, _ = Standardiser.of(train.values)
+    else:
+        largest = settings.largest_token if isinstance(train.values, RaggedRows) else None
+        standardiser, _ = Standardiser.of(vectors_of(train.values), largest=largest)
     if spec.exact:
         module = ExactProbeModule(bank, standardiser, kind=spec.kind, settings=settings)
         data = ActivationDataModule(train, layers_per_batch=_layers_per_solve(train, spec), task_data=spec.task_data)

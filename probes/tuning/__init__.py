@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from probes.tuning.examples import TuningExamples, encode_splits
     from probes.tuning.instruction_tuner import InstructionTuner
     from probes.tuning.merge import merge_adapters
-    from probes.tuning.tuned_backbone import TunedBackbone, TunedModel, load_tuned_backbone
+    from probes.tuning.tuned_backbone import (
+        TunedBackbone,
+        TunedModel,
+        load_tuned_backbone,
+        load_tuned_language_model,
+    )
     from probes.tuning.tuning_job import tune
     from probes.tuning.tuning_settings import TuningSettings
 
@@ -27,6 +32,7 @@ __all__ = [
     "TuningSettings",
     "encode_splits",
     "load_tuned_backbone",
+    "load_tuned_language_model",
     "merge_adapters",
     "tune",
 ]
@@ -43,6 +49,7 @@ __getattr__ = lazy_names(
             "TunedBackbone",
             "TunedModel",
             "load_tuned_backbone",
+            "load_tuned_language_model",
         ),
         "tuning_settings": ("TuningSettings",),
     },

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from probes.answers import LanguageModel
 from probes.backbones import AlignedTexts, FrozenBackbone, LayerSpec, Ranges, Spans, TokenizedTexts, pad_right
 from probes.kept_files import folder_fault, manifest_digest, read_sealed_json, write_sealed_json
 from probes.tuning.adapters import quiet_tuning
 from probes.tuning.answer_scores import AnswerScores
 from probes.values import Layer, Reading
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,13 @@ class TunedBackbone:
         self.name = base.name if tuned.folder is None else f"{base.name}+{tuned.name}"
         self.tokenizer, self.pad_id, self.decoder_input = base.tokenizer, base.pad_id, base.decoder_input
         file = f"{tuned.key}-transformers-{transformers.__version__}.json"  # a fingerprint covers the configuration too
-        self._fingerprint_file = cache_dir / "adapters" / "fingerprints" / file
+        self._cache_dir, self._fingerprint_file = cache_dir, cache_dir / "adapters" / "fingerprints" / file
+
+    @property
+    def reload(self) -> Callable[[], TunedBackbone] | None:
+        """Loads the base and the tuned model in another process; `None` where the base cannot be loaded there."""
+        base = self.base.reload
+        return None if base is None else partial(_tuned_again, base, self.tuned, self._cache_dir)
 
     @property
     def device(self) -> torch.device:
@@ -80,6 +89,15 @@ class TunedBackbone:
     def dtype(self) -> torch.dtype:
         """What hidden states are computed in."""
         return self.base.dtype
+
+    @property
+    def streamed(self) -> bool:
+        """Never: tuned weights are in memory."""
+        return False
+
+    def run_together(self, calls: Sequence[Callable[[], _T]]) -> list[_T]:
+        """Call functions that each run the model once."""
+        return [call() for call in calls]
 
     @property
     def hidden_size(self) -> int:
@@ -154,6 +172,10 @@ class TunedBackbone:
         return self.loaded(input_ids, attention_mask, readings=readings, layers=layers, spans=spans)
 
 
+def _tuned_again(base: Callable[[], FrozenBackbone], tuned: TunedModel, cache_dir: Path) -> TunedBackbone:
+    return TunedBackbone(base(), tuned, cache_dir)
+
+
 def load_tuned_backbone(base: FrozenBackbone, tuned: TunedModel) -> FrozenBackbone:
     """Load and freeze a tuned model, with the stack and layers of the base; the base itself if unchanged.
 
@@ -164,39 +186,65 @@ def load_tuned_backbone(base: FrozenBackbone, tuned: TunedModel) -> FrozenBackbo
     """
     if tuned.folder is None:
         return base
-    fault = folder_fault(tuned.folder, key=tuned.key)
-    if fault is not None:
-        raise ValueError(f"The tuned model '{tuned.folder}' {fault}. Run again: then it is set aside and tuned anew.")
+    folder = _checked_folder(tuned.folder, tuned.key)
     with quiet_tuning():
-        return _load_folder(base, tuned.folder, tuned.kind)
+        if tuned.kind == "full":
+            return _load_whole(base, folder)
+        model = cast(PreTrainedModel, _load_adapted(base, folder).base_model)
+    return FrozenBackbone(model, base.tokenizer.wrapped, **_options(base, f"{base.name}+{folder}"))
 
 
-def _load_folder(base: FrozenBackbone, folder: Path, kind: str) -> FrozenBackbone:
-    if kind == "full":
-        return FrozenBackbone.load(
-            path=str(folder),
-            stack=base.stacks,
-            layers=base.layer_spec,
-            dtype=str(base.dtype).removeprefix("torch."),
-            device=str(base.device),
-            chat_template=base.tokenizer.chat_template,
-        )
-    model = cast(PreTrainedModel, base.load_with_head().base_model)
-    info = model.load_adapter(str(folder))
+def load_tuned_language_model(base: FrozenBackbone, tuned: TunedModel) -> LanguageModel:
+    """Load a tuned model with its language-model head; the base with its head if it is unchanged.
+
+    Raises:
+        ValueError: As in `load_tuned_backbone`.
+    """
+    if tuned.folder is None:
+        return LanguageModel.of(base)
+    folder = _checked_folder(tuned.folder, tuned.key)
+    with quiet_tuning():
+        if tuned.kind == "full":
+            return LanguageModel.of(_load_whole(base, folder))
+        model = _load_adapted(base, folder)
+    return LanguageModel(model, base.tokenizer.wrapped, **_options(base, f"{base.name}+{tuned.name}"))
+
+
+def _checked_folder(folder: Path, key: str) -> Path:
+    fault = folder_fault(folder, key=key)
+    if fault is not None:
+        raise ValueError(f"The tuned model '{folder}' {fault}. Run again: then it is set aside and tuned anew.")
+    return folder
+
+
+def _options(base: FrozenBackbone, name: str) -> dict[str, Any]:
+    return {
+        "name": name, "stack": base.stacks, "layers": base.layer_spec, "chat_template": base.tokenizer.chat_template
+    }  # fmt: skip
+
+
+def _load_whole(base: FrozenBackbone, folder: Path) -> FrozenBackbone:
+    return FrozenBackbone.load(
+        path=str(folder),
+        stack=base.stacks,
+        layers=base.layer_spec,
+        dtype=str(base.dtype).removeprefix("torch."),
+        device=str(base.device),
+        chat_template=base.tokenizer.chat_template,
+    )
+
+
+def _load_adapted(base: FrozenBackbone, folder: Path) -> PreTrainedModel:
+    """The base with its head, and an adapter in the model below the head."""
+    whole = base.load_with_head()
+    info = cast(PreTrainedModel, whole.base_model).load_adapter(str(folder))
     unmatched = sorted([*info.missing_keys, *info.unexpected_keys])
     if unmatched:
         raise ValueError(
             f"Adapter '{folder}' does not fit '{base.name}': {len(unmatched)} of the weights match no module, such as "
             f"'{unmatched[0]}'. Set `backbone` to the model from which it was tuned."
         )
-    return FrozenBackbone(
-        model,
-        base.tokenizer.wrapped,
-        name=f"{base.name}+{folder}",
-        stack=base.stacks,
-        layers=base.layer_spec,
-        chat_template=base.tokenizer.chat_template,
-    )
+    return whole
 
 
 def _refuse_unchanged(base: FrozenBackbone, model: FrozenBackbone, tuned: TunedModel) -> None:

@@ -7,6 +7,8 @@ from calibration import (
     codes,
     geometry,
     interventions,
+    label_free,
+    layers_and_capacity,
     measures_of_probes,
     nuisances,
     probe_scores,
@@ -32,6 +34,8 @@ MODULES = (
     interventions,
     channels,
     measures_of_probes,
+    layers_and_capacity,
+    label_free,
 )
 
 SIMULATIONS = [simulation for module in MODULES for simulation in module.SIMULATIONS]

@@ -7,8 +7,10 @@ from functools import partial
 import numpy as np
 from calibration.simulation import Simulation, covered
 
-from probes.analysis.effects import effect_estimates
-from probes.values import SIGNIFICANCE_LEVEL
+from probes.analysis.effects import effect_estimates, normalised_effect
+from probes.analysis.intervals import confidence_interval
+from probes.analysis.significance import with_p_values
+from probes.values import SIGNIFICANCE_LEVEL, Estimates, LayerProfile
 
 DATA_SETS = 50
 """Data sets of one call."""
@@ -49,7 +51,54 @@ def alarms(rows: int, draws: int, seed: int) -> dict[str, np.ndarray]:
     return {"p of usedness": np.concatenate(hits)}
 
 
+def patched(rng: np.random.Generator, pairs: int, share: float) -> Estimates:
+    """The share of a gap that patches of so many pairs close: gaps are skewed, and large ones vary more."""
+    gaps = rng.gamma(3.0, size=pairs)
+    changes = share * gaps + 0.3 * gaps * rng.normal(size=pairs) + 0.5 * rng.normal(size=pairs)
+    return normalised_effect(changes[None], gaps)
+
+
+def share_right(pairs: int, seed: int) -> dict[str, np.ndarray]:
+    """Whether intervals of a normalised effect hold the ratio of both means."""
+    rng, hits = np.random.default_rng(seed), []
+    for _ in range(DATA_SETS):
+        estimates = patched(rng, pairs, 0.6)
+        assert estimates.errors is not None
+        low, high = confidence_interval(estimates.values, estimates.errors)
+        hits.append(covered(low, high, 0.6))
+    return {"patching": np.concatenate(hits)}
+
+
+def share_alarms(pairs: int, seed: int) -> dict[str, np.ndarray]:
+    """Whether patches that close nothing on average are significant."""
+    rng = np.random.default_rng(seed)
+    profiles = [
+        LayerProfile(quantity="patching/last", unit="", layers=(1,), estimates=patched(rng, pairs, 0.0))
+        for _ in range(DATA_SETS)
+    ]
+    tested = [with_p_values([profile])[0].estimates.p_cell for profile in profiles]
+    return {"p of patching": np.concatenate([p <= SIGNIFICANCE_LEVEL for p in tested if p is not None])}
+
+
 SIMULATIONS = [
+    *(
+        Simulation(
+            name=f"patching, {pairs} pairs",
+            setting=f"gaps of varying size, {pairs} pairs",
+            right=partial(share_right, pairs),
+            short=short,
+            long=20,
+        )
+        for pairs, short in ((16, 0), (64, 4))
+    ),
+    Simulation(
+        name="patching, p",
+        setting="patches that close nothing on average, 32 pairs",
+        right=partial(share_alarms, 32),
+        rate="false alarms",
+        short=0,
+        long=20,
+    ),
     *(
         Simulation(
             name=f"usedness, {rows} rows, {draws} random subspaces",

@@ -214,9 +214,6 @@ SIMULATIONS = [
     _simulation("two", 200),
     _simulation("two", 400),
     _simulation("unbalanced", 60, data_sets=4000, metrics=("macro_f1", "accuracy", "auroc")),
-    _simulation(
-        "unbalanced", 60, data_sets=4000, metrics=("cross_entropy_bits", "selectivity", "probe_gain"), claim="limit"
-    ),
     _simulation("unbalanced", 200, short=5),
     _simulation("unbalanced", 400),
     _simulation("six", 60),
@@ -224,9 +221,7 @@ SIMULATIONS = [
     _simulation("six", 400),
     _simulation("easy", 60, metrics=("accuracy", "macro_f1", "selectivity", "probe_gain"), short=5),
     _simulation("easy", 60, metrics=("auroc",), claim="conservative"),
-    _simulation("easy", 60, metrics=("cross_entropy_bits",), claim="limit"),
-    _simulation("easy", 200, metrics=tuple(name for name in CLASSIFICATION if name != "cross_entropy_bits")),
-    _simulation("easy", 200, metrics=("cross_entropy_bits",), claim="limit"),
+    _simulation("easy", 200),
     _simulation("numbers", 60, short=5, data_sets=4000, metrics=("r2", "mse", "spearman", "probe_gain")),
     _simulation("numbers", 60, data_sets=4000, metrics=("selectivity",), claim="conservative"),
     _simulation("numbers", 200),

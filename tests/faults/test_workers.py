@@ -11,9 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from fault_samples import filled
-from safetensors import safe_open
+from fault_samples import filled, stored_files
 
 from probes.backbones import tiny_backbone
 
@@ -45,33 +43,17 @@ def worker(root: Path, *, slow: float = 0.0) -> int:
     return started(fill)
 
 
-def files(root: Path) -> dict[str, object]:
-    """Every file of a cache: its bytes, or those of a shard's values with the header, whose order is not fixed.
-
-    What killed processes have left half written, hidden files, is deleted by the next run that computes something.
-    """
-    found: dict[str, object] = {}
-    for path in root.rglob("[!.]*"):
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                values = file.get_tensor("activations")
-                found[path.name] = (file.metadata(), values.shape, values.view(torch.uint8).numpy().tobytes())
-        elif path.is_file():
-            found[path.name] = path.read_bytes()
-    return found
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> dict[str, object]:
     root = tmp_path_factory.mktemp("alone")
     filled(tiny_backbone(), root, TEXTS, texts_per_shard=32)
-    return files(root)
+    return stored_files(root)
 
 
 def test_four_workers_leave_the_store_of_one_bit_for_bit(tmp_path, alone):
     workers = [worker(tmp_path, slow=0.005) for _ in range(4)]
     assert [os.waitpid(pid, 0)[1] for pid in workers] == [0] * 4
-    assert files(tmp_path) == alone
+    assert stored_files(tmp_path) == alone
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("PROBES_WORKER_ROUNDS", "3"))))
@@ -86,4 +68,4 @@ def test_workers_that_are_killed_lose_and_repeat_nothing(tmp_path, alone, seed: 
     assert all(ends[pid] == 0 for pid in workers if pid not in victims)
     assert any(os.WIFSIGNALED(ends[pid]) for pid in victims)  # the control: they were killed at work
     filled(tiny_backbone(), tmp_path, TEXTS, texts_per_shard=32)
-    assert files(tmp_path) == alone
+    assert stored_files(tmp_path) == alone

@@ -28,8 +28,15 @@ OVER_LAYERS = {
     "label_free/info_nce",
     "label_free/dime",
     "label_free/lidar",
+    "label_free/sts_spearman",
+    "label_free/retrieval_accuracy",
+    "label_free/retrieval_mrr",
+    "gain_over/tfidf_retrieval_mrr",
 }
 OF_TASKS = {
+    "baseline/tfidf_sts_spearman",
+    "score_correlation/sts_spearman",
+    "score_correlation/retrieval_mrr",
     "layer_choice/centre_of_gravity",
     "layer_choice/expected_layer",
     "layer_choice/concatenation",
@@ -39,7 +46,6 @@ TABLES = {
     "capacity",
     "confusion_matrix",
     "confusions",
-    "learning_curve",
     "learning_curves",
     "per_class",
     "pointwise_v_information",
@@ -86,7 +92,7 @@ def test_every_quantity_and_table_of_the_battery_is_in_the_folder_and_on_the_pag
     for text in (
         "rows that change",
         "per class",
-        "learning curve",
+        "learning curves",
         "description_length",
         "layer_choice/expected_layer",
     ):

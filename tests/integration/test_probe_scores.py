@@ -165,19 +165,30 @@ def test_fit_probes_uses_the_splits_it_is_given():
     assert fitted.probes.labels == ("a", "b")
 
 
-def notes_of_rare_class(rows: int, *, test_rows: int = 60) -> dict[str, str]:
-    """Metric → note of its test score where so many test rows are of the rarer class."""
+def without_interval(rows: int, *, test_rows: int = 60) -> dict[str, str]:
+    """Metric → note, of test scores without an interval where so many test rows are of the rarer class."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(200) % 5 == 0
     y_test = torch.arange(test_rows) < rows
     x, x_test = torch.randn(1, 200, 4, generator=generator), torch.randn(1, test_rows, 4, generator=generator)
     fitted = fit_probes(x, y.long(), x_test=x_test, y_test=y_test.long(), labels=["often", "rare"], training_sets=0)
-    return {r.metric: r.note for r in fitted.results if r.split == "test" and not r.control}
+    scores = [r for r in fitted.results if r.split == "test" and not r.control]
+    return {r.metric: r.note for r in scores if r.ci_low is None}
 
 
-def test_intervals_that_rest_on_few_rows_of_a_rare_class_say_so():
-    notes = notes_of_rare_class(9)
-    assert notes["selectivity"] == notes["cross_entropy_bits"] == "interval too narrow: class 'rare' has 9 test rows"
-    assert notes["macro_f1"] == ""
-    assert set(notes_of_rare_class(20).values()) == {""}  # the control: enough rows
-    assert set(notes_of_rare_class(10, test_rows=20).values()) == {""}  # few rows of a class that is not rare
+def test_scores_that_rest_on_few_rows_of_a_rare_class_have_no_interval_and_say_why():
+    why = "no interval: class 'rare' has 9 test rows"
+    assert without_interval(9) == {"selectivity": why, "cross_entropy_bits": why}
+    assert without_interval(20) == {}  # the control: enough rows
+    assert without_interval(10, test_rows=20) == {}  # few rows of a class that is not rare
+
+
+def test_bits_that_rest_on_few_wrong_rows_have_no_interval_and_say_why():
+    data = planted_task(rows=(300, 100, 100))
+    x, y = data.train.activations.values, data.train.targets
+    easy = torch.cat([x, 50.0 * (2.0 * y - 1)[None, :, None].expand(len(x), -1, 1)], dim=2)
+    fitted = fit_probes(easy[:, :200], y[:200], x_test=easy[:, 200:], y_test=y[200:], training_sets=0)
+    bits = result(fitted, "cross_entropy_bits")
+    assert bits.ci_low is None
+    assert bits.note == "no interval: 0 rows are wrong"
+    assert result(fitted, "macro_f1").ci_low is not None

@@ -82,6 +82,7 @@ class _TaskAudit:
         self.metric = MAIN_METRIC[data.kind]
         targets = {split: getattr(data, split).targets for split in SPLITS}
         self.labelled = Labelled(data.kind, data.num_classes, targets, probed.settings, probed.seed)
+        self.sentences = None if data.sentences is None else data.sentences["test"]
 
     def profiles(self) -> Iterator[LayerProfile]:
         kind, targets = self.labelled.kind, self.labelled.targets["test"]
@@ -112,18 +113,18 @@ class _TaskAudit:
         )
         yield self._of_layers(f"raw_minus_residual_{self.metric}", difference)
         yield self._explained_variance(without.explained)
-        if kind != "multilabel":  # whose strata would be sets of labels
-            within = within_strata(
-                kind,
-                logits["raw"],
-                targets,
-                strata_of(kind, alone.test[alone.strongest]),
-                resamples=self.settings.resamples,
-                permutations=self.settings.permutations,
-                seed=self._seed("strata"),
-            )
-            within = replace(within, remarks=(f"strata of {alone.strongest}",) * len(self.layers))
-            yield self._of_layers(f"within_strata_{self.metric}", within)
+        within = within_strata(
+            kind,
+            logits["raw"],
+            targets,
+            strata_of(kind, alone.test[alone.strongest]),
+            resamples=self.settings.resamples,
+            permutations=self.settings.permutations,
+            seed=self._seed("strata"),
+            sentences=self.sentences,
+        )
+        within = replace(within, remarks=(f"strata of {alone.strongest}",) * len(self.layers))
+        yield self._of_layers(f"within_strata_{self.metric}", within)
 
     def _alone(self) -> _Alone:
         groups = list(self.groups) if len(self.groups) == 1 else [*self.groups, all_of(self.groups)]
@@ -164,6 +165,7 @@ class _TaskAudit:
             resamples=self.settings.resamples,
             permutations=self.settings.permutations,
             seed=self.probed.seed,
+            sentences=self.sentences,
         )
 
     def _explained_variance(self, explained: Tensor) -> LayerProfile:

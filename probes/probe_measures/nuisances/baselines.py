@@ -66,8 +66,15 @@ class Baselines:
         labelled = Labelled(data.kind, data.num_classes, targets, probed.settings, probed.seed)
         x = {split: (_TFIDF_NORM * (rows - mean))[None] for split, rows in features.items()}
         logits = fit_linear(x, labelled).logits(x["test"])
-        draws = {"resamples": self.resamples, "permutations": self.permutations}
-        estimates = main_score_estimates(data.kind, logits, targets["test"], **draws, seed=probed.seed)
+        estimates = main_score_estimates(
+            data.kind,
+            logits,
+            targets["test"],
+            resamples=self.resamples,
+            permutations=self.permutations,
+            seed=probed.seed,
+            sentences=None if data.sentences is None else data.sentences["test"],
+        )
         yield replace(_profile(probed, f"baseline/tfidf_{metric}", estimates), layers=(None,))
         predictions = predictions_of(data, logits.expand(len(own.layers), -1, -1), own.layers)
         yield self._gain(probed, own, predictions, "tfidf")

@@ -28,21 +28,19 @@ def strata_of(kind: TargetKind, logits: Tensor) -> Tensor:
 
     Args:
         kind: `classification`, whose strata are predicted classes by thirds of confidence (the largest logit less the
-            next), or `regression`, whose strata are sixths of the predictions.
+            next); `multilabel`, where each label has strata of its own, whether it is predicted by thirds of the
+            logit's size; or `regression`, whose strata are sixths of the predictions.
         logits: What the nuisance predicts of each row, shape `(rows, classes)`.
 
     Returns:
-        The stratum of each row, int64 `(rows,)`.
+        The stratum of each row, int64 `(rows,)`; of multi-label tasks `(rows, labels)`.
     """
     if kind == "regression":
         return _quantile_bins(logits[:, 0], 2 * _BINS)
+    if kind == "multilabel":
+        return torch.stack([_by_confidence((own > 0).long(), own.abs()) for own in logits.T], dim=1)
     top = logits.topk(2, dim=1).values
-    confidence, predicted = top[:, 0] - top[:, 1], logits.argmax(1)
-    strata = torch.zeros(len(logits), dtype=torch.long)
-    for k in predicted.unique().tolist():
-        rows = (predicted == k).nonzero()[:, 0]
-        strata[rows] = _BINS * k + _quantile_bins(confidence[rows], _BINS)
-    return strata
+    return _by_confidence(logits.argmax(1), top[:, 0] - top[:, 1])
 
 
 def within_strata(
@@ -54,52 +52,78 @@ def within_strata(
     resamples: int,
     permutations: int,
     seed: int,
+    sentences: Tensor | None = None,
 ) -> Estimates:
     """Mean of the main metric over strata, weighted by their rows; its null permutes labels within strata.
 
     If label and activations are independent given the stratum, the score is one more draw of the null, whatever the
-    nuisance tells of the label.
+    nuisance tells of the label. In multi-label tasks it is the mean over labels of each label's F1 within its strata.
 
     Args:
         kind: Kind of task.
         logits: Of the probes, shape `(layers, rows, classes)`.
-        targets: Shape `(rows,)`.
-        strata: Stratum of each row, int64 `(rows,)`; those with fewer than 8 rows, or with one label alone, tell
-            nothing and are left out.
+        targets: Shape `(rows,)`, or `(rows, labels)`.
+        strata: Stratum of each row, int64 `(rows,)`, or `(rows, labels)`; those with fewer than 8 rows, or in which all
+            targets are equal, tell nothing and are left out.
         resamples: Of the rows, for the interval.
         permutations: Draws of the null.
         seed: Of both.
+        sentences: Number of each row's sentence, int64 `(rows,)`, where rows are words: sentences are resampled, and
+            there is no null, as words of a sentence are alike within a stratum, too.
 
     Returns:
         Estimates over layers; NaN with a note if no stratum is left.
     """
     metric = MAIN_METRIC[kind]
-    members = [(strata == stratum).nonzero()[:, 0] for stratum in strata.unique().tolist()]
-    used = [rows for rows in members if len(rows) >= _LEAST_ROWS and len(targets[rows].unique()) > 1]
-    if not used:
+    if kind == "multilabel":
+        of_labels = [_used(targets[:, label], strata[:, label]) for label in range(targets.shape[1])]
+        parts = [(rows, slice(label, label + 1)) for label, used in enumerate(of_labels) for rows in used]
+        shares = [len(rows) / sum(map(len, used)) for used in of_labels for rows in used]
+    else:
+        used = _used(targets, strata)
+        parts, shares = [(rows, slice(None)) for rows in used], [float(len(rows)) for rows in used]
+    if not parts:
         missing = torch.full((len(logits),), torch.nan, dtype=torch.float64)
         return Estimates(missing.numpy(), 0, note="every stratum of the nuisance has one label alone, or too few rows")
-    counts = bootstrap_counts(len(targets), resamples, seed=seed)
+    counts = bootstrap_counts(len(targets), resamples, seed=seed, groups=sentences)
     generator = torch.Generator().manual_seed(seed)
     values, draws, nulls = [], [], []
-    for rows in used:
-        scores = score_rows(kind, logits[:, rows], targets[rows], counts[:, rows], names={metric})
+    for rows, columns in parts:
+        own, truth = logits[:, rows, columns], targets[rows] if targets.ndim == 1 else targets[rows, columns]
+        scores = score_rows(kind, own, truth, counts[:, rows], names={metric})
         orders = torch.stack([torch.randperm(len(rows), generator=generator) for _ in range(permutations)])
         values.append(scores.values[metric])
         draws.append(scores.draws[metric])
-        nulls.append(permuted_scores(kind, logits[:, rows], targets[rows], orders, names={metric})[metric])
-    weights = torch.tensor([len(rows) for rows in used], dtype=torch.float64)
-    count = int(weights.sum())
+        nulls.append(permuted_scores(kind, own, truth, orders, names={metric})[metric])
+    weights = torch.tensor(shares, dtype=torch.float64)
+    count = len(torch.cat([rows for rows, _ in parts]).unique())
     value, draw, null = (_weighted_mean(torch.stack(part), weights) for part in (values, draws, nulls))
-    ends = torch.stack(score_interval(value, draw, rows=count, scale=SCALES[kind, metric]))
+    units = count if sentences is None else len(sentences.unique())
+    ends = torch.stack(score_interval(value, draw, rows=units, scale=SCALES[kind, metric]))
     return Estimates(
         value.numpy(),
         count,
         errors=errors_of_draws(draw).numpy(),
-        null=null.numpy(),
+        null=null.numpy() if sentences is None else None,
         note="the score is undefined",
         interval=ends.numpy(),
+        interval_over="rows" if sentences is None else "sentences",
     )
+
+
+def _used(targets: Tensor, strata: Tensor) -> list[Tensor]:
+    """Rows of each stratum that tells something."""
+    members = [(strata == stratum).nonzero()[:, 0] for stratum in strata.unique().tolist()]
+    return [rows for rows in members if len(rows) >= _LEAST_ROWS and len(targets[rows].unique()) > 1]
+
+
+def _by_confidence(predicted: Tensor, confidence: Tensor) -> Tensor:
+    """Predicted classes by thirds of the confidence that each is predicted with."""
+    strata = torch.zeros(len(predicted), dtype=torch.long)
+    for k in predicted.unique().tolist():
+        rows = (predicted == k).nonzero()[:, 0]
+        strata[rows] = _BINS * k + _quantile_bins(confidence[rows], _BINS)
+    return strata
 
 
 def _quantile_bins(values: Tensor, bins: int) -> Tensor:

@@ -29,6 +29,7 @@ _SIGNED_WORDS = (
     "steering",
     "patching",
     "log_odds",
+    "path_to",
 )
 _MISSING = {"facecolor": "#d9d9d9", "edgecolor": "#8c8c8c", "hatch": "////", "linewidth": 0.0}
 

@@ -244,7 +244,7 @@ def _mark_missing(figure: Figure, axes: Axes, matrix: LayerByTask) -> list[Patch
 def _write_values(axes: Axes, matrix: LayerByTask, shades: LayerByTask, image: AxesImage) -> None:
     largest = np.nanmax(np.abs(matrix.values), initial=0)
     decimals = 2 if largest < 10 else 1 if largest < 100 else 0
-    form = f"{'+' if is_signed(matrix.quantity) else ''}.{decimals}f"
+    form = f"{'+' if is_signed(matrix.quantity) else ''}z.{decimals}f"  # z: no minus before what rounds to zero
     for (row, column), value in np.ndenumerate(matrix.values):
         if np.isfinite(value):
             text = format(value, form).replace("-", "\N{MINUS SIGN}")

@@ -16,8 +16,10 @@ from probes.values import ALL_TASKS, SIGNIFICANCE_LEVEL, LayerByLayer, LayerByTa
 
 _DIGITS = 5
 """Significant digits of numbers on the page; `results.csv` has all of them."""
-_MOST_COLUMNS, _MOST_ROWS = 8, 40
-"""Size of the largest tables of single tasks that the page shows."""
+_MOST_COLUMNS, _MOST_ROWS = 8, 160
+"""Size of the largest tables of single tasks that the page shows, such as those of 150 classes."""
+_LONG = 40
+"""With more rows, a table of layers is shown at the best layer only."""
 _MATRICES = {"value": "values", "low": "ci_low", "high": "ci_high", "null": "null_mean", "nullLow": "null_low"}
 _MATRICES |= {"nullHigh": "null_high", "p": "p", "pCell": "p_cell", "n": "n"}
 
@@ -159,14 +161,29 @@ def missing_cells(run: SavedRun) -> list[tuple[str, int]]:
 
 
 def small_tables(run: SavedRun) -> dict[str, dict[str, list[list[str]]]]:
-    """Tables of at most 8 columns and 40 rows, by name and task, with rounded numbers; larger ones are files alone."""
+    """Tables of at most 8 columns and 160 rows, by name and task, with rounded numbers; larger ones are files alone.
+
+    Of tables with a column `layer` and more than 40 rows, the rows of the task's best layer are shown.
+    """
+    shown = {
+        name: {task: _at_best_layer(run, task, table) for task, table in by_task.items()}
+        for name, by_task in run.tables.items()
+    }
     return {
         name.replace("_", " "): {
             task: [[_short(cell) for cell in row] for row in table] for task, table in by_task.items()
         }
-        for name, by_task in run.tables.items()
+        for name, by_task in shown.items()
         if all(len(table[0]) <= _MOST_COLUMNS and len(table) <= 1 + _MOST_ROWS for table in by_task.values())
     }
+
+
+def _at_best_layer(run: SavedRun, task: str, table: list[list[str]]) -> list[list[str]]:
+    best = run.best_layers.get(task)
+    if best is None or "layer" not in table[0] or len(table) <= 1 + _LONG:
+        return table
+    column = table[0].index("layer")
+    return [table[0], *(row for row in table[1:] if row[column] == str(best.layer))]
 
 
 def _short(cell: str) -> str:

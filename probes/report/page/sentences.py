@@ -43,6 +43,8 @@ def _question(run: SavedRun) -> str:
         "steer": f"how directions added at layers of {first.backbone} move its answers",
         "channels": f"which heads of {first.backbone} read what earlier heads write",
         "lens": f"at which layer {first.backbone} would answer already",
+        "heads": f"which attention heads carry the answers of {first.backbone}",
+        "attribute": f"which parts of its prompts the answers of {first.backbone} owe themselves to",
         "patch": f"which layers and tokens carry the answers of {first.backbone}",
     }.get(first.study, f"what the layers of {first.backbone} hold")
     tasks = list(dict.fromkeys(row.task for row in run.rows if row.layer is not None and row.cluster))
@@ -125,6 +127,11 @@ def _layer_by_layer_sentences(run: SavedRun) -> Iterator[str]:
             if quantity == "tuning_gain":
                 yield from _extremes_of(matrix, what)
                 yield _significant(matrix)
+    entered = "control_into_base/model_patching/log_prob_all"
+    if entered in run.quantities:
+        yield _by_depth(
+            run.matrix(entered), "share of a control model's gain that its layers up to this one bring into the base"
+        )
     shares = [row for row in run.rows if row.metric.startswith("boundary/") and row.layer is not None]
     tested = [row for row in run.rows if row.metric.startswith("boundary/") and row.p is not None]
     if shares:
@@ -153,6 +160,18 @@ def _difference_sentences(run: SavedRun) -> Iterator[str]:
         moved = [f"{row.task} ({_number(row)})" for row in at_best if row.p is not None and row.p < SIGNIFICANCE_LEVEL]
         where = _names(moved) if moved else "no task"
         yield f"At the best layer of each run, p < {SIGNIFICANCE_LEVEL}, corrected for all tasks, for {where}."
+
+
+def _head_sentences(run: SavedRun) -> Iterator[str]:
+    found = {(row.metric, row.task): row for row in run.rows if row.metric.startswith("mask/") and not row.control}
+    for (metric, task), effect in found.items():
+        size = found.get(("mask/size", task))
+        if metric != "mask/effect" or size is None:
+            continue
+        text = f"For {task}, a mask of {_count(range(int(size.value)), 'head')} closes {_number(effect)} of the gap"
+        if effect.null_mean is not None and effect.p_cell is not None:
+            text += f", random sets of as many {effect.null_mean:.2f} (p = {effect.p_cell:.2g})"
+        yield f"{text}, on pairs that it was not learned on."
 
 
 def _extremes(run: SavedRun) -> Iterator[str]:
@@ -208,6 +227,7 @@ _TELLERS: Mapping[str, Callable[[SavedRun], Iterator[str]]] = {
     "compare": _compare_sentences,
     "layer_by_layer": _layer_by_layer_sentences,
     "compare_runs": _difference_sentences,
+    "heads": _head_sentences,
     "transfer": _transfer_sentences,
 }
 

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from probes.analysis import LayerAnalysis, result_rows
-from probes.analysis.effects import effect_estimates
+from probes.analysis.effects import effect_estimates, log_odds_of_right
 from probes.answers import LanguageModel
 from probes.backbones import FrozenBackbone
 from probes.interventions.attribution import (
     PARTS,
+    completeness_error,
     gradient_times_input,
     integrated_gradients,
     parts_of_prompts,
     right_answer_weights,
+    words_of_prompts,
 )
 from probes.progress import tracked
-from probes.report import path_lines, print_screen, report_findings, write_report, write_results
+from probes.report import (
+    AttributedText,
+    path_lines,
+    print_screen,
+    report_findings,
+    write_attributions,
+    write_report,
+    write_results,
+)
 from probes.studies.interventions.answered import (
     AnsweredTask,
     answer_profiles,
@@ -32,9 +43,12 @@ from probes.studies.interventions.answered import (
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import names_of
 from probes.tasks import Suite
-from probes.values import LayerProfile
+from probes.values import Estimates, LayerProfile
 
+_log = logging.getLogger(__name__)
 METHODS = ("gradient_times_input", "integrated_gradients")
+_COMPLETE = 0.05
+"""Integrated gradients that miss more than this share of the difference are warned about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,20 +108,22 @@ class AttributeStudy:
             shares = []
             for task in tracked(loaded.tasks, "tasks attributed", total=len(loaded.tasks)):
                 with context.stage("attribution"):
-                    own, found = self._task(
-                        lm, AnsweredTask.of(task, lm.backbone, tokens_per_batch=self.tokens_per_batch), context, ""
-                    )
+                    answered = AnsweredTask.of(task, lm.backbone, tokens_per_batch=self.tokens_per_batch)
+                    own, found = self._task(lm, answered, context, "")
+                    texts = attributed_texts(lm.backbone, answered, found, "")
                     analysis.table.add(own)
                     shares.append(found["instruction"].mean())
                     if other is not None:
                         answered = AnsweredTask.of(task, other.backbone, tokens_per_batch=self.tokens_per_batch)
                         theirs, base = self._task(other, answered, context, "reference")
+                        texts += attributed_texts(other.backbone, answered, base, "reference")
                         analysis.table.add(theirs)
                         labels = answered.labels("test").numpy()
                         analysis.table.add(
                             _profile(task.name, f"share_difference/{part}", found[part] - base[part], labels, "")
                             for part in PARTS
                         )
+                write_attributions(task.name, texts, context.output_dir / "attributions")
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
             with context.stage("report"):
                 report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
@@ -119,12 +135,26 @@ class AttributeStudy:
         self, lm: LanguageModel, answered: AnsweredTask, context: RunContext, role: str
     ) -> tuple[list[LayerProfile], dict[str, np.ndarray]]:
         """A task's profiles, and the share of each part in each row."""
-        key = {"attribute": answered.key, "method": self.method, "steps": self.steps}
+        key = {"attributions": answered.key, "method": self.method, "steps": self.steps}
         found = kept_arrays(lm, context.cache_dir).get(key, partial(self._shares, lm, answered))
         labels = answered.labels("test").numpy()
         profiles = [_profile(answered.task.name, f"share/{part}", found[part], labels, role) for part in PARTS]
+        if "completeness_error" in found:
+            profiles.append(self._completeness(answered.task.name, found["completeness_error"], role))
         own = answer_profiles(answered, found["log_probs"], found["content_free"])
         return [*profiles, *(replace(profile, role=role) for profile in own)], found
+
+    def _completeness(self, task: str, error: np.ndarray, role: str) -> LayerProfile:
+        if error[0] > _COMPLETE:
+            _log.warning(
+                "Integrated gradients of task '%s' miss %.0f %% of the difference that they should add up to. Set "
+                "`study.steps` larger than %d.",
+                task, 100 * error[0], self.steps,
+            )  # fmt: skip
+        return LayerProfile(
+            quantity="attribution/completeness_error", unit="share of the difference", task=task, role=role,
+            layers=(None,), estimates=Estimates(error, len(error)),
+        )  # fmt: skip
 
     def _shares(self, lm: LanguageModel, answered: AnsweredTask) -> dict[str, np.ndarray]:
         method = (
@@ -136,7 +166,8 @@ class AttributeStudy:
         weights = right_answer_weights(answered.labels("test"), questions.options)
         longest = max(batch.input_ids.shape[1] for batch in questions.batches)
         by_row = np.zeros((questions.rows, longest))
-        for batch, found in zip(questions.batches, method(lm, questions, weights), strict=True):
+        by_batch = method(lm, questions, weights)
+        for batch, found in zip(questions.batches, by_batch, strict=True):
             for row, values in zip(batch.rows.tolist(), found.double().numpy(force=True), strict=True):
                 by_row[row, : len(values)] += values  # a row with several long options has several inputs
         parts = parts_of_prompts(lm.backbone, answered.task.splits["test"].prompts, answered.task.labels)
@@ -146,8 +177,37 @@ class AttributeStudy:
             / np.maximum(size.sum(1), 1e-300)
             for part in PARTS
         }
-        log_probs = lm.log_probs(questions).numpy()
-        return {**shares, "log_probs": log_probs, "content_free": lm.log_probs(answered.content_free).numpy()}
+        found = {"by_token": by_row, "log_probs": lm.log_probs(questions).numpy()}
+        found["content_free"] = lm.log_probs(answered.content_free).numpy()
+        if self.method == "integrated_gradients":
+            found["completeness_error"] = np.array([completeness_error(lm, questions, weights, by_batch)])
+        return {**shares, **found}
+
+
+def attributed_texts(
+    backbone: FrozenBackbone, answered: AnsweredTask, found: Mapping[str, np.ndarray], role: str
+) -> list[AttributedText]:
+    """The test prompts of a task, word by word; a word's contribution is the sum of those of its tokens.
+
+    Args:
+        backbone: Its tokenizer.
+        answered: The task.
+        found: `by_token`, shape `(rows, tokens)`, and `log_probs` of the options, shape `(rows, options)`.
+        role: Which model.
+    """
+    split, labels = answered.task.splits["test"], answered.labels("test").numpy()
+    log_odds = log_odds_of_right(found["log_probs"], labels)
+    parts = parts_of_prompts(backbone, split.prompts, answered.task.labels)
+    texts = []
+    for row, words in enumerate(words_of_prompts(backbone, split.prompts)):
+        part_of = {token: part for part, mask in parts[row].items() for token in np.flatnonzero(mask).tolist()}
+        of_words = tuple(
+            (text, part_of[int(tokens[0])], float(found["by_token"][row, tokens].sum()))
+            for text, tokens in words
+            if len(tokens)
+        )
+        texts.append(AttributedText(row, role, answered.task.labels[labels[row]], float(log_odds[row]), of_words))
+    return texts
 
 
 def _profile(task: str, quantity: str, values: np.ndarray, labels: np.ndarray, role: str) -> LayerProfile:

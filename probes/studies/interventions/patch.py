@@ -14,10 +14,12 @@ from probes.answers import LanguageModel
 from probes.backbones import FrozenBackbone
 from probes.backbones.fingerprint import fingerprint
 from probes.interventions import generated_pairs
+from probes.interventions.paths import Place
 from probes.progress import tracked
 from probes.report import layer_table, path_lines, print_screen, report_findings, write_report, write_results
 from probes.studies.interventions.answered import edited_layers, kept_arrays, loaded_language_model
 from probes.studies.interventions.patching import Patching, PatchingSettings, pair_questions
+from probes.studies.interventions.path_patching import PathPatching, PathSettings
 from probes.studies.run_context import RunContext
 from probes.values import LayerProfile, Reading, RunNames
 
@@ -31,10 +33,12 @@ class PatchStudy:
     Attributes:
         name: Names the study in `results.csv`.
         patching: What is patched, and where.
+        paths: Which paths between two places are patched.
     """
 
     name: str = "patch"
     patching: PatchingSettings = field(default_factory=PatchingSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
 
     def run(
         self,
@@ -54,11 +58,12 @@ class PatchStudy:
             analysis: Holds all findings.
 
         Returns:
-            Largest normalised effect of the first group of tokens at the first site, mean over kinds of pairs.
+            Largest normalised effect of the first group of tokens at the first site, mean over kinds of pairs (or
+            heads).
 
         Raises:
-            ValueError: A model has no language-model head, both differ in their shape or tokens, or too few pairs have
-                prompts of equally many tokens.
+            ValueError: A model has no language-model head or no such receiver, both differ in their shape or tokens, or
+                too few pairs have prompts of equally many tokens.
         """
         with context.logged():
             with context.stage("backbone"):
@@ -66,6 +71,7 @@ class PatchStudy:
                 other = None if reference_backbone is None else loaded_language_model(reference_backbone)
             if other is not None:
                 _check_alike(lm, other)
+            receivers = [Place.parse(name, lm) for name in self.paths.receivers]
             names = RunNames(
                 study=self.name,
                 backbone=lm.backbone.name,
@@ -77,11 +83,15 @@ class PatchStudy:
                 with context.stage("patching"):
                     for site in sites:
                         analysis.table.add(self._profiles(lm, patching, kind, role, site, positions))
+                if not role:
+                    with context.stage("paths"):
+                        for receiver in receivers:
+                            analysis.table.add(PathPatching(patching, self.paths).profiles(receiver, kind))
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
             with context.stage("report"):
                 report = report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
         page = write_report(context.output_dir)
-        first = f"patching/{self.patching.positions[0]}"
+        first = analysis.table.profiles[0].quantity
         lines = path_lines(report=page, picture=report.heatmaps[0], everything=context.output_dir)
         print_screen(layer_table(report.results, first), *lines)
         largest = [
@@ -119,18 +129,20 @@ class PatchStudy:
         layers = tuple(k for k in edited_layers(lm, self.patching.every) if site == "residual" or k > 0)
         source, target = patching.answers()
         found = [patching.at(layer, site, positions) for layer in layers]
+        of_heads = site == "heads"
         for name in positions:
-            changes = np.stack([by_name[name] for by_name in found]) - target
-            yield LayerProfile(
-                quantity=f"patching/{name}",
-                unit="share of the gap",
-                task=kind,
-                role=role,
-                reading=_reading(lm, site),
-                layers=layers,
-                estimates=normalised_effect(changes, source - target),
-            )
-        if site == "residual":
+            changes = np.stack([by_name[name] for by_name in found], axis=-2) - target  # (heads if any, layers, rows)
+            for head, own in enumerate(changes if of_heads else changes[None]):
+                yield LayerProfile(
+                    quantity=f"patching/{name}" + (f"/{kind}" if of_heads else ""),
+                    unit="share of the gap",
+                    task=f"head {head}" if of_heads else kind,
+                    role=role,
+                    reading=_reading(lm, site),
+                    layers=layers,
+                    estimates=normalised_effect(own, source - target),
+                )
+        if site == self.patching.sites[0] or role:
             for place, values in (("source", source), ("target", target)):
                 yield LayerProfile(
                     quantity=f"answer/{place}_log_odds",

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from probes.answers import LanguageModel, OptionBatch, Questions, answer_ids
+from probes.backbones import Edit
+from probes.backbones.structure import EDITED_SITES
 from probes.interventions import KeptArrays, PromptPair, set_to
+from probes.interventions.heads import one_head, patch_heads
 from probes.values import SITES
 
 POSITIONS = ("changed", "between", "last", "all")
@@ -24,7 +27,7 @@ class PatchingSettings:
     Attributes:
         pairs: Kinds of generated pairs: some of `agreement`, `sentiment`, `facts`, `boxes`.
         count: Pairs of each kind at most.
-        sites: Some of `residual`, `attention`, `mlp`.
+        sites: Some of `residual`, `attention`, `mlp`, and `heads`: each head by itself.
         positions: Groups of tokens: those that are `changed` between the two prompts; unchanged ones `between` the
             first changed one and the last token; the `last` one; `all`.
         every: The last layer and every so many layers before it are patched.
@@ -42,7 +45,7 @@ class PatchingSettings:
     tokens_per_batch: int = 1024
 
     def __post_init__(self) -> None:
-        for key, available in (("sites", SITES), ("positions", POSITIONS)):
+        for key, available in (("sites", EDITED_SITES), ("positions", POSITIONS)):
             unknown = [name for name in getattr(self, key) if name not in available]
             if unknown or not getattr(self, key):
                 raise ValueError(f"Unknown {key} {unknown}. There are {list(available)}. Set `study.patching.{key}`.")
@@ -91,29 +94,35 @@ class Patching:
     def answers(self) -> tuple[np.ndarray, np.ndarray]:
         """Log-odds of the first option in the source and in the target without patches, each `(rows,)`."""
         found = self.kept.get(
-            {"patch": "unedited", **self._questions},
+            {"patch": "unedited", **self.questions_key},
             lambda: {
                 "source": self.source.log_probs(self.source_questions).numpy(),
                 "target": self.target.log_probs(self.target_questions).numpy(),
             },
         )
-        return _log_odds(found["source"]), _log_odds(found["target"])
+        return log_odds(found["source"]), log_odds(found["target"])
 
     def at(self, layer: int, site: str, positions: Sequence[str]) -> dict[str, np.ndarray]:
-        """Log-odds of the first option in the target, patched at a layer and site: group of positions → `(rows,)`."""
-        key = {"patch": site, "layer": layer, "positions": list(positions), **self._questions}
+        """Log-odds of the first option in the target, patched at a layer and site.
+
+        Returns:
+            Group of positions → `(rows,)`; at the site `heads`, where each is patched by itself, `(heads, rows)`.
+        """
+        key = {"patch": site, "layer": layer, "positions": list(positions), **self.questions_key}
         return {
-            name: _log_odds(found)
+            name: log_odds(found)
             for name, found in self.kept.get(key, partial(self._compute, layer, site, positions)).items()
         }
 
     @cached_property
-    def _questions(self) -> dict[str, str]:
+    def questions_key(self) -> dict[str, str]:
+        """What decides the results besides the target model and what is patched where."""
         own = (self.source_questions, self.target_questions, self.changed_from)
         return {"questions": " ".join(questions.digest for questions in own), "source": self.key}
 
     def _compute(self, layer: int, site: str, positions: Sequence[str]) -> dict[str, np.ndarray]:
-        total = torch.zeros(len(positions), self.target_questions.rows, 2, dtype=torch.float64)
+        heads = self.target.backbone.num_heads if site == "heads" else 1
+        total = torch.zeros(len(positions), heads, self.target_questions.rows, 2, dtype=torch.float64)
         start = layer if site == "residual" else layer - 1
         batches = (self.source_questions.batches, self.target_questions.batches, self.changed_from.batches)
         for theirs, own, other in zip(*batches, strict=True):
@@ -122,12 +131,21 @@ class Patching:
             )[layer]
             backbone = self.target.backbone
             before = backbone.hidden_states(own.input_ids, own.attention_mask, layers=[start])[start]
+            groups = changed_groups(own, other)
             for place, name in enumerate(positions):
-                edit = set_to(taken, layer=layer, site=site, positions=changed_groups(own, other)[name])
-                with torch.no_grad(), backbone.resume(start, before), backbone.intervene([edit]):
-                    of_tokens = self.target.token_log_probs(own)
-                total[place].view(-1).index_add_(0, own.cells, of_tokens.double().cpu())
-        return {name: total[place].numpy() for place, name in enumerate(positions)}
+                for head, edit in enumerate(_edits(taken, groups[name], layer, site, heads)):
+                    with torch.no_grad(), backbone.resume(start, before), backbone.intervene([edit]):
+                        of_tokens = self.target.token_log_probs(own)
+                    total[place, head].view(-1).index_add_(0, own.cells, of_tokens.double().cpu())
+        found = total if site == "heads" else total[:, 0]
+        return {name: found[place].numpy() for place, name in enumerate(positions)}
+
+
+def _edits(taken: Tensor, mask: Tensor, layer: int, site: str, heads: int) -> list[Edit]:
+    """What puts activations in their place: one edit, or one for each head."""
+    if site != "heads":
+        return [set_to(taken, layer=layer, site=site, positions=mask)]
+    return [patch_heads(taken, one_head(head, heads), layer=layer, positions=mask) for head in range(heads)]
 
 
 def changed_groups(batch: OptionBatch, other: OptionBatch) -> dict[str, Tensor]:
@@ -144,5 +162,6 @@ def changed_groups(batch: OptionBatch, other: OptionBatch) -> dict[str, Tensor]:
     }
 
 
-def _log_odds(log_probs: np.ndarray) -> np.ndarray:
+def log_odds(log_probs: np.ndarray) -> np.ndarray:
+    """Log-odds of the first of two options, nats, shape `(…)` for `(…, 2)`."""
     return log_probs[..., 0] - log_probs[..., 1]

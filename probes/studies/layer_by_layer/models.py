@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from lightning import Callback
 from probes.activations import ExtractionSettings
 from probes.backbones import FrozenBackbone
 from probes.studies.layer_by_layer.comparison import TaskModels
+from probes.studies.layer_by_layer.job_graph import BASE, MIXTURE, is_wanted, split_replicate
 from probes.studies.layer_by_layer.mixture import (
     MixtureSettings,
     mixture_examples,
@@ -37,7 +39,7 @@ from probes.tuning import (
 from probes.values import Estimates, LayerProfile, Reading
 
 _log = logging.getLogger(__name__)
-MIXTURE, MERGED = "mixture", "merged"
+MERGED = "merged"
 ANSWER_METRICS = {
     "answer_loss_nats": ("test_loss", "nats"),
     "exact_match": ("exact_match", "share of answers"),
@@ -141,10 +143,17 @@ class TunedModels:
     Attributes:
         controls: Task → its controls, the study's seed first.
         experimental: The multi-task models, the study's seed first; none where they were not asked for.
+        replicates: Task or `mixture` → which of its models these are, where not all were asked for.
     """
 
     controls: Mapping[str, Sequence[TunedModel]]
     experimental: Sequence[TunedModel]
+    replicates: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+
+    def numbered(self, name: str) -> list[tuple[int, TunedModel]]:
+        """The models of a task, or of the mixture, with their numbers, of which 0 has the study's seed."""
+        models = self.experimental if name == MIXTURE else self.controls[name]
+        return list(zip(self.replicates.get(name, range(len(models))), models, strict=True))
 
     def facts(self) -> list[dict[str, Any]]:
         """What `provenance.json` records of each model."""
@@ -167,20 +176,23 @@ def check_models(suite: Suite, only: Sequence[str] | None) -> None:
 
     Args:
         suite: Tasks, some of them marked unseen.
-        only: Names of tasks, or `mixture`; `None` is all.
+        only: Names of tasks, `mixture` or `base`, with `:0`, `:1` … for one model of several seeds; `None` is all.
 
     Raises:
-        ValueError: A name is neither a task nor `mixture`; a mixture is asked for and no task is seen, or two seen
-            tasks contradict each other.
+        ValueError: A name is neither a task, `mixture` nor `base`; a mixture is asked for and no task is seen, or two
+            seen tasks contradict each other.
     """
     names = [task.name for task in suite.tasks]
-    unknown = sorted(set(only or ()) - {*names, MIXTURE})
+    known = {*names, MIXTURE, BASE}
+    unknown = sorted(
+        model for model in set(only or ()) if model not in known and split_replicate(model)[0] not in known
+    )
     if unknown:
         raise ValueError(
             f"No model is called {', '.join(unknown)}. There are {', '.join(names)} and {MIXTURE}. "
             "Set `study.only_models` among these."
         )
-    if only is not None and MIXTURE not in only:
+    if only is not None and MIXTURE not in {split_replicate(model)[0] for model in only}:
         return
     if all(task.unseen for task in suite.tasks):
         raise ValueError(
@@ -196,7 +208,7 @@ def tune_models(tuner: ModelTuner, settings: MixtureSettings, *, only: Sequence[
     Args:
         tuner: Tunes the models.
         settings: How the experimental model is made, and which controls are repeated.
-        only: Names of tasks, or `mixture`; `None` is all.
+        only: As in `check_models`.
 
     Raises:
         ValueError: As in `check_models` and `ModelTuner.check_answers`, or the controls cannot be merged.
@@ -205,23 +217,21 @@ def tune_models(tuner: ModelTuner, settings: MixtureSettings, *, only: Sequence[
     tuner.check_answers()
     tasks = tuner.suite.tasks
     controls: dict[str, list[TunedModel]] = {}
+    replicates: dict[str, list[int]] = {}
     for number, task in enumerate(tasks):
-        if only is None or task.name in only:
-            repeats = settings.replicate_seeds if number < settings.replicate_tasks else 0
-            controls[task.name] = [tuner.control(task, replicate=replicate) for replicate in range(1 + repeats)]
+        repeats = settings.replicate_seeds if number < settings.replicate_tasks else 0
+        if wanted := [replicate for replicate in range(1 + repeats) if is_wanted(task.name, replicate, only)]:
+            controls[task.name] = [tuner.control(task, replicate=replicate) for replicate in wanted]
+            replicates[task.name] = wanted
     experimental: list[TunedModel] = []
-    if only is None or MIXTURE in only:
-        if settings.experimental == "merged":
-            seen = [
-                controls[task.name][0] if task.name in controls else tuner.control(task)
-                for task in tasks
-                if not task.unseen
-            ]
-            experimental.append(tuner.merged(seen, settings.merge_coefficient))
-        else:
-            seeds = range(settings.experimental_seeds)
-            experimental += [tuner.mixture(settings.rows_per_cluster, replicate=replicate) for replicate in seeds]
-    return TunedModels(controls, experimental)
+    wanted = [replicate for replicate in range(settings.experimental_seeds) if is_wanted(MIXTURE, replicate, only)]
+    if settings.experimental == "merged" and wanted:
+        first = {task: models[0] for task, models in controls.items() if replicates[task][0] == 0}
+        seen = [first[task.name] if task.name in first else tuner.control(task) for task in tasks if not task.unseen]
+        experimental.append(tuner.merged(seen, settings.merge_coefficient))
+    else:
+        experimental += [tuner.mixture(settings.rows_per_cluster, replicate=replicate) for replicate in wanted]
+    return TunedModels(controls, experimental, replicates | {MIXTURE: wanted})
 
 
 @dataclass(frozen=True)
@@ -274,6 +284,24 @@ def read_models(tuner: ModelTuner, models: TunedModels, *, splits: Sequence[str]
     return ReadModels(base, experimental, controls)
 
 
+def read_only(tuner: ModelTuner, models: TunedModels, *, only: Sequence[str], splits: Sequence[str]) -> None:
+    """Read some models only, as `read_models` reads them, for the activations that this leaves in the store.
+
+    Args:
+        tuner: Reads tuned models.
+        models: The tuned ones among those named.
+        only: As in `check_models`.
+        splits: Splits that are read with base and first experimental model.
+    """
+    if BASE in only:
+        read_suite(tuner.suite, tuner.base, tuner.extraction, tuner.cache_dir, splits=splits)
+    for replicate, model in models.numbered(MIXTURE):
+        tuner.read(model, tuner.suite.tasks, splits=("test",) if replicate else splits)
+    for task in tuner.suite.tasks:
+        for model in models.controls.get(task.name, ()):
+            tuner.read(model, [task], splits=("test",))
+
+
 def answer_profiles(models: TunedModels, *, seed: int) -> list[LayerProfile]:
     """Did every tuned model learn its task? Scores of its answers, beside those of the base.
 
@@ -284,11 +312,11 @@ def answer_profiles(models: TunedModels, *, seed: int) -> list[LayerProfile]:
     profiles = []
     for task, controls in models.controls.items():
         profiles += _answer_profiles(task, "base", controls[0].base)
-        for replicate, model in enumerate(controls):
+        for replicate, model in models.numbered(task):
             profiles += _answer_profiles(task, "control", model.tuned, seed=seed + replicate, model=model)
     if models.experimental:
         profiles += _answer_profiles(MIXTURE, "base", models.experimental[0].base)
-    for replicate, model in enumerate(models.experimental):
+    for replicate, model in models.numbered(MIXTURE):
         profiles += _answer_profiles(MIXTURE, "experimental", model.tuned, seed=seed + replicate, model=model)
     return profiles
 

@@ -21,18 +21,22 @@ from probes.report import (
     path_lines,
     print_screen,
     report_findings,
+    report_model_patching,
     write_report,
     write_results,
 )
 from probes.studies.layer_by_layer.comparison import GAIN, Comparison, SimilarityMeasure
 from probes.studies.layer_by_layer.figures import MapSettings, report_figures
+from probes.studies.layer_by_layer.job_graph import BASE
 from probes.studies.layer_by_layer.mixture import MixtureSettings, mark_unseen, watched_rows, with_answers
+from probes.studies.layer_by_layer.model_patching import ModelPatching, ModelPatchingSettings
 from probes.studies.layer_by_layer.models import (
     ModelTuner,
     ReadModels,
     answer_profiles,
     check_models,
     read_models,
+    read_only,
     tune_models,
 )
 from probes.studies.run_context import RunContext
@@ -47,10 +51,11 @@ from probes.studies.suite_activations import (
 from probes.tasks import Suite
 from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings, fit_task
+from probes.training.scoring import class_of_few_rows
 from probes.tuning import TuningSettings
 from probes.values import SPLITS, LayerProfile, Result
 
-BASE, EXPERIMENTAL = "base", "experimental"
+EXPERIMENTAL = "experimental"
 STAGES = ("tune", "read")
 
 
@@ -60,7 +65,8 @@ class LayerByLayerStudy:
 
     A control model is tuned on each task and an experimental model on the mixture; all are read once and compared layer
     by layer. Every tuned model and every activation is kept by its content, so a stage whose result exists is skipped,
-    an interrupted one is resumed, and the jobs of a sweep can divide the tuning among them (`only_models`).
+    an interrupted one is resumed, and the jobs of a sweep can divide the work among them (`only_models`); `probes
+    submit` does so.
 
     Attributes:
         name: Names the study in `results.csv`.
@@ -70,7 +76,10 @@ class LayerByLayerStudy:
         similarity_rows: Rows of a task that these use at most.
         similarity_every: They are computed at every so many layers.
         with_probes: Also probe base and experimental model on the tasks with labels.
-        only_models: Tune only these models, by task name or `mixture`, and stop.
+        patch_models: Also patch activations of tuned models into the base and back: where does the gain enter?
+        patching: What is patched then.
+        only_models: Tune only these models, by task name or `mixture`, and stop; with `stop_after="read"` read them as
+            well. A name means the models of all seeds, and with `:0`, `:1` … one of them; `base` is read alone.
         stop_after: Stop after this stage, `tune` or `read`.
     """
 
@@ -81,6 +90,8 @@ class LayerByLayerStudy:
     similarity_rows: int = 400
     similarity_every: int = 1
     with_probes: bool = True
+    patch_models: bool = False
+    patching: ModelPatchingSettings = field(default_factory=ModelPatchingSettings)
     only_models: Sequence[str] | None = None
     stop_after: str | None = None
 
@@ -143,10 +154,14 @@ class LayerByLayerStudy:
             write_results(results, context.output_dir / "results.csv")
             context.provenance.record({"tuned_models": models.facts()})
             print_screen(learning_table(results))
+            splits = SPLITS if self.with_probes else ("test",)
+            if self.only_models is not None and self.stop_after == "read":
+                with context.stage("read"):
+                    read_only(tuner, models, only=self.only_models, splits=splits)
             if self.only_models is not None or self.stop_after == "tune":
                 return math.nan
             with context.stage("read"):
-                read = read_models(tuner, models, splits=SPLITS if self.with_probes else ("test",))
+                read = read_models(tuner, models, splits=splits)
                 context.provenance.record(facts_of(loaded, read.base) | read.passes())
             if self.stop_after == "read":
                 return math.nan
@@ -156,12 +171,16 @@ class LayerByLayerStudy:
             if self.with_probes:
                 with context.stage("probes"):
                     analysis.table.add(_probe_roles(loaded, sides, probe, trainer, context.seed))
+            if self.patch_models:
+                with context.stage("patch"):
+                    analysis.table.add(ModelPatching(tuner, models, self.patching).profiles())
             with context.stage("report"):
                 findings = analysis.finish()
                 report = report_findings(context.output_dir, findings, names=names, logger=context.logger)
                 pictures = report_figures(
                     context.output_dir, comparisons[0], sides, findings, self.maps, logger=context.logger
                 )
+                report_model_patching(context.output_dir, findings.profiles, logger=context.logger)
         page = write_report(context.output_dir)
         lines = path_lines(report=page, picture=pictures[0], everything=context.output_dir)
         print_screen(layer_table(report.results, GAIN), *lines)
@@ -206,18 +225,21 @@ def _probe_roles(
         Each task's scores in both roles, then `probe_gain/<main metric>`: second role less first, errors paired.
     """
     first = next(iter(roles.values()))
-    tasks = [task for task in suite.tasks if task.kind != "generation"]
+    tasks = [task for task in suite.tasks if task.has_probes]
     places = [(reading, task) for reading in first.layers for task in tasks]
     for reading, task in tracked(places, "tasks probed", total=len(places)):
-        scores = []
+        scores, rarest = [], ""
         for role, activations in roles.items():
             data = task_data(task, activations, reading)
+            rarest = class_of_few_rows(data.test.targets, data.labels) if data.kind == "classification" else ""
             fit = fit_task(data, probe, trainer, seed)
             yield from (replace(profile, role=role) for profile in fit.profiles)
             scores.append(fit.profile(MAIN_METRIC[data.kind]))
         before, after = scores
         if before.estimates.errors is not None:
             gain = paired_difference(after.estimates, before.estimates)
+            if rarest:
+                gain = replace(gain, errors=None, note=f"no interval: {rarest}")
             quantity = f"probe_gain/{before.metric}"
             yield LayerProfile(
                 quantity=quantity,

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from probes.tasks.build import build_task
 from probes.tasks.checks import choose_tasks
+from probes.tasks.pairs import build_pairs
 from probes.tasks.prompts import prompt_renderer
 from probes.tasks.splits import MaxRows
 from probes.tasks.starter.clauses import LENGTHS, Sentence, Traits, clauses
 from probes.tasks.starter.inferences import ANSWERS, INFERENCE_GROUPS, inferences
 from probes.tasks.starter.opinions import OPINION_GROUPS, SENTIMENTS, opinions
+from probes.tasks.starter.restatements import restatements
 from probes.tasks.starter.vocabulary import TOPICS, WORD_CONTENT
 from probes.tasks.task import RawTask, Row, Suite, Task
 from probes.values import SPLITS
@@ -33,6 +35,7 @@ def starter_suite(
     *,
     seed: int = 0,
     strict: bool = False,
+    pairs: bool = False,
     name: str = "starter",
 ) -> Suite:
     """Generate the starter suite: 800 training, 200 validation and 400 test rows per task, with balanced classes.
@@ -49,6 +52,7 @@ def starter_suite(
         template: A string with the placeholders `{text}` or `{inputs}`, used in place of `prompt`.
         seed: Decides the sentences, the held-out words and which rows are drawn.
         strict: Raise on prompts that two splits share instead of warning; the full prompts share none.
+        pairs: Whether to add `restatements`, pairs of texts for similarity and retrieval by layer, without probes.
         name: Name of the suite.
 
     Raises:
@@ -74,6 +78,8 @@ def starter_suite(
         )
         render = prompt_renderer(task, raw.rows["train"], prompt=prompt, template=template)
         built.append(build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict))
+    if pairs:
+        built.append(build_pairs(restatements(seed), max_rows=max_rows, seed=seed))
     return Suite(name, tuple(built))
 
 

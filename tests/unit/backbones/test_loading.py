@@ -12,6 +12,7 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from tiny_models import tiny_model
 from transformers import AutoModelForCausalLM
 
+from probes.answers import LanguageModel
 from probes.backbones import FrozenBackbone, pad_right, tiny_backbone
 from probes.backbones.loading import resolve_dtype
 from probes.backbones.tiny import byte_tokenizer
@@ -174,6 +175,11 @@ def test_a_backbone_with_an_adapter_has_no_head_to_tune(llama_folder, tmp_path):
     backbone = FrozenBackbone.load(path=str(llama_folder), dtype="float32", adapter=str(tmp_path / "adapter"))
     with pytest.raises(ValueError, match=r"has an adapter already\. Set `backbone\.adapter=null`"):
         backbone.load_with_head()
+    ids = torch.arange(1, 9)[None]
+    lm = LanguageModel.of(backbone)  # which only answers, and is not tuned
+    torch.testing.assert_close(lm.model(ids).logits, tuned(ids).logits)
+    assert not torch.allclose(lm.model(ids).logits, tiny_model("llama_with_head")(ids).logits)
+    assert not any(parameter.requires_grad for parameter in lm.model.parameters())
 
 
 @pytest.mark.slow
@@ -202,3 +208,23 @@ class TestEmbeddedModels:
         for reading in readings:
             scale = alone[reading].abs().amax(dim=(1, 2), keepdim=True)
             torch.testing.assert_close(together[reading][:, :1] / scale, alone[reading] / scale, rtol=0, atol=1e-4)
+
+
+DEVICES = {
+    "embed_tokens": "cpu", "layers.0": "cpu", "layers.1": "disk", "layers.2": "disk", "norm": "cpu", "rotary_emb": "cpu"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("device_map", [DEVICES, {"": "disk"}, "auto"])
+def test_weights_that_accelerate_fetches_from_disk_give_the_same_activations_and_identity(device_map, tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    options = {"max_memory": {"cpu": "60KB"}} if device_map == "auto" else {}
+    here = FrozenBackbone.load(path=str(tmp_path), dtype="float32", device="cpu")
+    there = FrozenBackbone.load(path=str(tmp_path), dtype="float32", device_map=device_map, **options)
+    assert any(weight.is_meta for weight in there.model.parameters())
+    assert there.fingerprint() == here.fingerprint()
+    ids = torch.tensor([[1, 2, 3, 4]])
+    (reading,) = here.readings("last")
+    ours, theirs = (b(ids, torch.ones_like(ids), readings=[reading])[reading] for b in (there, here))
+    assert torch.equal(ours, theirs)

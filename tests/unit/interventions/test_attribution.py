@@ -19,8 +19,10 @@ from probes.interventions.attribution import (
     right_answer_weights,
     score_at,
 )
-from probes.report import FilesOnly, read_results
+from probes.report import FilesOnly, read_attributions, read_results
 from probes.studies import AttributeStudy, RunContext
+from probes.studies.interventions.answered import AnsweredTask
+from probes.studies.interventions.attribute import attributed_texts
 from probes.tasks import starter_suite
 
 LM = toy_language_model
@@ -105,7 +107,67 @@ def test_a_run_leaves_shares_that_add_up_and_their_difference_from_a_reference(t
     )
     assert objective == pytest.approx(by_name["attribution/share/instruction", ""], abs=0.05)
     assert np.isfinite(objective)
-    assert (tmp_path / "out" / "report.html").is_file()
+    assert by_name["attribution/completeness_error", ""] < 0.2  # with four nodes
+    texts = read_attributions(tmp_path / "out" / "attributions" / "sentiment.csv")
+    prompts = suite.tasks[0].splits["test"].prompts
+    assert [(text.role, text.row) for text in texts] == [(role, row) for role in ("", "reference") for row in range(24)]
+    for text in texts:
+        assert [word for word, _, _ in text.words] == prompts[text.row].split()
+        assert sum(map(abs, text.shares)) == pytest.approx(1)
+    assert {part for _, part, _ in texts[0].words} == {"input", "instruction", "options"}
+    shown = (tmp_path / "out" / "report.html").read_text()
+    assert shown.count('<p class="words">') == 2 * 8  # the first prompts, of both models
+
+
+def test_the_words_of_a_prompt_add_up_to_its_tokens(tmp_path):
+    task = starter_suite(["sentiment"], prompt="instruction", max_rows=40).tasks[0]
+    lm = LanguageModel.of(tiny_backbone())
+    answered = AnsweredTask.of(task, lm.backbone, tokens_per_batch=512)
+    found = AttributeStudy()._shares(lm, answered)
+    for text in attributed_texts(lm.backbone, answered, found, ""):
+        whole = found["by_token"][text.row].sum()  # white space between words belongs to none
+        prompt = task.splits["test"].prompts[text.row]
+        white = [place for place, letter in enumerate(prompt) if letter.isspace()]  # a token for each byte
+        words = sum(value for _, _, value in text.words)
+        assert words == pytest.approx(whole - found["by_token"][text.row, white].sum(), rel=1e-6, abs=1e-9)
+
+
+def test_from_a_prompt_with_the_other_sign_the_sign_that_is_read_is_all_of_the_difference_and_the_ignored_one_nothing():
+    rows = toy_task(0, test=48).splits["test"]
+    weights = right_answer_weights(torch.tensor(rows.labels), 2)
+
+    def questions(flipped: int) -> Questions:
+        prompts = [
+            " ".join([*words[:-1], f"w{int(words[-1][1:]) ^ flipped}"]) for words in map(str.split, rows.prompts)
+        ]
+        return label_questions(LM().backbone, prompts, ANSWERS)
+
+    own, totals = questions(0), {}
+    gap = right_log_odds(own, weights).mean()
+    for name, flipped in {"read": 1, "ignored": 2}.items():
+        other = questions(flipped)
+        starts = iter([layer_0(batch) for batch in other.batches])
+        found = integrated_gradients(LM(), own, weights, steps=24, start_of=lambda *_, starts=starts: next(starts))
+        totals[name] = torch.cat([values.sum(1) for values in found]).mean()
+        # half of the difference, as the other prompt's answer is as far on the other side
+        last = torch.cat(
+            [v[torch.arange(len(v)), b.prompt_mask.sum(1) - 1] for v, b in zip(found, own.batches, strict=True)]
+        )
+        torch.testing.assert_close(last.mean(), totals[name])
+    assert totals["read"] / 2 > 0.9 * gap
+    assert abs(totals["ignored"]) / 2 < 0.05 * gap
+
+
+def right_log_odds(questions: Questions, weights: torch.Tensor) -> torch.Tensor:
+    return (LM().log_probs(questions) * weights).sum(1)
+
+
+def test_too_few_nodes_are_warned_about(caplog):
+    study = AttributeStudy(method="integrated_gradients", steps=2)
+    profile = study._completeness("moods", np.array([0.3]), "")
+    assert profile.estimates.values.tolist() == [0.3]
+    assert "'moods' miss 30 %" in caplog.text
+    assert "`study.steps` larger than 2" in caplog.text
 
 
 def test_an_unknown_method_is_refused():

@@ -8,14 +8,16 @@ from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_model
 
 from probes.backbones import Edit, FrozenBackbone, pad_right, tiny_backbone
+from probes.backbones.structure import OUTPUT_PROJECTIONS, output_projection
 from probes.backbones.tiny import byte_tokenizer
 from probes.interventions import add, project_out, set_to
+from probes.interventions.heads import patch_heads
 
 FAMILIES = ["llama", "qwen3", "gemma2", "gpt2", "gpt_neox", "opt"]
 ENCODERS = ["bert", "roberta", "t5", "bart"]
 DTYPES = [torch.float32, torch.bfloat16]
 TEXTS = ["The cat sat on the mat.", "Two words", "a"]
-SITES = ["residual", "attention", "mlp"]
+SITES = ["residual", "attention", "mlp", "heads"]
 
 
 def backbone_of(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> FrozenBackbone:
@@ -95,6 +97,36 @@ def test_a_sublayers_edit_enters_the_stream_as_it_is(family: str):
     with backbone.intervene([add(vector(), layer=2, site="mlp")]):
         after = layers_of(backbone, ids, mask)
     torch.testing.assert_close(after[2] - before[2], vector().expand_as(before[2]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "gpt_neox", "opt", "bert", "t5"])
+def test_the_heads_projected_are_what_the_attention_puts_out(family: str):
+    backbone = backbone_of(family)
+    ids, mask = batch_of(backbone)
+    heads, attention = (
+        backbone.hidden_states(ids, mask, layers=[2], site=site)[2][mask.bool()] for site in ("heads", "attention")
+    )
+    projection = output_projection(backbone._first_stack.blocks[1], model_type=backbone.model.config.model_type)
+    torch.testing.assert_close(projection(heads), attention)
+    assert backbone.num_heads == 4
+    assert heads.shape[-1] % 4 == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mixing_in_heads_changes_those_alone_and_at_both_ends_exactly(family: str):
+    backbone = backbone_of(family)
+    ids, mask = batch_of(backbone)
+    before = backbone.hidden_states(ids, mask, layers=[2], site="heads")[2]
+    other = torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
+    width = before.shape[-1] // 4
+    with backbone.intervene([patch_heads(other, torch.tensor([0.0, 1.0, 0.25, 0.0]), layer=2)]):
+        after = backbone.hidden_states(ids, mask, layers=[2], site="heads")[2]
+    by_head = zip(*(own.split(width, dim=-1) for own in (before, other, after)), strict=True)
+    for gate, (old, new, found) in zip((0.0, 1.0, 0.25, 0.0), by_head, strict=True):
+        if gate in (0.0, 1.0):
+            assert torch.equal(found, new if gate else old)
+        else:
+            torch.testing.assert_close(found, 0.75 * old + 0.25 * new)
 
 
 def test_a_removed_subspace_holds_its_centre():
@@ -183,11 +215,21 @@ def test_an_adapted_model_can_be_edited():
         (lambda: add(vector(), layer=1, positions="last"), r"pass `attention_mask`"),
         (lambda: add(vector(), layer=1, positions="middle"), r"Unknown positions 'middle'"),
         (lambda: add(vector(), layer=1, stack="encoder"), r"no stack \['encoder'\].*\['decoder'\]"),
+        (lambda: add(vector(), layer=1, site="queries"), r"no site 'queries'.*attention, mlp, heads"),
+        (lambda: add(vector(), layer=0, site="heads"), r"no layer 0 at site 'heads'"),
     ],
 )
 def test_a_place_that_does_not_exist_is_refused(edit, message: str):
     with pytest.raises(ValueError, match=message), tiny_backbone().intervene([edit()]):
         pass
+
+
+def test_heads_of_an_unknown_family_are_refused_by_name(monkeypatch):
+    monkeypatch.delitem(OUTPUT_PROJECTIONS, "llama")
+    backbone = tiny_backbone()
+    ids, mask = batch_of(backbone)
+    with pytest.raises(ValueError, match=r"heads of a 'llama' backbone are not known one by one.*gpt2.*gpt_neox"):
+        backbone.hidden_states(ids, mask, layers=[1], site="heads")
 
 
 def test_a_change_of_shape_is_refused_where_it_happens():

@@ -6,8 +6,11 @@ import random
 
 import numpy as np
 import pytest
+import torch
+from sklearn.metrics import f1_score
 
-from probes.metrics.sequences import count_entities, is_bio
+from probes.metrics import permuted_orders
+from probes.metrics.sequences import count_entities, is_bio, matched_entity_scores, matched_tag_f1
 
 LABELS = ("B-x", "B-y", "I-x", "I-y", "O")
 
@@ -68,3 +71,36 @@ def test_an_entity_does_not_go_on_in_the_next_sentence():
 @pytest.mark.parametrize(("labels", "expected"), [(LABELS, True), (("NOUN", "O"), False), (("O",), False)])
 def test_tags_of_entities_are_told_by_their_names(labels, expected):
     assert is_bio(labels) is expected
+
+
+def matched(*, sentences: int = 30, draws: int = 5) -> tuple[np.ndarray, ...]:
+    """Predictions of two layers, targets, numbers of sentences, and orders in which sentences are matched."""
+    rng = np.random.default_rng(0)
+    number = np.repeat(np.arange(sentences), rng.integers(1, 9, sentences))
+    targets = rng.integers(0, 5, len(number))
+    predicted = np.stack([rng.integers(0, 5, len(number)), np.where(rng.random(len(number)) < 0.8, targets, 4)])
+    orders = permuted_orders(len(number), draws, seed=0, groups=torch.from_numpy(number)).numpy()
+    return predicted, targets, number, orders
+
+
+def test_f1_of_matched_tags_is_that_of_scikit_learn():
+    predicted, targets, _, orders = matched()
+    draws = matched_tag_f1(predicted, targets, orders, tags=6)
+    assert draws.shape == (5, 2, 6)
+    for draw, order in zip(draws, orders, strict=True):
+        for of_layer, tags in zip(draw, predicted, strict=True):
+            expected = f1_score(targets, tags[order], average=None, labels=range(6), zero_division=0)
+            assert of_layer == pytest.approx(expected)
+
+
+def test_entities_of_matched_sentences_are_counted_within_the_sentences_they_are_matched_with():
+    predicted, targets, number, orders = matched()
+    found = matched_entity_scores(predicted, targets, number, LABELS, orders)
+    for draw, order in enumerate(orders):
+        scores = count_entities(predicted[:, order], targets, number, LABELS).scores(np.ones((1, 30)))
+        for name, values in scores.items():
+            assert found[name][draw] == pytest.approx(values[0])
+    unmatched = count_entities(predicted, targets, number, LABELS).scores(np.ones((1, 30)))["entity_f1"][0]
+    assert unmatched[1] > found["entity_f1"][:, 1].max()  # what is known of the sentence is lost by matching
+    none = matched_entity_scores(np.full_like(predicted, 4), targets, number, LABELS, orders)
+    assert (none["entity_precision"] == 0).all()

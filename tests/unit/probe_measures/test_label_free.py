@@ -13,7 +13,7 @@ from probed_samples import probed, profiles_of
 from scipy.stats import spearmanr
 
 from probes.probe_measures import LabelFreePanel
-from probes.probe_measures.label_free import alter
+from probes.probe_measures.label_free.panel import alter
 
 
 def with_copies(task, noise: tuple[float, ...]):

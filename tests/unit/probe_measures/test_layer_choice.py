@@ -10,6 +10,7 @@ import torch
 from planted_tasks import PLANTED, planted_task
 from probed_samples import FEW, probed, profiles_of
 
+from probes.analysis import confidence_interval
 from probes.architectures import ScalarMixProbe
 from probes.probe_measures import LayerChoice
 from probes.probe_measures.layer_choice import expected_layer, layer_positions, mixture_weights, train_mixtures
@@ -59,6 +60,28 @@ def test_layers_together_score_about_as_the_best_one_where_both_hold_the_signal(
     assert noise.estimates.interval[0] < 0.5
     assert both.interval[0] < both.values < both.interval[1]
     assert found["scalar_mix_weight"].estimates.errors is None
+
+
+def test_layers_together_gain_where_each_holds_a_part_and_nothing_where_one_holds_all():
+    parts = planted_task(rows=(300, 100, 300))
+    for split in (parts.train, parts.validation, parts.test):
+        generator = torch.Generator().manual_seed(len(split.targets))
+        noise = torch.randn(4, len(split.targets), split.activations.values.shape[2], generator=generator)
+        sign = (2.0 * split.targets - 1)[:, None]
+        split.activations.values.copy_(noise)
+        split.activations.values[1:, :, :1] += 0.8 * sign  # each layer with noise of its own
+    gains = {}
+    for name, task in (("parts", probed(parts)), ("all", probed())):
+        found = profiles_of(LayerChoice(depths=2, halves=0, max_epochs=1)(task))
+        gains[name] = found["layer_choice/concatenation_gain"].estimates
+        best = task.fit.best_layers.layer
+        expected = found["layer_choice/concatenation"].estimates.values
+        expected = expected - task.fit.profile("macro_f1").estimates.values[best]
+        np.testing.assert_allclose(gains[name].values, expected, atol=1e-6)
+        assert gains[name].remarks == (f"over the probe of layer {best}",)
+    low, high = confidence_interval(gains["parts"].values, gains["parts"].errors)
+    assert high > low > 0
+    assert gains["all"].values < 0.02
 
 
 def test_a_mixture_up_to_a_layer_gives_the_others_no_weight_and_does_not_depend_on_halves():

@@ -130,7 +130,7 @@ def test_numbers_that_follow_a_nuisance_are_explained_by_it_and_others_stand():
     assert stands["within_strata_r2"].estimates.values[1] > 0.5
 
 
-def test_labels_of_a_multi_label_task_are_audited_without_strata():
+def test_each_label_of_a_multi_label_task_is_audited_within_strata_of_its_own():
     own = planted(**TAG)
     targets = {
         split: torch.tensor([[label, 1 - label] for label in rows.labels]).float()
@@ -138,7 +138,14 @@ def test_labels_of_a_multi_label_task_are_audited_without_strata():
     }
     found = by_quantity(AUDIT(with_targets(own, "multilabel", targets, ("one", "other"))))
     assert found["residual_macro_f1"].estimates.remarks[1].startswith("explained by first word")
-    assert "within_strata_macro_f1" not in found
+    within = found["within_strata_macro_f1"].estimates
+    assert within.remarks[1] == "strata of first word"
+    assert (
+        within.null.mean(0)[1] - 0.1
+        < within.values[1]
+        < within.null.mean(0)[1] + 0.1
+        < found["alone_all_nuisances"].estimates.values[0]
+    )
 
 
 def test_probes_that_are_not_linear_are_audited_by_linear_ones():

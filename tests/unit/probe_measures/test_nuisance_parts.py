@@ -132,6 +132,23 @@ def test_a_score_that_comes_from_the_strata_alone_is_at_the_chance_of_its_strata
     assert "one label alone" in alone.note
 
 
+def test_labels_have_strata_of_their_own_and_equal_weights():
+    nuisance = torch.tensor([[0.1, -3.0], [2.0, -1.0], [-1.0, -2.0], [-5.0, 4.0], [1.0, 5.0], [-2.0, 6.0]])
+    strata = strata_of("multilabel", nuisance)
+    assert strata.tolist() == [[3, 2], [5, 0], [0, 1], [2, 3], [4, 4], [1, 5]]
+
+    targets = torch.stack([torch.arange(400) % 2, torch.arange(400) // 8 % 2], dim=1).float()
+    strata = torch.stack([(torch.arange(400) % 5 > 0).long(), targets[:, 1].long()], dim=1)
+    settings = {"resamples": 50, "permutations": 50, "seed": 0}
+    logits = (2 * targets - 1)[None].repeat(2, 1, 1)
+    logits[1, :, 0] *= -1
+    found = within_strata("multilabel", logits, targets, strata, **settings)
+    assert found.values.tolist() == [1.0, 0.0]  # the second label varies in no stratum, so that it counts for nothing
+    both = within_strata("multilabel", logits, targets, strata[:, [0, 0]], **settings)
+    assert both.values.tolist() == [1.0, 0.5]
+    assert both.null.mean() == pytest.approx(0.5, abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("raw", "residual", "alone", "word"),
     [

@@ -152,3 +152,32 @@ def test_a_layer_that_is_constant_in_one_task_has_no_value():
     assert np.isnan(found["macro_f1"].estimates.values[0])
     assert found["macro_f1"].estimates.values[1] > 0.95
     assert np.isnan(cosine(task("a"), refitted).values[0])
+
+
+def multi_label(name: str, second: float) -> TrainedTask:
+    """The first label lies along the first feature, the second label at an angle to it of so many degrees."""
+    generator = torch.Generator().manual_seed(sum(map(ord, name)))
+    angle, splits = math.radians(second), {}
+    for split, rows in {"train": 600, "validation": 100, "test": 300}.items():
+        y = (torch.rand(rows, 2, generator=generator) < 0.5).float()
+        values = torch.randn(1, rows, 10, generator=generator)
+        values[0, :, 0] += 2 * (2 * y[:, 0] - 1)
+        values[0, :, 1] += 2 * math.cos(angle) * (2 * y[:, 1] - 1)
+        values[0, :, 2] += 2 * math.sin(angle) * (2 * y[:, 1] - 1)
+        ids = tuple(f"{name}/{split}/{i}" for i in range(rows))
+        splits[split] = LabelledActivations(Activations(values, (0,), ids, READING), y)
+    data = TaskData(task=name, kind="multilabel", labels=("one", "other"), **splits)
+    return TrainedTask(data, fit_task(data, SETTINGS, default_trainer, 0))
+
+
+def test_labels_of_multi_label_tasks_have_directions_of_their_own():
+    one, same, turned = multi_label("one", 0), multi_label("same", 0), multi_label("turned", 90)
+    directions = {
+        own.data.task: probe_directions(own, SETTINGS, sets=2, shuffles=2, seed=0) for own in (one, same, turned)
+    }
+    cosine = {
+        other.data.task: angle_profile(one, other, directions=directions).estimates.values.item()
+        for other in (same, turned)
+    }
+    assert cosine["same"] > 0.9
+    assert cosine["turned"] == pytest.approx(0.5, abs=0.1)  # the first labels share a direction, the second do not

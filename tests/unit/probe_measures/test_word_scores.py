@@ -11,6 +11,7 @@ import torch
 from planted_tasks import EXACT, PLANTED, fit, planted_task
 from sklearn.metrics import f1_score
 
+from probes.analysis.significance import with_p_values
 from probes.metrics.sequences import count_entities
 from probes.probe_measures import EntityScores, ProbedTask, TagScores
 from probes.tasks import Task
@@ -53,6 +54,16 @@ def test_f1_of_each_tag_is_that_of_scikit_learn_at_every_layer(words):
         assert ((low <= profile.estimates.values) & (profile.estimates.values <= high)).all()
         others = [layer for layer in range(4) if layer != PLANTED]
         assert low[PLANTED] > profile.estimates.values[others].max()
+
+
+def test_p_of_tags_and_entities_find_the_planted_layer_and_no_other(words):
+    found = [*TagScores(samples=0, permutations=200)(words), *EntityScores(samples=0, permutations=200)(words)]
+    for profile in (profile for profile in found if not profile.control):
+        assert profile.estimates.null.shape == (200, 4)
+        p = with_p_values([profile])[0].estimates.p
+        assert p[PLANTED] <= 0.01
+        assert p[[layer for layer in range(4) if layer != PLANTED]].min() > 0.05
+    assert all(profile.estimates.null is None for profile in TagScores(samples=0, permutations=0)(words))
 
 
 def test_frequent_tags_are_scored_if_there_are_too_many(words):

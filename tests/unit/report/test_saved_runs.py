@@ -192,3 +192,23 @@ def test_small_tables_of_tasks_are_read_back_and_shown_with_rounded_numbers(fold
     assert "per class (1 task)" in text
     assert "by row" not in text
     assert "<td>" + HOSTILE not in text
+
+
+def test_results_of_150_classes_are_shown_whole_and_those_of_many_layers_at_the_best_one(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    place = {"task": "sst2", "reading": MEAN}
+    best = read_run(tmp_path / "run").best_layers["sst2"].layer
+    layers = [best, *(layer for layer in range(100, 160))]
+    classes = [f"class {k}" for k in range(150)]
+    tables = (
+        TaskTable(name="per_class", columns={"class": classes, "f1": [0.5] * 150}, **place),
+        TaskTable(name="curves", columns={"layer": layers, "at": [f"curve {layer}" for layer in layers]}, **place),
+        TaskTable(name="by_row", columns={"row": [f"row {k}" for k in range(161)]}, **place),
+    )
+    for table in tables:
+        write_task_table(table, tmp_path / "run" / "tables", stem="sst2")
+    text = write_report(read_run(tmp_path / "run")).read_text()
+    assert "<td>class 149</td>" in text
+    assert f"<td>curve {best}</td>" in text
+    assert "<td>curve 101</td>" not in text
+    assert "<td>row 1</td>" not in text

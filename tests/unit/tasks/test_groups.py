@@ -31,6 +31,19 @@ def test_labels_are_mapped_merged_and_dropped():
     assert aligned(suite, None) == suite
 
 
+def test_labels_of_multi_label_tasks_are_merged_where_any_of_them_holds():
+    rows = Split(("a", "b", "c"), ((1, 0, 1), (0, 1, 0), (0, 0, 1)), ("joy, fear", "anger", "fear"))
+    mood = Task("mood", "multilabel", ("joy", "anger", "fear"), dict.fromkeys(SPLITS, rows))
+    align = {"mood": {"joy": "positive", "anger": None, "fear": "negative"}}
+    (found,) = aligned(Suite("s", (mood,)), align).tasks
+    assert found.labels == ("negative", "positive")
+    assert found.splits["test"].labels == ((1, 1), (0, 0), (1, 0))
+    assert found.splits["test"].targets == ("negative, positive", "", "negative")
+    number = Task("n", "regression", (), dict.fromkeys(SPLITS, Split(("a",), (0.5,), ("",))))
+    with pytest.raises(ValueError, match="of kind regression"):
+        aligned(Suite("s", (number,)), {"n": {"x": "y"}})
+
+
 @pytest.mark.parametrize("labels", [("true", "false"), ("True", "False")])
 def test_labels_that_yaml_reads_as_values_are_found(labels):
     align = {"claim": {True: "yes", False: "no"}}

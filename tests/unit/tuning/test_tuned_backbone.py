@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,3 +149,14 @@ def test_a_tuned_model_that_changes_nothing_is_refused(tuned, tmp_path):
 def test_an_adapter_of_another_base_is_refused(tuned):
     with pytest.raises(ValueError, match=r"does not fit 'tiny-0': \d+ of the weights match no module.*`backbone`"):
         load_tuned_backbone(tiny_backbone(num_layers=2), tuned)
+
+
+def test_another_process_can_load_it_by_what_pickle_sends(tuned, tmp_path):
+    backbone = TunedBackbone(tiny_backbone(layers=[1]), tuned, tmp_path)
+    again = pickle.loads(pickle.dumps(backbone.reload))()
+    assert again.layers("decoder") == (1,)
+    assert torch.equal(read(again), read(backbone))
+    assert not torch.equal(read(again), read(tiny_backbone(layers=[1])))
+    live = tiny_backbone()
+    live.reload = None
+    assert TunedBackbone(live, tuned, tmp_path).reload is None

@@ -40,6 +40,11 @@ class TestHeatmap:
         assert {text.get_text() for text in heatmap(matrix).axes[0].texts} == {f"{v:.2f}" for v in matrix.values.flat}
         assert not heatmap(a_matrix(layers=BIG_LAYERS, tasks=LONG_TASKS)).axes[0].texts
 
+    def test_what_rounds_to_zero_has_no_minus(self):
+        values = np.array([[-0.001, -0.2]])
+        matrix = a_matrix("tuning_gain", layers=(0,), tasks=("a", "b"), values=values)
+        assert [text.get_text() for text in heatmap(matrix).axes[0].texts] == ["+0.00", "\N{MINUS SIGN}0.20"]
+
     def test_a_cell_without_value_is_hatched_and_the_legend_gives_the_reason(self):
         values = np.array([[np.nan, 0.4], [0.3, 0.9]])
         notes: dict[tuple[Layer, str], str] = {

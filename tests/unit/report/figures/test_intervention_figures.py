@@ -8,6 +8,7 @@ import pytest
 from probes.report.figures.band_profiles import Curve
 from probes.report.figures.decodable_used import decodable_and_used
 from probes.report.figures.dose_response import dose_response
+from probes.report.figures.model_patching import model_patching
 from probes.values import Result
 
 
@@ -49,3 +50,18 @@ def test_each_direction_is_drawn_at_the_layer_where_it_steers_furthest():
 def test_without_doses_there_is_nothing_to_draw():
     with pytest.raises(ValueError, match="No result is a response to a dose"):
         dose_response([Result(metric="macro_f1", layer=1, value=0.5)])
+
+
+def test_each_way_between_models_has_a_panel_and_each_task_one_colour():
+    panels = {
+        "control_into_base": [curve("a", (0, 5), [0.0, 1.0]), curve("b", (0, 5), [0.0, 0.5])],
+        "base_into_control": [curve("b", (0, 5), [0.1, 1.0])],
+    }
+    figure = model_patching(panels, label="share")
+    one, other = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["control into base", "base into control"]
+    drawn = [line for line in one.lines if len(line.get_xdata()) == 2 and line.get_marker() == "o"]
+    assert [line.get_ydata().tolist() for line in drawn] == [[0.0, 1.0], [0.0, 0.5]]
+    (again,) = [line for line in other.lines if len(line.get_xdata()) == 2 and line.get_marker() == "o"]
+    assert again.get_color() == drawn[1].get_color() != drawn[0].get_color()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]

@@ -8,30 +8,20 @@ import numpy as np
 import pytest
 import torch
 from intervention_runs import cells
-from toy_language_model import ANSWERS, LAYERS, WORDS, signs, toy_language_model, toy_tokenizer, trained_model
+from toy_language_model import LAYERS, toy_language_model, toy_pairs, toy_tokenizer, trained_model
 
 from probes.analysis import LayerAnalysis
 from probes.analysis.effects import normalised_effect
 from probes.answers import LanguageModel
 from probes.backbones import FrozenBackbone, tiny_backbone
 from probes.interventions import KeptArrays, PromptPair, Streams, generated_pairs, logit_lens
+from probes.interventions.heads import first_over_second
+from probes.interventions.paths import PathPatches, Place, places_before
 from probes.report import FilesOnly, read_results
-from probes.studies import PatchingSettings, PatchStudy, RunContext
+from probes.studies import PatchingSettings, PatchStudy, PathSettings, RunContext
 from probes.studies.interventions.patching import Patching, changed_groups, pair_questions
 
 LM = toy_language_model
-
-
-def toy_pairs(which: int) -> list[PromptPair]:
-    """Prompts whose last words differ in one planted sign alone, with their answers by the sign that is read."""
-    flipped = {0: 1, 1: 2}[which]
-    pairs = []
-    for word in range(0, WORDS, 6):
-        other = word ^ flipped
-        context = f"w{(7 * word) % WORDS} w{(11 * word) % WORDS}"
-        answers = [ANSWERS[signs(w)[0]] for w in (word, other)] if which == 0 else [*ANSWERS]
-        pairs.append(PromptPair(f"{context} w{word}", f"{context} w{other}", *answers))
-    return pairs
 
 
 def patching(which: int, tmp_path, source=None) -> Patching:
@@ -118,11 +108,11 @@ def test_the_interval_of_a_ratio_holds_it():
     assert np.isnan(normalised_effect(np.ones((1, 20)), rng.normal(size=20)).values).all()
 
 
-def run_study(folder, *, reference=None, **settings) -> float:
+def run_study(folder, *, reference=None, paths=None, **settings) -> float:
     context = RunContext.of(
         logger=FilesOnly(), seed=0, cache_dir=folder / "cache", output_dir=folder / "out"
     )  # fmt: skip
-    study = PatchStudy(patching=PatchingSettings(every=2, count=8, **settings))
+    study = PatchStudy(patching=PatchingSettings(every=2, count=8, **settings), paths=paths or PathSettings())
     return study.run(
         context, backbone=tiny_backbone, reference_backbone=reference, analysis=LayerAnalysis()
     )  # fmt: skip
@@ -149,6 +139,43 @@ def test_a_run_leaves_effects_of_every_kind_site_and_group(tmp_path, monkeypatch
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+def test_a_run_leaves_paths_to_every_receiver_and_effects_of_single_heads(tmp_path, monkeypatch):
+    monkeypatch.setattr("probes.report.run_report.save_pictures", lambda drawings: None)
+    paths = PathSettings(receivers=["final", "mlp.2"], senders=["embeddings", "attention", "head"])
+    objective = run_study(tmp_path, pairs=["boxes"], sites=["heads"], positions=["all"], paths=paths)
+    results = read_results(tmp_path / "out" / "results.csv")
+    found = {(r.metric, r.site, r.layer, r.task) for r in results if r.layer is not None}
+    heads = [f"head {head}" for head in range(4)]
+    assert found == {
+        *(("patching/all/boxes", "heads", layer, head) for layer in (1, 3) for head in heads),
+        *((f"path_to/{receiver}", "residual", 0, "boxes") for receiver in ("final", "mlp.2")),
+        *(("path_to/final", "attention", layer, "boxes") for layer in (1, 2, 3)),
+        *(("path_to/mlp.2", "attention", layer, "boxes") for layer in (1, 2)),
+        *(("path_to/final/boxes", "heads", layer, head) for layer in (1, 2, 3) for head in heads),
+        *(("path_to/mlp.2/boxes", "heads", layer, head) for layer in (1, 2) for head in heads),
+    }
+    assert {row.interval_over for row in results if row.metric.startswith("path_to")} <= {"pairs", ""}
+    assert objective == pytest.approx(
+        np.mean([max(r.value for r in results if r.task == head and r.site == "heads" and "patching" in r.metric)
+                 for head in heads])
+    ) or np.isnan(objective)  # fmt: skip
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_direct_paths_together_carry_the_sign_that_is_read_and_no_other(which: int, tmp_path):
+    own, lm = patching(which, tmp_path), LM()
+    final = Place.parse("final", lm)
+    senders = [place for site in ("embeddings", "attention", "mlp") for place in places_before(final, site, lm)]
+    changes, gap = [], np.abs(np.subtract(*patching(0, tmp_path).answers())).mean()
+    for theirs, target in zip(own.source_questions.batches, own.target_questions.batches, strict=True):
+        patches = PathPatches(lm, theirs, target)
+        after = patches.log_probs_through([final], senders)
+        before = patches.log_probs_through([final], [])
+        changes.append(first_over_second(target, after) - first_over_second(target, before))
+    change = torch.cat(changes).abs().mean().item()
+    assert change > 0.9 * gap if which == 0 else change < 0.05 * gap
+
+
 def test_pairs_have_prompts_of_equally_many_tokens_and_alternate():
     backbone = tiny_backbone()
     pairs = generated_pairs("boxes", backbone, 12, seed=0)
@@ -171,6 +198,12 @@ def test_what_cannot_be_patched_is_refused(tmp_path):
         run_study(tmp_path, reference=lambda: tiny_backbone(hidden_size=16), pairs=["boxes"])
     with pytest.raises(ValueError, match=r"Unknown sites \['stream'\]"):
         PatchingSettings(sites=["stream"])
+    with pytest.raises(ValueError, match=r"Unknown senders \['node'\].*study\.paths\.senders"):
+        PathSettings(senders=["node"])
+    with pytest.raises(ValueError, match=r"Unknown positions 'first'.*study\.paths\.positions"):
+        PathSettings(positions="first")
+    with pytest.raises(ValueError, match=r"no place 'mlp\.9'"):
+        run_study(tmp_path, pairs=["boxes"], paths=PathSettings(receivers=["mlp.9"]))
     with pytest.raises(ValueError, match=r"count` must be at least 4"):
         PatchingSettings(count=2)
     with pytest.raises(ValueError, match="wrapped around a live model"):

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from intervention_runs import cells, run_on_toy
-from toy_language_model import LAYERS
+from toy_language_model import LAYERS, toy_language_model, toy_task
 
-from probes.interventions import LabelMoments, contrasts, lda_directions, mean_difference_directions, of_equal_length
+from probes.interventions import (
+    KeptArrays,
+    LabelMoments,
+    contrasts,
+    lda_directions,
+    mean_difference_directions,
+    of_equal_length,
+)
 from probes.report import read_results
 from probes.studies import SteeringSettings, SteerStudy
+from probes.studies.interventions.answered import AnsweredTask
 from probes.studies.interventions.steering import TaskSteering, slopes
 from probes.training import fit_probes
 
@@ -46,6 +56,32 @@ def test_the_direction_that_is_read_moves_the_answer_and_the_ignored_one_does_no
             assert abs(share) < 0.05 * 2
         else:  # a direction that only reads the label is not the one along which the model holds it
             assert share > (0.9 if kind == "mean_difference" else 0.25)
+
+
+@pytest.mark.parametrize("layer", range(LAYERS + 1))
+def test_rows_of_one_class_are_moved_to_the_other_by_what_is_read_and_not_by_what_is_ignored(
+    layer: int,
+):
+    """The distance between both classes, along the direction that is read, is the whole logit gap."""
+    lm, settings = toy_language_model(), SteeringSettings(directions=["mean_difference"], every=1, doses=(1.0,))
+    whole = None
+    for which in (0, 1):
+        answered = AnsweredTask.of(toy_task(which), lm.backbone, tokens_per_batch=2048)
+        steering = TaskSteering(lm, answered, None, settings, KeptArrays(Path(), {}), 0)
+        before, labels = lm.log_probs(answered.test).numpy(), answered.labels("test").numpy()
+        found = steering._steered(
+            steering._carried("test", answered.test, layer), mean_differences(steering, layer), layer
+        )
+        odds = [own[..., 1] - own[..., 0] for own in (before, found[0, -1])]  # of yes, without and with dose 1
+        if whole is None:
+            whole = odds[0][labels == 1].mean() - odds[0][labels == 0].mean()
+        share = (odds[1] - odds[0])[labels == 0].mean() / whole
+        assert share > 0.9 if which == 0 else abs(share) < 0.05
+
+
+def mean_differences(steering: TaskSteering, layer: int) -> torch.Tensor:
+    train = steering._carried("train", steering.answered.train, layer)
+    return mean_difference_directions(train.moments(steering.answered.labels("train"), 2, "last")["last"])
 
 
 def test_the_answer_rises_with_the_dose_and_falls_with_its_negative(finished):

@@ -21,7 +21,7 @@ from probes.analysis import LabelCKA, LayerAnalysis, procrustes_similarity
 from probes.backbones import tiny_backbone
 from probes.callbacks import MatrixAnalysis
 from probes.report import FilesOnly, read_results
-from probes.studies import LayerByLayerStudy, MapSettings, MixtureSettings, RunContext
+from probes.studies import LayerByLayerStudy, MapSettings, MixtureSettings, ModelPatchingSettings, RunContext
 from probes.studies.layer_by_layer import models as tuned_models
 from probes.studies.layer_by_layer.mixture import with_answers
 from probes.tasks import Suite, Task
@@ -110,6 +110,21 @@ def cache_of(study: Study) -> Path:
 
 
 class TestResults:
+    def test_patches_between_models_reach_results_and_pictures(self, whole, tmp_path):
+        patching = ModelPatchingSettings(every=1, rows=12)
+        study = Study(tmp_path, cache=cache_of(whole), patch_models=True, patching=patching)
+        assert all(study.reused)
+        found = [row for row in study.results if row.metric == "model_patching/log_prob_all"]
+        assert {row.role for row in found} == {
+            "control_into_base", "base_into_control", "experimental_into_base", "base_into_experimental",
+            "other_control_into_base",
+        }  # fmt: skip
+        ends = {(row.role, row.layer): row.value for row in found if row.task == "a" and row.layer in (0, 3)}
+        for role in ("control_into_base", "base_into_control"):
+            assert [ends[role, layer] for layer in (0, 3)] == [0, 1] or math.isnan(ends[role, 0])
+        assert (study.out / "figures" / "model_patching_log_prob_all.png").is_file()
+        assert not (whole.out / "figures" / "model_patching_log_prob_all.png").exists()
+
     def test_every_cell_of_every_quantity_is_there(self, whole):
         for metric in ("tuning_gain", "cka/control_vs_base", "cka/control_vs_experimental", "tuning_gain_biased"):
             assert set(whole.cells(metric)) == {(task, layer) for task in "abc" for layer in LAYERS}

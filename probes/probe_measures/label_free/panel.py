@@ -12,11 +12,13 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from probes.analysis.geometry.augmented_views import dime, info_nce_bits, lidar
-from probes.analysis.intervals import half_sample_errors
+from probes.analysis.geometry.augmented_views import dime, info_nce_leave_one_out, lidar
+from probes.analysis.intervals import HalfMeans, half_sample_errors, jackknife_errors
+from probes.analysis.similarity.leave_one_out import LeaveOneOut
 from probes.metrics import LARGER_IS_BETTER, MAIN_METRIC
+from probes.probe_measures.label_free.text_pairs import PairSettings, pair_profiles
 from probes.probe_measures.linear_refits import has_independent_vectors
-from probes.probe_measures.protocol import ProbedTask
+from probes.probe_measures.protocol import ProbedTask, TextPairs
 from probes.seeds import derive_seed
 from probes.tasks import Task
 from probes.values import Estimates, LayerProfile
@@ -35,11 +37,15 @@ class LabelFreePanel:
     with altered copies of them, which the study reads with the suite. `score_correlation/<quantity>`, one number of the
     task, is Spearman's correlation over layers with the test scores by the main metric.
 
+    Tasks of pairs of texts have three quantities of their own, see `pair_profiles`, which are correlated with the mean
+    score of the probed tasks.
+
     Attributes:
         texts: Test prompts of a task that are altered, and whose tokens are read.
         copies: Altered copies of each; 0: nothing is compared with copies.
         altered_share: Share of the characters of a prompt that are altered.
         tokens: Whether to read all tokens, for the first two quantities.
+        match_from: Least gold score of two texts that match, for retrieval; `None`: the highest of the task.
         seed: Decides the alterations.
     """
 
@@ -47,6 +53,7 @@ class LabelFreePanel:
     copies: int = 3
     altered_share: float = 0.05
     tokens: bool = True
+    match_from: float | None = None
     seed: int = 0
 
     @property
@@ -79,6 +86,14 @@ class LabelFreePanel:
         for profile in profiles:
             yield _correlation(profile, sign * scores)
 
+    def of_pairs(self, pairs: TextPairs) -> Iterator[LayerProfile]:
+        """Profiles of a task of pairs of texts over layers, and their correlations with the mean score of the tasks."""
+        scores = _mean_score(pairs)
+        for profile in pair_profiles(pairs, PairSettings(match_from=self.match_from)):
+            yield profile
+            if scores is not None and profile.quantity.startswith("label_free/"):
+                yield _correlation(profile, scores)
+
     def _of_tokens(self, probed: ProbedTask) -> Iterator[LayerProfile]:
         for name, unit in _TOKEN_QUANTITIES.items():
             by_text = probed.token_paths.get(name)
@@ -97,23 +112,26 @@ class LabelFreePanel:
             return
         rows = min(self.texts, len(probed.data.test.targets))
         views = torch.stack([one.test.activations.values[:, :rows] for one in [probed.data, *copies]], dim=1)
-        recognised = torch.stack([info_nce_bits(views[:, 0], views[:, k]) for k in range(1, views.shape[1])]).mean(0)
-        errors = (recognised - recognised.mean(1, keepdim=True)).T / (rows * (rows - 1)) ** 0.5
+        found = [info_nce_leave_one_out(views[:, 0], views[:, k]) for k in range(1, views.shape[1])]
+        recognised = torch.stack([one.values for one in found]).mean(0)
+        without = torch.stack([one.without_row for one in found]).mean(0)
+        errors = jackknife_errors(LeaveOneOut(recognised, without))
         constant = views[:, 0].std(1).amax(1) == 0
         yield _profile(
             probed,
             "info_nce",
             "bits",
-            _without(constant, Estimates(recognised.mean(1).numpy(), rows, errors=errors.numpy())),
+            _without(constant, Estimates(recognised.numpy(), rows, errors=errors)),
         )
 
-        def by_halves(name: str, unit: str, statistic: Any) -> LayerProfile:
+        def by_halves(name: str, unit: str, statistic: Any, half_means: HalfMeans) -> LayerProfile:
             values = statistic(torch.arange(rows))
-            halves = half_sample_errors(statistic, rows, half_samples=20, seed=derive_seed(self.seed, "halves"))
+            seed = derive_seed(self.seed, "halves")
+            halves = half_sample_errors(statistic, rows, half_samples=20, half_means=half_means, seed=seed)
             return _profile(probed, name, unit, _without(constant, Estimates(values.numpy(), rows, errors=halves)))
 
-        yield by_halves("dime", "bits", lambda at: dime(views[:, 0, at], views[:, 1, at], seed=self.seed))
-        yield by_halves("lidar", "directions", lambda at: lidar(views[:, :, at]))
+        yield by_halves("dime", "bits", lambda at: dime(views[:, 0, at], views[:, 1, at], seed=self.seed), "added")
+        yield by_halves("lidar", "directions", lambda at: lidar(views[:, :, at]), "ignored")
 
 
 def alter(text: str, share: float, *, seed: int) -> str:
@@ -154,6 +172,16 @@ def _without(constant: Tensor, estimates: Estimates) -> Estimates:
     values = np.where(constant.numpy(), np.nan, estimates.values)
     errors = None if estimates.errors is None else np.where(constant.numpy(), np.nan, estimates.errors)
     return replace(estimates, values=values, errors=errors)
+
+
+def _mean_score(pairs: TextPairs) -> np.ndarray | None:
+    """Mean over tasks of the main score of each layer, larger for better ones; `None` without tasks."""
+    scores = []
+    for profile in pairs.probed:
+        sign = 1 if LARGER_IS_BETTER[profile.metric] else -1
+        by_layer = dict(profile.by_layer())
+        scores.append([sign * by_layer.get(layer, np.nan) for layer in pairs.layers])
+    return np.mean(scores, axis=0) if scores else None
 
 
 def _correlation(profile: LayerProfile, scores: Sequence[float] | np.ndarray) -> LayerProfile:

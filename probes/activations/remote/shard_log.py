@@ -1,0 +1,150 @@
+"""The log of one store's shards in an object store: numbered objects, each created once and never changed.
+
+Entry k is the object `log/0000000k.json`. Who writes a shard creates the entry after the last one; if another process
+was faster, it reads that entry and tries the next number. A reader asks for the entries after those that it knows until
+there is none: nothing is ever listed, and an entry that was read is kept on the local disk. An entry is written after
+its shard, so that whatever the log names has been written completely.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from probes.activations.remote.objects import Objects
+from probes.activations.shards import ShardHeader
+from probes.files import write_text
+from probes.kept_files import fast_digest
+
+_log = logging.getLogger(__name__)
+
+_MOST_AT_ONCE = 64
+"""Entries that are asked for at the same time; the number grows while there are more."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the log: a shard that was written, or one that turned out to be damaged.
+
+    Attributes:
+        shard: The shard's name in a local store.
+        object: The name of the object that holds it.
+        header: What the shard states about itself; `None` in an entry that says that the object is damaged.
+    """
+
+    shard: str
+    object: str
+    header: ShardHeader | None
+
+    def to_bytes(self) -> bytes:
+        """JSON with a digest."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return json.dumps({"entry": text, "digest": fast_digest(text.encode())}).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Entry | None:
+        """The entry; `None` if it is damaged."""
+        try:
+            sealed = json.loads(content)
+            if fast_digest(sealed["entry"].encode()) != sealed["digest"]:
+                return None
+            fields = json.loads(sealed["entry"])
+            header = fields["header"]
+            if header is not None:
+                plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in header.items()}
+                header = ShardHeader(**plain)
+            return cls(fields["shard"], fields["object"], header)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+
+class ShardLog:
+    """Reads and appends to the log of one store.
+
+    Args:
+        objects: The object store.
+        prefix: Name of the store in it.
+        kept: Local folder in which entries that were read are kept, one file each, whose names end in the shard's.
+    """
+
+    def __init__(self, objects: Objects, prefix: str, kept: Path) -> None:
+        self._objects, self._prefix, self._kept = objects, prefix, kept
+        self._next = 0
+        self._files = {int(file.name[:8]): file for file in kept.glob("[0-9]*-*")}
+
+    def new_entries(self) -> Iterator[Entry]:
+        """The entries after those that were read so far, the oldest first; damaged ones are left out with a warning."""
+        while (content := self._kept_content(self._next)) is not None:
+            if (entry := self._taken(content)) is not None:
+                yield entry
+        at_once = 1
+        with ThreadPoolExecutor(max_workers=16) as threads:
+            while True:
+                numbers = range(self._next, self._next + at_once)
+                for content in threads.map(self._content, numbers):
+                    if content is None:
+                        return
+                    if (entry := self._taken(content)) is not None:
+                        yield entry
+                at_once = min(2 * at_once, _MOST_AT_ONCE)
+
+    def append(self, entry: Entry) -> list[Entry]:
+        """Add an entry.
+
+        Returns:
+            The entries of others that were found on the way, and this one.
+        """
+        found = list(self.new_entries())
+        content = entry.to_bytes()
+        while True:
+            try:
+                self._objects.create(self._name(self._next), content)
+            except FileExistsError:
+                # Another process took the number, or this one did and the answer was lost.
+                found += self.new_entries()
+                if entry in found:
+                    return found
+            else:
+                self._taken(content)
+                return [*found, entry]
+
+    def _taken(self, content: bytes) -> Entry | None:
+        """The entry of the next number, which is kept; `None` if it is damaged."""
+        number = self._next
+        self._next += 1
+        entry = Entry.from_bytes(content)
+        if entry is None:
+            _log.warning(
+                "'%s/%s' is damaged; the texts that it names are computed again.", self._objects.url, self._name(number)
+            )
+            return None
+        if number not in self._files:
+            self._files[number] = write_text(self._kept / f"{number:08d}-{entry.shard}.json", content.decode())
+        return entry
+
+    def _kept_content(self, number: int) -> bytes | None:
+        """The bytes of an entry that is on the local disk; `None` if it is not, or is damaged there."""
+        if (file := self._files.get(number)) is not None:
+            content = file.read_bytes() if file.exists() else b""
+            if Entry.from_bytes(content) is not None:
+                return content
+            self._files.pop(number)
+        return None
+
+    def _content(self, number: int) -> bytes | None:
+        """The bytes of an entry of the object store; `None` if there is no such entry."""
+        try:
+            content = self._objects.read(self._name(number))
+            if Entry.from_bytes(content) is None:  # a damaged answer, or a damaged object
+                content = self._objects.read(self._name(number))
+        except FileNotFoundError:
+            return None
+        return content
+
+    def _name(self, number: int) -> str:
+        return f"{self._prefix}/log/{number:08d}.json"
