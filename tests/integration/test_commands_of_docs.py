@@ -85,7 +85,12 @@ _SMALL = {
     "attention": {"probe.max_epochs": "1"},
     "full_battery": {"suite.tasks": "[topic]"},
     "syntax": {"suite.tasks": "[upos]"},
-    "patch": {"study.patching.pairs": "[facts]", "study.patching.count": "8"},
+    "patch": {
+        "study.patching.pairs": "[facts]",
+        "study.patching.count": "8",
+        "study.paths.receivers": "[final,head.2.1]",
+    },
+    "heads": {"study.heads.pairs": "[facts]", "study.heads.steps": "2", "study.heads.random_sets": "2"},
     "erase": {"study.erasure.random_subspaces": "1", "study.erasure.collateral_rows": "4"},
     "decodable_or_used": {"suite.tasks": "[sentiment]"},
 }
@@ -113,7 +118,7 @@ def in_small(command: str) -> list[str]:
         found.pop("suite.align", None)
     if not {"suite", "suite.path"} & set(found) and "experiment" not in found:
         found |= {"suite.tasks": "[tense,topic]"}
-    if found.get("reference_backbone") in {"minilm", "local"}:
+    if found.get("reference_backbone") in {"minilm", "local", "smollm2"}:
         found |= {"reference_backbone": "tiny", "reference_backbone.seed": "1"}
     if found.get("experiment", "").startswith(("layer_by_layer", "tuned_blocks")):
         found |= {
@@ -123,6 +128,7 @@ def in_small(command: str) -> list[str]:
             "study.maps.layers": "0",
         }
         found |= {"study.with_probes": "false", "study.mixture.replicate_tasks": "0", "study.similarity": "{}"}
+        found |= {"study.patching.rows": "4"}
         if "study.only_models" in found or "suite.path" in found:  # the tasks of the paper and of a FLAN folder
             found |= {"suite": "local", "suite.path": "DIR", "suite.tasks": "[color,paint]"}
             found |= {"study.mixture.unseen": "[]", "study.only_models": "[color]"}

@@ -162,6 +162,18 @@ def _difference_sentences(run: SavedRun) -> Iterator[str]:
         yield f"At the best layer of each run, p < {SIGNIFICANCE_LEVEL}, corrected for all tasks, for {where}."
 
 
+def _head_sentences(run: SavedRun) -> Iterator[str]:
+    found = {(row.metric, row.task): row for row in run.rows if row.metric.startswith("mask/") and not row.control}
+    for (metric, task), effect in found.items():
+        size = found.get(("mask/size", task))
+        if metric != "mask/effect" or size is None:
+            continue
+        text = f"For {task}, a mask of {_count(range(int(size.value)), 'head')} closes {_number(effect)} of the gap"
+        if effect.null_mean is not None and effect.p_cell is not None:
+            text += f", random sets of as many {effect.null_mean:.2f} (p = {effect.p_cell:.2g})"
+        yield f"{text}, on pairs that it was not learned on."
+
+
 def _extremes(run: SavedRun) -> Iterator[str]:
     if run.matrices:
         yield from _extremes_of(run.matrix(run.main_quantity), run.main_quantity)
@@ -215,6 +227,7 @@ _TELLERS: Mapping[str, Callable[[SavedRun], Iterator[str]]] = {
     "compare": _compare_sentences,
     "layer_by_layer": _layer_by_layer_sentences,
     "compare_runs": _difference_sentences,
+    "heads": _head_sentences,
     "transfer": _transfer_sentences,
 }
 

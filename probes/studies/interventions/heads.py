@@ -119,7 +119,8 @@ class HeadsStudy:
             with context.stage("report"):
                 report = report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
         page = write_report(context.output_dir)
-        print_screen(*path_lines(report=page, picture=report.heatmaps[0], everything=context.output_dir))
+        picture = next(iter(report.heatmaps), None)  # none where no pairs are told apart
+        print_screen(*path_lines(report=page, picture=picture, everything=context.output_dir))
         return float(np.nanmean(effects)) if np.isfinite(effects).any() else math.nan
 
 

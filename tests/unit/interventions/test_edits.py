@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from tiny_models import tiny_model
 
 from probes.backbones import Edit, FrozenBackbone, pad_right, tiny_backbone
-from probes.backbones.structure import output_projection
+from probes.backbones.structure import OUTPUT_PROJECTIONS, output_projection
 from probes.backbones.tiny import byte_tokenizer
 from probes.interventions import add, project_out, set_to
 from probes.interventions.heads import patch_heads
@@ -215,11 +215,21 @@ def test_an_adapted_model_can_be_edited():
         (lambda: add(vector(), layer=1, positions="last"), r"pass `attention_mask`"),
         (lambda: add(vector(), layer=1, positions="middle"), r"Unknown positions 'middle'"),
         (lambda: add(vector(), layer=1, stack="encoder"), r"no stack \['encoder'\].*\['decoder'\]"),
+        (lambda: add(vector(), layer=1, site="queries"), r"no site 'queries'.*attention, mlp, heads"),
+        (lambda: add(vector(), layer=0, site="heads"), r"no layer 0 at site 'heads'"),
     ],
 )
 def test_a_place_that_does_not_exist_is_refused(edit, message: str):
     with pytest.raises(ValueError, match=message), tiny_backbone().intervene([edit()]):
         pass
+
+
+def test_heads_of_an_unknown_family_are_refused_by_name(monkeypatch):
+    monkeypatch.delitem(OUTPUT_PROJECTIONS, "llama")
+    backbone = tiny_backbone()
+    ids, mask = batch_of(backbone)
+    with pytest.raises(ValueError, match=r"heads of a 'llama' backbone are not known one by one.*gpt2.*gpt_neox"):
+        backbone.hidden_states(ids, mask, layers=[1], site="heads")
 
 
 def test_a_change_of_shape_is_refused_where_it_happens():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from planted_circuit import circuit_pairs, planted_circuit
@@ -67,7 +69,10 @@ def test_the_gates_are_a_matrix_of_layers_and_heads(finished):
     assert len(gates) == 12
     assert max(v for place, v in gates.items() if place not in {(1, "head 2"), (2, "head 0")}) < 0.05
     assert (folder / "out" / "layer_by_task" / "mask_gate_read.csv").is_file()
-    assert (folder / "out" / "report.html").is_file()
+    page = (folder / "out" / "report.html").read_text()
+    assert re.search(
+        r"For read, a mask of [12] heads? closes 1\.00 \[.*\] of the gap, random sets of as many 0\.", page
+    )
 
 
 def test_pairs_that_contradict_each_other_keep_no_head(finished):
@@ -80,6 +85,13 @@ def test_what_the_model_ignores_has_no_gap_and_no_mask(finished):
     _, _, results = finished
     assert np.isnan(number(results, "mask/all_heads_effect", "ignored").value)
     assert not [r for r in results if r.task == "ignored" and r.metric == "mask/effect"]
+
+
+def test_a_run_whose_pairs_are_not_told_apart_ends_with_its_report(tmp_path):
+    context = RunContext.of(logger=FilesOnly(), seed=0, cache_dir=tmp_path / "cache", output_dir=tmp_path / "out")
+    study = HeadsStudy(heads=HeadSettings(pairs=["ignored"], train=8, test=8))
+    assert np.isnan(study.run(context, backbone=backbone, analysis=LayerAnalysis()))
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 def test_a_second_run_learns_nothing_and_finds_the_same(finished, tmp_path, monkeypatch):
