@@ -19,9 +19,9 @@ from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings
 from probes.tuning import TuningExamples, TuningSettings
 
-SECONDS_OF_THE_END = 2.5
+SECONDS_OF_THE_END = 5.0
 """Tables, figures and page of a small run, and the end of its process."""
-SECONDS_OF_A_TASK = 0.4
+SECONDS_OF_A_TASK = 0.8
 """More of these for each task."""
 _STORED = 0.5e9
 _NEVER = float("inf")
