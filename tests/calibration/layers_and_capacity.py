@@ -154,6 +154,7 @@ SIMULATIONS = [
         right=partial(_right, "layers"),
         short=3,
         long=50,
+        claim="conservative",
     ),
     *(
         Simulation(
@@ -162,6 +163,7 @@ SIMULATIONS = [
             right=partial(_right, which),
             short=short,
             long=long,
+            claim="conservative",
         )
         for which, short, long in (("sparse", 3, 50), ("minibatches", 0, 40))
     ),
