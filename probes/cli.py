@@ -23,15 +23,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from probes.commands.endings import ended_in_words, versions, without_bars
-from probes.commands.plugins import options, plugin_folders, register_plugins
+from probes.commands.plugins import CONFIG_DIR, options, plugin_folders, register_plugins
 from probes.commands.submit import as_sweep
 from probes.files import write_text
 from probes.runs.masking import SecretFilter, find_secrets, mask_secrets
 from probes.runs.targets import foreign_code, is_known, targets_of
-
-_PACKAGE = Path(__file__).resolve().parent
-CONFIG_DIR = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
-"""`probes/conf` in an installed package, `conf` beside it in a checkout."""
 
 register_plugins()
 
@@ -43,10 +39,15 @@ _COMMANDS = {
     "cache": "probes.commands.cache.main",
     "compare": "probes.commands.compare.compare",
     "plan": "probes.commands.plan.main",
+    "submit": "probes.commands.submit.main",
     "report": "probes.commands.compare.report",
     "wandb-report": "probes.commands.wandb_report.main",
 }
 """First word of a command line that runs no study → the function that takes the other words."""
+
+
+_NOT_OF_A_RUN = ("-", "plan.", "hydra")
+"""How words begin that `probes plan` does not take for overrides of the run that it plans."""
 
 
 class OverrideError(ValueError):
@@ -61,11 +62,10 @@ def main() -> None:
         return
     without_bars()
     with ended_in_words():
-        if arguments[:1] == ["submit"]:
-            if "--dry-run" in arguments:
-                arguments[0] = "plan"
-            else:
-                arguments = sys.argv[1:] = as_sweep(arguments[1:])
+        if arguments[:1] == ["submit"] and not {"--dry-run", "--help", "-h"}.intersection(arguments):
+            arguments = sys.argv[1:] = as_sweep(arguments[1:])
+        if arguments[:1] in (["plan"], ["submit"]):
+            check_overrides([word for word in arguments[1:] if "=" in word and not word.startswith(_NOT_OF_A_RUN)])
         if arguments and arguments[0] in _COMMANDS:
             get_object(_COMMANDS[arguments[0]])(arguments[1:])
             return

@@ -31,11 +31,13 @@ class StageSweeper(Sweeper):
         """Run all jobs of the study that these overrides describe.
 
         Raises:
-            ValueError: The overrides describe another study, or several values of one key.
+            TypeError: They describe another study.
+            ValueError: They describe a part of the study.
         """
         from probes.commands.submit import run_stages  # it imports torch, which a look at plug-ins must not
 
         assert self.config is not None
         assert self.launcher is not None
+        assert self.hydra_context is not None
         composed = self.hydra_context.config_loader.load_sweep_config(self.config, arguments)
         return run_stages(self.launcher, composed, arguments)

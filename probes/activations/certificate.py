@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -95,15 +96,16 @@ def certify(
     chosen = [ids[place] for place in places]
     words = None if spans is None else [spans[place] for place in places]
     inputs = pad_right(chosen, length=max(map(len, chosen)), pad_id=backbone.pad_id)
-    together = backbone(*inputs, readings=readings, spans=words)
-    alone = [
-        backbone(
-            *pad_right([text], length=len(text), pad_id=backbone.pad_id),
-            readings=readings,
-            spans=None if words is None else [words[i]],
-        )
-        for i, text in enumerate(chosen)
-    ]
+    alone_inputs = [pad_right([text], length=len(text), pad_id=backbone.pad_id) for text in chosen]
+    together, *alone = backbone.run_together(
+        [
+            partial(backbone, *inputs, readings=readings, spans=words),
+            *(
+                partial(backbone, *of_text, readings=readings, spans=None if words is None else [words[i]])
+                for i, of_text in enumerate(alone_inputs)
+            ),
+        ]
+    )
     names = {r: backbone.layers(r.stack, site=r.site) for r in readings}
     in_a_batch = {
         str(r): _errors(names[r], together[r], torch.cat([each[r] for each in alone], dim=1)) for r in readings

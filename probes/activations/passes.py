@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, pairwise
 from typing import TypeVar, cast
 
@@ -32,6 +33,10 @@ _SECONDS_BETWEEN_LINES = 60.0
 """Least time between two log lines where no progress bar is shown."""
 _SECONDS_UNTIL_ESTIMATE = 5.0
 """Time until the first of them, which says how long the passes will take."""
+
+
+_PASSES_TOGETHER = 256
+"""Most passes that share one reading of the weights; each has a thread."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,11 @@ class ForwardPasses:
     def _launched(self, texts: Sequence[Text], readings: Sequence[Reading]) -> Iterator[_Launched]:
         limit = self.backbone.tokenizer.max_length
         batches = plan_batches([len(ids) for _, ids in texts], tokens_per_batch=self.tokens_per_batch, limit=limit)
+        if self.backbone.streamed:
+            yield from self._together(
+                [partial(self._launch, [texts[i] for i in batch.texts], readings, batch.length) for batch in batches]
+            )
+            return
         for index, batch in enumerate(batches):
             launched = self._launch([texts[i] for i in batch.texts], readings, batch.length)
             if launched is None:
@@ -105,6 +115,14 @@ class ForwardPasses:
                 return
             self.done += 1
             yield launched
+
+    def _together(self, calls: Sequence[Callable[[], _Launched | None]]) -> Iterator[_Launched]:
+        """Run passes that share one reading of each block from disk, up to a number at a time."""
+        for first in range(0, len(calls), _PASSES_TOGETHER):
+            for launched in self.backbone.run_together(calls[first : first + _PASSES_TOGETHER]):
+                assert launched is not None  # only a GPU runs out of its memory
+                self.done += 1
+                yield launched
 
     def _launch(self, texts: Sequence[Text], readings: Sequence[Reading], length: int) -> _Launched | None:
         """Launch one pass; `None` if it runs out of memory."""

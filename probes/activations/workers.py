@@ -208,7 +208,7 @@ def _start(folder: Path, *, threads: int, environment: Mapping[str, str]) -> sub
     own = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     return subprocess.Popen(
         [sys.executable, "-c", _START.format(leader=os.getpid(), folder=str(folder))],
-        env=os.environ | {"PYTHONPATH": paths} | own | environment,
+        env=os.environ | {"PYTHONPATH": paths} | own | dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,13 +23,17 @@ _ADAPTER_STATE = ("_active_adapter", "_disable_adapters")
 """Private attributes of an adapted module that decide its output."""
 
 
-def fingerprint(model: PreTrainedModel) -> str:
+def fingerprint(model: PreTrainedModel, *, read: Callable[[str], Tensor] | None = None) -> str:
     """A digest, 32 hexadecimal digits, of everything that decides a model's hidden states.
 
     That is every parameter and buffer (name, dtype, shape, bytes), the scales of quantized weights, the configuration,
     and of adapters their configuration and the state of every adapted module: its scale alone changes the hidden states
     of equal weights. Equal weights have equal digests whether they come from the Hub, a folder or a GGUF file; another
     revision, adapter, dtype, quantization or attention kernel changes the digest.
+
+    Args:
+        model: The model.
+        read: Reads a weight that is not in memory, by its name.
 
     Raises:
         ValueError: Weights are offloaded, so their bytes cannot be read.
@@ -39,16 +43,32 @@ def fingerprint(model: PreTrainedModel) -> str:
     config |= _adapters(model)
     weights = dict(sorted(_tensors(model).items()))
     for name, tensor in weights.items():
-        if tensor.is_meta:
+        if tensor.is_meta and read is None and _offloaded(model, name) is None:
             raise ValueError(
                 f"Weight '{name}' is offloaded, so its bytes cannot be read. Set `backbone.device_map` so that every "
                 "weight is on a device."
             )
     digest = hashlib.sha256(json.dumps(_ordered(config), sort_keys=True, default=str).encode())
-    contents = map_on_cores(_tensor_digest, weights.values(), torch.device("cpu"))
+
+    def content_of(name: str) -> str:
+        weight = weights[name]
+        if not weight.is_meta:
+            return _tensor_digest(weight)
+        kept = read(name) if read is not None else _offloaded(model, name)
+        assert kept is not None  # checked above
+        return _tensor_digest(kept.to(weight.dtype))
+
+    contents = map_on_cores(content_of, weights, torch.device("cpu"))
     for (name, tensor), content in zip(weights.items(), contents, strict=True):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {content}".encode())
     return digest.hexdigest()[:32]
+
+
+def _offloaded(model: nn.Module, name: str) -> Tensor | None:
+    """A weight that accelerate has offloaded to host memory or disk, as `device_map` has it; `None` if it has not."""
+    path, _, attribute = name.rpartition(".")
+    kept = getattr(getattr(model.get_submodule(path), "_hf_hook", None), "weights_map", None)
+    return None if kept is None else kept[attribute]
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

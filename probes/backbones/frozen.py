@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ from probes.backbones.token_batches import TokenizedTexts, Tokenizer, longest_in
 from probes.backbones.verification import check_hooks, check_weights, is_causal, reported_hidden_states
 from probes.token_values import token_mode
 from probes.values import Layer, Reading
+
+_T = TypeVar("_T")
 
 
 class FrozenBackbone(EditableBackbone):
@@ -106,12 +108,14 @@ class FrozenBackbone(EditableBackbone):
         dtype: str = "auto",
         device: str = "auto",
         device_map: str | dict[str, Any] | None = None,
+        max_memory: dict[Any, str] | None = None,
         quantization: str | None = None,
         trust_remote_code: bool = False,
         decoder_input: str = "start",
         chat_template: bool = False,
         cache_dir: str | None = None,
-    ) -> Self:
+        stream: bool = False,
+    ) -> FrozenBackbone:
         """Load weights and tokenizer, and freeze them.
 
         Args:
@@ -124,41 +128,43 @@ class FrozenBackbone(EditableBackbone):
             layers: As in the constructor.
             dtype: `auto` (bfloat16 where the device computes it natively, else float32), or the name of a torch dtype.
             device: `auto` (a GPU if there is one), or a torch device.
-            device_map: Spread the model over devices, as in transformers; `device` is then ignored.
+            device_map: Spread the model over devices, as in transformers; `device` is then ignored. Modules may be on
+                the `cpu` or `disk`, from which accelerate fetches them in every pass.
+            max_memory: Most memory of each device for `device_map="auto"`, such as `{0: "20GiB", "cpu": "60GiB"}`.
             quantization: `4bit` or `8bit` (bitsandbytes; requires a CUDA GPU).
             trust_remote_code: Run code that comes with the weights.
             decoder_input: As in the constructor.
             chat_template: As in the constructor.
             cache_dir: Where converted GGUF files are kept; default `~/.cache/probes`.
+            stream: Keep the blocks on disk and read one at a time, for a model larger than memory; on the CPU only.
 
         Raises:
             ValueError: Not exactly one of `name`, `path` and `package` is given; the adapter changes nothing;
-                quantization without a GPU.
+                quantization without a GPU; `stream` with an adapter, quantization, a device map or a GPU.
             FileNotFoundError: There is no model at the path or in the package.
         """
         source = Source(name=name, path=path, package=package, revision=revision, trust_remote_code=trust_remote_code)
-        options: dict[str, Any] = {
-            "dtype": dtype,
-            "device": device,
-            "device_map": device_map,
-            "quantization": quantization,
-            "cache_dir": cache_dir,
-        }
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map, "max_memory": max_memory}
+        options |= {"quantization": quantization, "cache_dir": cache_dir}
+        wrapped: dict[str, Any] = {"stack": stack, "layers": layers}
+        wrapped |= {"decoder_input": decoder_input, "chat_template": chat_template}
+        if stream:
+            from probes.backbones.streamed.backbone import (  # build on this module
+                StreamedBackbone,
+                refuse_other_options,
+            )
+
+            refuse_other_options(adapter=adapter, quantization=quantization, device_map=device_map, device=device)
+            return StreamedBackbone.open(source, dtype=dtype, cache_dir=cache_dir, **wrapped)
         model, tokenizer = load_pretrained(source, adapter=adapter, **options)
-        reading: dict[str, Any] = {
-            "stack": stack,
-            "layers": layers,
-            "decoder_input": decoder_input,
-            "chat_template": chat_template,
-        }
         origin = {"path": path, "package": package, "revision": revision, "trust_remote_code": trust_remote_code}
         backbone = cls(
             model,
             tokenizer,
             name=source.title if adapter is None else f"{source.title}+{adapter}",
             with_head=partial(load_causal_lm, source, **options),
-            reload=partial(cls.load, name, adapter=adapter, **origin, **options, **reading),
-            **reading,
+            reload=partial(cls.load, name, adapter=adapter, **origin, **options, **wrapped),
+            **wrapped,
         )
         backbone._adapter = adapter
         return backbone
@@ -193,9 +199,19 @@ class FrozenBackbone(EditableBackbone):
         return super().train(False)
 
     @property
+    def streamed(self) -> bool:
+        """Whether the blocks are on disk, so that passes should be run together."""
+        return False
+
+    def run_together(self, calls: Sequence[Callable[[], _T]]) -> list[_T]:
+        """Call functions that each run the model once; where blocks stay on disk, each is read once for all of them."""
+        return [call() for call in calls]
+
+    @property
     def device(self) -> torch.device:
         """Where token ids go."""
-        return next(self.model.parameters()).device
+        weights = self.model.parameters()
+        return next((weight.device for weight in weights if not weight.is_meta), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -348,7 +364,9 @@ class FrozenBackbone(EditableBackbone):
         if self.stacks != ("decoder",) or self.model.config.is_encoder_decoder:
             return forward
         run = partial(forward.run, self.stacks)
-        return replace(forward, causal=is_causal(self._stacks["decoder"], run, pad_id=self.pad_id))
+        return replace(
+            forward, causal=is_causal(self._stacks["decoder"], run, pad_id=self.pad_id, together=self.run_together)
+        )
 
 
 @contextmanager

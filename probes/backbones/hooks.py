@@ -7,6 +7,7 @@ one per word, so that hidden states of shape `(batch, tokens, features)` are nev
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -289,12 +290,17 @@ def _depth(stack: Stack, layer: Layer) -> int:
 
 
 def _hook(stack: Stack, site: str, layer: Layer, sink: Sink) -> Any:
+    owner = threading.get_ident()  # passes of several threads may share a model
+
     def take_output(_module: nn.Module, _args: Any, output: Any) -> None:
+        if threading.get_ident() != owner:
+            return
         hidden = output if isinstance(output, Tensor) else output[0]  # some modules also put out attention weights
         sink(site, layer, hidden)
 
     def take_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        sink(site, layer, args[0] if args else kwargs["hidden_states"])
+        if threading.get_ident() == owner:
+            sink(site, layer, args[0] if args else kwargs["hidden_states"])
 
     if layer == 0:
         return stack.blocks[0].register_forward_pre_hook(take_input, with_kwargs=True)
@@ -311,8 +317,11 @@ def _hook(stack: Stack, site: str, layer: Layer, sink: Sink) -> Any:
 
 
 def _stop_after(stack: Stack, depth: int) -> Any:
+    owner = threading.get_ident()
+
     def halt(*_: Any) -> None:
-        raise ForwardStopped
+        if threading.get_ident() == owner:
+            raise ForwardStopped
 
     if depth == 0:
         return stack.blocks[0].register_forward_pre_hook(halt)

@@ -94,6 +94,7 @@ def load_pretrained(
     dtype: str = "auto",
     device: str = "auto",
     device_map: str | dict[str, Any] | None = None,
+    max_memory: dict[Any, str] | None = None,
     quantization: str | None = None,
     cache_dir: str | None = None,
 ) -> tuple[PreTrainedModel, Any]:
@@ -104,7 +105,8 @@ def load_pretrained(
             a GPU.
         FileNotFoundError: There is no model at the source.
     """
-    options: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map, "quantization": quantization}
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map, "max_memory": max_memory}
+    options["quantization"] = quantization
     return _load(AutoModel, source, adapter=adapter, cache_dir=cache_dir, **options)
 
 
@@ -115,11 +117,13 @@ def load_causal_lm(
     dtype: str = "auto",
     device: str = "auto",
     device_map: str | dict[str, Any] | None = None,
+    max_memory: dict[Any, str] | None = None,
     quantization: str | None = None,
     cache_dir: str | None = None,
 ) -> PreTrainedModel:
     """Load a model with its language-model head; arguments and errors as in `load_pretrained`."""
-    options: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map, "quantization": quantization}
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "device_map": device_map, "max_memory": max_memory}
+    options["quantization"] = quantization
     return _load(AutoModelForCausalLM, source, adapter=adapter, cache_dir=cache_dir, **options)[0]
 
 
@@ -175,6 +179,7 @@ def _load(
     dtype: str,
     device: str,
     device_map: str | dict[str, Any] | None,
+    max_memory: dict[Any, str] | None,
     quantization: str | None,
     cache_dir: str | None,
 ) -> tuple[PreTrainedModel, Any]:
@@ -195,6 +200,7 @@ def _load(
             options["quantization_config"] = _quantization(quantization)
         if device_map is not None or quantization is not None:
             options["device_map"] = device_map or "auto"
+            options["max_memory"] = max_memory
         model = auto_model.from_pretrained(place, **options)
         if adapter is not None:
             _add_adapter(model.base_model, adapter)  # its weights are named as those below the head

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from probes.backbones.hooks import Spans
 from probes.backbones.structure import LayerSpec
 from probes.backbones.token_batches import TokenizedTexts, Tokenizer
 from probes.values import Layer, Reading
+
+_T = TypeVar("_T")
 
 
 class ReadableBackbone(Protocol):
@@ -83,6 +85,15 @@ class ReadableBackbone(Protocol):
 
     def align(self, texts: Sequence[str], ranges: Sequence[Ranges], *, max_length: int | None = None) -> AlignedTexts:
         """Token ids of texts, and the tokens of their words."""
+        ...
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the blocks are on disk, so that passes should be run together."""
+        ...
+
+    def run_together(self, calls: Sequence[Callable[[], _T]]) -> list[_T]:
+        """Call functions that each run the model once."""
         ...
 
     def reported(

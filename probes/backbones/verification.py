@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from probes.backbones.hooks import capture
 from probes.backbones.structure import Stack
 from probes.values import Layer
+
+Together = Callable[[Sequence[Callable[[], Any]]], Sequence[Any]]
+"""Calls functions that each run the model once, and returns their results."""
 
 
 @torch.no_grad()
@@ -79,7 +83,7 @@ def reported_hidden_states(stack: Stack, output: Any) -> dict[Layer, Tensor]:
 
 
 @torch.no_grad()
-def is_causal(stack: Stack, run: Callable[..., Any], *, pad_id: int) -> bool:
+def is_causal(stack: Stack, run: Callable[..., Any], *, pad_id: int, together: Together) -> bool:
     """Whether no position attends to later ones, so that padding on the right needs no attention mask.
 
     Four tokens are run without a mask, with a mask of ones, and without a mask but with another last token. The stack
@@ -89,11 +93,13 @@ def is_causal(stack: Stack, run: Callable[..., Any], *, pad_id: int) -> bool:
         stack: The stack to check.
         run: Runs the model on `(input_ids, attention_mask, *, masked, **kwargs)`.
         pad_id: A token id that the check avoids.
+        together: Calls several functions that each run the model once.
     """
     ids = _four_tokens(stack, pad_id)
     other_last, ones = torch.cat([ids[:, :3], ids[:, :1]], dim=1), torch.ones_like(ids)
     inputs = ((ids, False), (ids, True), (other_last, False))
-    first, *others = [run(i, ones, masked=masked, output_hidden_states=True).hidden_states for i, masked in inputs]
+    calls = [partial(run, i, ones, masked=masked, output_hidden_states=True) for i, masked in inputs]
+    first, *others = [output.hidden_states for output in together(calls)]
     return all(
         torch.equal(hidden[:, :3], reference[:, :3])
         for hidden_states in others
@@ -113,5 +119,6 @@ def _refuse_nan(stack: Stack, by_layer: Mapping[Layer, Tensor], name: str) -> No
 
 def _four_tokens(stack: Stack, pad_id: int) -> Tensor:
     """Four different token ids, none of them padding, shape `(1, 4)`."""
-    device = next(stack.module.parameters()).device
+    weight = next(stack.module.parameters())
+    device = "cpu" if weight.is_meta else weight.device
     return torch.tensor([[i for i in range(5) if i != pad_id][:4]], device=device)

@@ -18,6 +18,10 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONFIG_DIR = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
+"""`probes/conf` in an installed package, `conf` beside it in a checkout."""
+
 ENTRY_POINTS = "probes.plugins"
 """The group of entry points; each names a package with a folder `conf`."""
 

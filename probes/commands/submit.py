@@ -1,7 +1,7 @@
 """`probes submit OVERRIDES`: a layer-by-layer study as a graph of jobs, given to any launcher of Hydra.
 
     probes submit experiment=layer_by_layer hydra/launcher=joblib hydra.launcher.n_jobs=2
-    probes submit experiment=layer_by_layer_paper hydra/launcher=submitit_slurm --dry-run
+    probes submit experiment=layer_by_layer_paper hydra/launcher=slurm --dry-run
 
 Each model is tuned by one job, then read by one job, and a last job compares all of them. Each is a run in a folder of
 the sweep; the jobs meet in the cache alone. A command that is given again goes on: jobs that have finished say so.
@@ -9,6 +9,7 @@ the sweep; the jobs meet in the cache alone. A command that is given again goes 
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -33,8 +35,36 @@ WAITING = "waiting"
 """State of a job whose stage has not begun."""
 
 
+def main(arguments: Sequence[str]) -> None:
+    """Explain the command, or with `--dry-run` list the jobs and their costs; without, `probes.cli` starts a sweep."""
+    parser = argparse.ArgumentParser(
+        prog="probes submit", description="Run a layer-by-layer study as a graph of jobs: tune, read, compare."
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as for a run; hydra/launcher=… chooses where"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list every job with its cost, and run none")
+    from probes.commands.plan import main as plan
+
+    plan([*parser.parse_args(arguments).overrides, "--dry-run"])
+
+
 def as_sweep(arguments: Sequence[str]) -> list[str]:
-    """The arguments of `probes submit` as those of a sweep."""
+    """The arguments of `probes submit` as those of a sweep.
+
+    Raises:
+        ValueError: An override has several values, or does not parse.
+    """
+    words = [word for word in arguments if "=" in word and not word.startswith("--")]
+    try:
+        parsed = OverridesParser.create().parse_overrides(words)
+    except HydraException as error:
+        raise ValueError(f"An override cannot be read: {error}") from error
+    several = [override.input_line for override in parsed if override.is_sweep_override()]
+    if several:
+        raise ValueError(
+            f"`probes submit` runs one study, and `{several[0]}` describes several. Give one command for each value."
+        )
     return ["-m", *arguments, SWEEPER]
 
 
@@ -42,14 +72,15 @@ def jobs_of(cfg: DictConfig) -> list[StudyJob]:
     """The jobs of the study that a config describes; the suite is loaded, for the names of its tasks.
 
     Raises:
-        ValueError: It is no layer-by-layer study, or one that does a part of the work only.
+        TypeError: It is no layer-by-layer study.
+        ValueError: It does a part of the work only.
     """
     from probes.studies import LayerByLayerStudy
     from probes.studies.layer_by_layer.job_graph import jobs_of_study
 
     study = instantiate(cfg.study)
     if not isinstance(study, LayerByLayerStudy):
-        raise ValueError(
+        raise TypeError(
             f"`probes submit` divides study=layer_by_layer into jobs; got {cfg.study._target_}. Set `study`, or give "
             "jobs of your own to a launcher: `python train.py -m probe=linear,mlp hydra/launcher=…`."
         )
@@ -72,13 +103,9 @@ def run_stages(launcher: Launcher, cfg: DictConfig, arguments: Sequence[str]) ->
         What each job that was run returned.
 
     Raises:
-        ValueError: As in `jobs_of`, or an override has several values.
+        TypeError: As in `jobs_of`.
+        ValueError: As in `jobs_of`.
     """
-    several = [o.input_line for o in OverridesParser.create().parse_overrides(list(arguments)) if o.is_sweep_override()]
-    if several:
-        raise ValueError(
-            f"`probes submit` runs one study, and `{several[0]}` describes several. Give one command for each value."
-        )
     sweep, jobs = Path(cfg.hydra.sweep.dir), jobs_of(cfg)
     words = [[*arguments, *job.overrides()] for job in jobs]
     for number, overrides in enumerate(words):

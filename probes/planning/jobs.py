@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from probes.planning.model_shape import ModelShape
@@ -13,6 +13,7 @@ from probes.studies.layer_by_layer.models import MIXTURE
 from probes.tuning import TuningSettings
 
 _ALL_WEIGHTS = "full"
+_NONE = Texts()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +38,9 @@ class Job:
     stage: str
     model: str = ""
     steps: int = 0
-    tuning: Texts = Texts()
+    tuning: Texts = _NONE
     tuning_flop: float = 0.0
-    read: Texts = Texts()
+    read: Texts = _NONE
     read_flop: float = 0.0
     generated: int = 0
     stored_bytes: int = 0
@@ -145,8 +146,7 @@ class _Planner:
         measured = steps // settings.validation_interval(train.number) if train.number else 0
         everything = settings.method == _ALL_WEIGHTS
         answered = test.some(settings.generate_rows)
-        scored = (2 + measured) * validation.number and _repeated(validation, 2 + measured)
-        passes = (scored or Texts()) + _repeated(test, 2) + _repeated(answered, 2)
+        passes = _repeated(validation, 2 + measured) + _repeated(test, 2) + _repeated(answered, 2)
         heads = self._answers(job, "validation") * (2 + measured) + 2 * self._answers(job, "test")
         return Job(
             stage="tune",
@@ -166,7 +166,7 @@ class _Planner:
     def read(self, job: StudyJob, *, whole_suite: bool) -> Job:
         """Read the suite with base and experimental model, and a task's test rows with its controls."""
         if job.model == BASE or job.model.partition(":")[0] == MIXTURE:
-            first = ":" not in job.model
+            first = job.model in {BASE, f"{MIXTURE}:0"}
             splits = ("train", "validation", "test") if whole_suite and first else ("test",)
             texts = _sum(task.prompts[split] for task in self.tasks for split in splits if split in task.prompts)
         else:
@@ -187,7 +187,7 @@ class _Planner:
     def _texts(self, job: StudyJob, split: str) -> Texts:
         """Prompts and answers of a split of what a model is tuned on."""
         if job.name != MIXTURE:
-            return self._task(job).whole(split) if split in self._task(job).prompts else Texts()
+            return self._task(job).whole(split) if split in self._task(job).prompts else _NONE
         seen = [task for task in self.tasks if not task.unseen and split in task.prompts]
         if split != "train":
             return _sum(task.whole(split) for task in seen)
@@ -207,9 +207,9 @@ class _Planner:
         return 4 * self.shape.blocks * of_block
 
 
-def _sum(parts: object) -> Texts:
-    total = Texts()
-    for part in parts:  # pyright: ignore[reportGeneralTypeIssues]
+def _sum(parts: Iterable[Texts]) -> Texts:
+    total = _NONE
+    for part in parts:
         total = total + part
     return total
 

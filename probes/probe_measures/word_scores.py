@@ -22,7 +22,7 @@ class TagScores:
 
     Attributes:
         samples: Bootstrap resamples of the sentences behind each interval; 0 for none.
-        permutations: How often sentences are matched with the predictions of others, behind each null and p; 0 for none.
+        permutations: How often sentences are matched with predictions of others, behind each null and p; 0 for none.
         most_tags: Tags with the most test words that are scored, so that a matrix can be read.
     """
 
@@ -68,7 +68,7 @@ class EntityScores:
 
     Attributes:
         samples: Bootstrap resamples of the sentences behind each interval; 0 for none.
-        permutations: How often sentences are matched with the predictions of others, behind each null and p; 0 for none.
+        permutations: How often sentences are matched with predictions of others, behind each null and p; 0 for none.
     """
 
     samples: int = 1000

@@ -229,11 +229,14 @@ class StoredRows:
     texts: tuple[str, ...]
     layers: tuple[Layer, ...]
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Layers, rows and features."""
-        one = self.store.read(self.texts[:1], self.layers)
-        return len(self.layers), len(self.texts), one.shape[-1]
+        return len(self.layers), len(self.texts), self._features
+
+    @cached_property
+    def _features(self) -> int:
+        return self.store.read(self.texts[:1], self.layers).shape[-1]
 
     @cached_property
     def _files(self) -> list[Tensor]:
@@ -272,7 +275,7 @@ def task_data(
         reading: What is read.
         max_train_bytes: Memory that training rows of one vector a text may take; more stay in the store. `None`: any.
     """
-    assert task.kind in {"classification", "multilabel", "regression"}  # studies leave the others out
+    assert task.kind not in ("generation", "trees", "pairs")  # studies leave these out
     read = activations.tokens if token_mode(reading) is not None and not task.of_words else activations.rows
     reads = dict.fromkeys(SPLITS, read)
     of_texts = token_mode(reading) is None and not task.of_words

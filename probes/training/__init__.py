@@ -9,6 +9,7 @@ from probes.training.bank.minibatch_module import MinibatchProbeModule as Miniba
 from probes.training.bank.probe_bank import ProbeBank as ProbeBank
 from probes.training.bank.probe_module import ProbeModule as ProbeModule
 from probes.training.bank.probe_module import Standardiser as Standardiser
+from probes.training.bank.probe_module import with_unit_size as with_unit_size
 from probes.training.best_layers import possibly_best as possibly_best
 from probes.training.data_module import ActivationDataModule as ActivationDataModule
 from probes.training.fit_task import TaskProbes as TaskProbes

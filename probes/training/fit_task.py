@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -388,4 +388,4 @@ def _labelled(split: str, values: RowValues, targets: Tensor, layers: tuple[Laye
         positions = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(values.lengths)
         tokens = TokenActivations(values.tokens, offsets, positions, layers, ids, NO_READING)
         return LabelledActivations(tokens, targets)
-    return LabelledActivations(Activations(values, layers, ids, NO_READING), targets)
+    return LabelledActivations(Activations(cast(Tensor, values), layers, ids, NO_READING), targets)

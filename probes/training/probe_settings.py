@@ -39,6 +39,10 @@ class ProbeSettings:
             `auto`: exact where possible. `ridge` and `lda` (linear probes only) follow in closed form from second
             moments, see `probes.training.closed_form`.
         penalties: λ of the term λ/2 · ‖weights‖² added to the mean loss; one is chosen for each layer on validation.
+        largest_token: For probes that read all tokens: vectors whose root mean square is more than so many times the
+            median over training tokens are shortened to that. The first token of many decoders is hundreds of times
+            larger than all others, and would decide alone how features are standardised. `None` for no limit; probes of
+            one vector a row have none.
         class_weights: `balanced` gives every class the same total weight in the loss; `None` every row.
         controls: Probes of shuffled labels beside each probe.
         folds: Folds of the cross-validation that replaces a small validation split.
@@ -68,6 +72,7 @@ class ProbeSettings:
     architecture: ProbeArchitecture = LinearProbe
     fit: Literal["auto", "exact", "minibatch", "ridge", "lda"] = "auto"
     penalties: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
+    largest_token: float | None = 4.0
     class_weights: Literal["balanced"] | None = None
     controls: int = 1
     folds: int = 5
@@ -141,9 +146,9 @@ class ProbeSettings:
         limit = self.max_train_bytes
         if limit is not None and (not isinstance(limit, int) or limit < 0):
             raise ValueError(f"`probe.max_train_bytes` must be a whole number of bytes or null; got {limit!r}.")
-        for key in ("learning_rate", "tolerance", "gradient_clip_norm"):
+        for key in ("learning_rate", "tolerance", "gradient_clip_norm", "largest_token"):
             value = getattr(self, key)
-            if not (key == "gradient_clip_norm" and value is None) and not value > 0:
+            if not (key in ("gradient_clip_norm", "largest_token") and value is None) and not value > 0:
                 raise ValueError(f"`probe.{key}` must be a number above 0; got {value!r}.")
 
     def _check_penalties(self) -> None:

@@ -174,7 +174,8 @@ def _with_tensors(probes: LayerProbes, tensors: Mapping[str, Tensor]) -> LayerPr
     bank.load_state_dict(
         {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     )
-    standardiser = Standardiser(tensors["standardiser.mean"], tensors["standardiser.deviation"])
+    statistics = (tensors["standardiser.mean"], tensors["standardiser.deviation"])
+    standardiser = Standardiser(*statistics, tensors.get("standardiser.largest"))
     return replace(probes, bank=bank.eval(), standardiser=standardiser)
 
 

@@ -152,6 +152,7 @@ def train_bank(train: Rows, validation: Rows | None, spec: BankSpec) -> TrainedB
         standardiser=Standardiser(
             torch.cat([standardiser.mean for standardiser in standardisers]),
             torch.cat([standardiser.deviation for standardiser in standardisers]),
+            None if standardisers[0].largest is None else torch.cat([each.largest for each in standardisers]),
         ),
         target_mean=mean,
         target_deviation=deviation,
@@ -178,9 +179,11 @@ def _train_chunk(train: Rows, validation: Rows | None, spec: BankSpec) -> tuple[
     bank = _new_bank(train, spec)
     if spec.prepare is not None:
         spec.prepare(bank)
-    standardiser, _ = Standardiser.of(
-        train.values if isinstance(train.values, StreamedRows) else vectors_of(train.values)
-    )
+    if isinstance(train.values, StreamedRows):
+        standardiser, _ = Standardiser.of(train.values)
+    else:
+        largest = settings.largest_token if isinstance(train.values, RaggedRows) else None
+        standardiser, _ = Standardiser.of(vectors_of(train.values), largest=largest)
     if spec.exact:
         module = ExactProbeModule(bank, standardiser, kind=spec.kind, settings=settings)
         data = ActivationDataModule(train, layers_per_batch=_layers_per_solve(train, spec), task_data=spec.task_data)

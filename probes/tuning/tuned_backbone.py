@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import transformers
@@ -20,6 +20,8 @@ from probes.kept_files import folder_fault, manifest_digest, read_sealed_json, w
 from probes.tuning.adapters import quiet_tuning
 from probes.tuning.answer_scores import AnswerScores
 from probes.values import Layer, Reading
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,15 @@ class TunedBackbone:
     def dtype(self) -> torch.dtype:
         """What hidden states are computed in."""
         return self.base.dtype
+
+    @property
+    def streamed(self) -> bool:
+        """Never: tuned weights are in memory."""
+        return False
+
+    def run_together(self, calls: Sequence[Callable[[], _T]]) -> list[_T]:
+        """Call functions that each run the model once."""
+        return [call() for call in calls]
 
     @property
     def hidden_size(self) -> int:

@@ -3,6 +3,7 @@
 from calibration import (
     across_tasks,
     bands,
+    channels,
     codes,
     geometry,
     interventions,
@@ -31,6 +32,7 @@ MODULES = (
     across_tasks,
     bands,
     interventions,
+    channels,
     measures_of_probes,
     layers_and_capacity,
     label_free,

@@ -86,7 +86,7 @@ def _truth(which: str, train: int) -> dict[str, np.ndarray]:
 def _right(which: str, seed: int) -> dict[str, np.ndarray]:
     """Intervals about the trained probes."""
     hits: dict[str, list[np.ndarray]] = {}
-    for number in range(DATA_SETS):
+    for number in range(DATA_SETS if which == "layers" else DATA_SETS // 4):
         train = number % TRAINED
         for profile in _OF_TRAINED[which](train, TEST_ROWS, derive_seed(seed, number)):
             own = covered(*interval_of(profile), _truth(which, train)[profile.quantity])
@@ -112,7 +112,7 @@ def _rows_right(seed: int) -> dict[str, np.ndarray]:
 
 def _answers(rows: int, seed: int, sharpened: float) -> dict[str, LayerProfile]:
     """Answers of three classes that are right as often as they say, or of a probe that is too sure of them."""
-    task = task_of(THREE, (20, 4, rows), seed)
+    task = task_of(THREE, (60, 4, rows), seed)
     generator = torch.Generator().manual_seed(derive_seed(seed, "logits"))
     logits = 1.5 * torch.randn(rows, 3, generator=generator, dtype=torch.float64)
     targets = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
@@ -149,15 +149,15 @@ SIMULATIONS = [
         name="beside scores, layers",
         setting=f"4 layers with parts of the signal, 150 training rows, {TEST_ROWS} test rows",
         right=partial(_right, "layers"),
-        short=0,
+        short=3,
         long=50,
     ),
     Simulation(
         name="beside scores, capacity",
         setting=f"3 classes, 150 training rows, {TEST_ROWS} test rows",
         right=partial(_right, "capacity"),
-        short=0,
-        long=50,
+        short=2,
+        long=200,
     ),
     Simulation(
         name="beside scores, rows needed",
@@ -171,7 +171,7 @@ SIMULATIONS = [
             name=f"beside scores, over-confidence {sharpened:g}",
             setting=f"3 classes, logits {sharpened:g} times as large as they should be, {TEST_ROWS} test rows",
             right=partial(_calibration_right, sharpened),
-            short=0,
+            short=10,
             long=50,
         )
         for sharpened in (1.0, 2.0)

@@ -22,7 +22,7 @@ from probes.cli import _COMMANDS, check_overrides
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 FENCE = re.compile(r"^```bash\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
-NEEDS_A_PACKAGE = {"hydra/launcher=submitit_slurm": "hydra_plugins.hydra_submitit_launcher"}
+NEEDS_A_PACKAGE = {"hydra/launcher=slurm": "hydra_plugins.hydra_submitit_launcher"}
 """Overrides that exist only where a package is installed, which `make setup` does not install."""
 OPTIONS_OF_THE_EXAMPLE = f"hydra.searchpath=[file://{ROOT}/examples/plugin/probes_example_plugin/conf]"
 

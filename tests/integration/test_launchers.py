@@ -13,19 +13,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SWEEP = ("-m", "experiment=quick", "suite.tasks=[topic]", "analysis=none", "logger=csv", "hydra.sweep.dir=sweep")
-LAUNCHERS = {
-    "joblib": ("hydra_plugins.hydra_joblib_launcher", ("hydra.launcher.n_jobs=2",)),
+LAUNCHERS = {  # joblib is tested in test_submit.py
     "submitit_local": ("hydra_plugins.hydra_submitit_launcher", ()),
     "ray": ("ray", ("hydra.launcher.total_cpus=2",)),
 }
 
 
 def swept(cwd: Path, *words: str) -> list[dict[str, str]]:
-    """The job table of a sweep over three layers, of which one does not exist."""
+    """The job table of a sweep over two layers, of which one does not exist."""
     environment = os.environ | {"PROBES_CACHE_DIR": str(cwd / "cache")}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *SWEEP, "backbone.layers=[0],[1],[9]", *words], cwd=cwd, env=environment,
-        capture_output=True, text=True, check=False, timeout=600,
+        [sys.executable, str(ROOT / "train.py"), *SWEEP, "backbone.layers=[1],[9]", *words], cwd=cwd,
+        env=environment, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     with (cwd / "sweep/jobs.csv").open() as file:
@@ -43,12 +42,7 @@ def test_the_job_table_is_that_of_the_basic_launcher(tmp_path, basic, launcher):
     if find_spec(package) is None:
         pytest.skip(f"`hydra/launcher={launcher}` needs the package {package}")
     found = swept(tmp_path, f"hydra/launcher={launcher}", *words)
-    assert [job["state"] for job in found] == ["finished", "finished", "failed"]
+    assert [job["state"] for job in found] == ["finished", "failed"]
     assert found == basic
-
-
-@pytest.mark.skipif(find_spec("ray") is None, reason="`hydra/launcher=ray` needs the package ray")
-def test_the_cluster_that_ray_started_has_stopped(tmp_path):
-    swept(tmp_path, "hydra/launcher=ray", "hydra.launcher.total_cpus=1")
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
     assert not [words for words in commands if b"raylet" in words and str(tmp_path).encode() in words]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 from pathlib import Path
 
@@ -62,6 +63,10 @@ def test_weights_and_gains_are_drawn(readers: tuple[Path, float]) -> None:
     out, _ = readers
     for name in ("token_weights_topic.png", "attention_gain_over_pooled.png", "attention_macro_f1.png"):
         assert (out / "figures" / name).stat().st_size > 0
+    weights = base64.b64encode((out / "figures" / "token_weights_topic.png").read_bytes()).decode()
+    page = (out / "report.html").read_text()
+    assert f"data:image/png;base64,{weights}" in page
+    assert page.count("data:image/png") == 1  # heatmaps are drawn by the page itself
 
 
 def test_pooled_tokens_are_the_last_the_first_the_mean_and_the_largest() -> None:

@@ -1,4 +1,4 @@
-"""A layer-by-layer study as a graph of jobs: the files of one process, each model tuned once, and what a failure leaves."""
+"""A layer-by-layer study as a graph of jobs: tables of one process, each model tuned once, what a failure leaves."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+
+from probes.cli import CONFIG_DIR
+from probes.commands.submit import as_sweep, jobs_of
 
 ROOT = Path(__file__).parents[2]
 STUDY = (
@@ -65,9 +69,8 @@ def test_the_job_table_has_every_job_with_its_stage_and_model(submitted):
 def test_each_model_is_tuned_by_its_own_job_alone(submitted):
     facts = {path.parent.name: json.loads(path.read_text()) for path in (submitted / "sweep").glob("*/provenance.json")}
     tuned = {job: [not model["reused"] for model in facts[str(job)]["tuned_models"]] for job in range(10)}
-    assert tuned == {job: [True] for job in range(4)} | {4: []} | {job: [False] for job in range(5, 9)} | {
-        9: [False] * 4
-    }
+    assert [tuned[job] for job in range(4)] == [[True]] * 4
+    assert [tuned[job] for job in range(4, 10)] == [[], *[[False]] * 4, [False] * 4]
     assert facts["9"]["forward_passes"] == 0
     assert len(list((submitted / "cache/adapters").glob("*-*/tuning.json"))) == 4
 
@@ -88,15 +91,27 @@ def test_after_a_failed_job_later_stages_wait(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "error", "message"),
     [
-        (["experiment=quick"], "`probes submit` divides study=layer_by_layer into jobs"),
-        ([*STUDY, "study.stop_after=tune"], "Leave both at null"),
-        ([*STUDY, "seed=0,1"], "`seed=0,1` describes several"),
+        (["experiment=quick"], TypeError, "`probes submit` divides study=layer_by_layer into jobs"),
+        ([*STUDY, "study.stop_after=tune"], ValueError, "Leave both at null"),
     ],
 )
-def test_what_is_no_whole_study_is_refused(tmp_path, words, message):
-    done = command("submit", *words, cwd=tmp_path)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_what_is_no_whole_study_is_refused(overrides, error, message):
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"), pytest.raises(error, match=message):
+        jobs_of(compose("train", overrides=overrides))
+
+
+def test_several_studies_at_once_are_refused():
+    with pytest.raises(ValueError, match="`seed=0,1` describes several"):
+        as_sweep(["experiment=layer_by_layer", "seed=0,1"])
+    assert as_sweep(["seed=0"]) == ["-m", "seed=0", "hydra/sweeper=stages"]
+
+
+def test_two_jobs_that_want_one_model_tune_it_once(tmp_path):
+    one = "study.only_models=[tense]"
+    words = ["-m", *STUDY, one, "study.stop_after=tune,read", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = command(*words, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts = [json.loads((tmp_path / f"sweep/{job}/provenance.json").read_text()) for job in (0, 1)]
+    assert sorted(model["reused"] for fact in facts for model in fact["tuned_models"]) == [False, True]

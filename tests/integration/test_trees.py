@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 from pathlib import Path
 
@@ -77,6 +78,8 @@ def test_trees_and_heatmaps_are_drawn_and_the_objective_is_that_of_validation(fi
         "report.html",
     ):
         assert (out / name).stat().st_size > 0
+    trees = base64.b64encode((out / "figures" / "predicted_trees.png").read_bytes()).decode()
+    assert f"data:image/png;base64,{trees}" in (out / "report.html").read_text()
     validation = [
         float(row["value"])
         for row in rows_of(out)

@@ -112,14 +112,17 @@ class _Obstore:
         from obstore.store import from_url
 
         self.url = url
-        retries = {"max_retries": 6, "retry_timeout": timedelta(seconds=90)}  # of 5xx answers, such as 503 SlowDown
-        client = {
+        retries: Any = {
+            "max_retries": 6,
+            "retry_timeout": timedelta(seconds=90),
+        }  # of 5xx answers, such as 503 SlowDown
+        client: Any = {
             "timeout": timedelta(seconds=10 * _SECONDS_WITHOUT_DATA),
             "read_timeout": timedelta(seconds=_SECONDS_WITHOUT_DATA),
             "connect_timeout": timedelta(seconds=10),
             "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in {"true", "1"},  # given options replace it
         }
-        self._store: Any = from_url(url, client_options=client, retry_config=retries)  # pyright: ignore[reportArgumentType]
+        self._store: Any = from_url(url, client_options=client, retry_config=retries)
 
     def read(self, name: str) -> bytes:
         import obstore

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from probes.activations.remote.objects import Objects
 from probes.activations.shards import ShardHeader
@@ -55,7 +56,8 @@ class Entry:
             fields = json.loads(sealed["entry"])
             header = fields["header"]
             if header is not None:
-                header = ShardHeader(**{k: tuple(v) if isinstance(v, list) else v for k, v in header.items()})
+                plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in header.items()}
+                header = ShardHeader(**plain)
             return cls(fields["shard"], fields["object"], header)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None

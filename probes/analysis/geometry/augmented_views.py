@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from probes.analysis.geometry.token_paths import entropy
+from probes.analysis.similarity.leave_one_out import LeaveOneOut
 
 
 def info_nce_bits(first: Tensor, second: Tensor, *, temperature: float = 0.1) -> Tensor:
@@ -35,6 +36,27 @@ def info_nce_bits(first: Tensor, second: Tensor, *, temperature: float = 0.1) ->
     right = cosines.diagonal(dim1=1, dim2=2)
     both = (right - cosines.logsumexp(2)) + (right - cosines.logsumexp(1))  # either view may be the one that is sought
     return (both / 2 + math.log(first.shape[1])) / math.log(2)
+
+
+def info_nce_leave_one_out(first: Tensor, second: Tensor, *, temperature: float = 0.1) -> LeaveOneOut:
+    """Mean of `info_nce_bits` over texts, of all texts and without each: as query, and as an alternative to others.
+
+    Args:
+        first: As in `info_nce_bits`, as are `second` and `temperature`; at least 3 texts.
+        second: Another view of the same texts.
+        temperature: Divides cosines.
+    """
+    cosines = _unit(first) @ _unit(second).mT / temperature
+    texts = first.shape[1]
+    both = torch.zeros(len(cosines), texts, texts, dtype=torch.float64)  # (layers, texts, the one left out)
+    for of_queries in (cosines, cosines.mT):
+        largest = of_queries.amax(2, keepdim=True)
+        weights = (of_queries - largest).exp()
+        others = weights.sum(2, keepdim=True) - weights
+        both += of_queries.diagonal(dim1=1, dim2=2)[..., None] - largest - others.clamp_min(1e-300).log()
+    queries = both.sum(1) - both.diagonal(dim1=1, dim2=2)  # a text that is left out is no query
+    without = (queries / (texts - 1) / 2 + math.log(texts - 1)) / math.log(2)
+    return LeaveOneOut(info_nce_bits(first, second, temperature=temperature).mean(1), without)
 
 
 def dime(first: Tensor, second: Tensor, *, permutations: int = 10, seed: int = 0) -> Tensor:

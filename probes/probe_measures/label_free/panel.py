@@ -12,8 +12,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from probes.analysis.geometry.augmented_views import dime, info_nce_bits, lidar
-from probes.analysis.intervals import half_sample_errors
+from probes.analysis.geometry.augmented_views import dime, info_nce_leave_one_out, lidar
+from probes.analysis.intervals import HalfMeans, half_sample_errors, jackknife_errors
+from probes.analysis.similarity.leave_one_out import LeaveOneOut
 from probes.metrics import LARGER_IS_BETTER, MAIN_METRIC
 from probes.probe_measures.label_free.text_pairs import PairSettings, pair_profiles
 from probes.probe_measures.linear_refits import has_independent_vectors
@@ -111,23 +112,26 @@ class LabelFreePanel:
             return
         rows = min(self.texts, len(probed.data.test.targets))
         views = torch.stack([one.test.activations.values[:, :rows] for one in [probed.data, *copies]], dim=1)
-        recognised = torch.stack([info_nce_bits(views[:, 0], views[:, k]) for k in range(1, views.shape[1])]).mean(0)
-        errors = (recognised - recognised.mean(1, keepdim=True)).T / (rows * (rows - 1)) ** 0.5
+        found = [info_nce_leave_one_out(views[:, 0], views[:, k]) for k in range(1, views.shape[1])]
+        recognised = torch.stack([one.values for one in found]).mean(0)
+        without = torch.stack([one.without_row for one in found]).mean(0)
+        errors = jackknife_errors(LeaveOneOut(recognised, without))
         constant = views[:, 0].std(1).amax(1) == 0
         yield _profile(
             probed,
             "info_nce",
             "bits",
-            _without(constant, Estimates(recognised.mean(1).numpy(), rows, errors=errors.numpy())),
+            _without(constant, Estimates(recognised.numpy(), rows, errors=errors)),
         )
 
-        def by_halves(name: str, unit: str, statistic: Any) -> LayerProfile:
+        def by_halves(name: str, unit: str, statistic: Any, half_means: HalfMeans) -> LayerProfile:
             values = statistic(torch.arange(rows))
-            halves = half_sample_errors(statistic, rows, half_samples=20, seed=derive_seed(self.seed, "halves"))
+            seed = derive_seed(self.seed, "halves")
+            halves = half_sample_errors(statistic, rows, half_samples=20, half_means=half_means, seed=seed)
             return _profile(probed, name, unit, _without(constant, Estimates(values.numpy(), rows, errors=halves)))
 
-        yield by_halves("dime", "bits", lambda at: dime(views[:, 0, at], views[:, 1, at], seed=self.seed))
-        yield by_halves("lidar", "directions", lambda at: lidar(views[:, :, at]))
+        yield by_halves("dime", "bits", lambda at: dime(views[:, 0, at], views[:, 1, at], seed=self.seed), "added")
+        yield by_halves("lidar", "directions", lambda at: lidar(views[:, :, at]), "ignored")
 
 
 def alter(text: str, share: float, *, seed: int) -> str:

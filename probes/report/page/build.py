@@ -19,6 +19,7 @@ from probes.report.attributions import coloured_texts
 from probes.report.audit import audit_at_best_layers
 from probes.report.page.content import missing_cells, page_content, row_table, score_table, small_tables, whole_run_rows
 from probes.report.page.sentences import findings_in_words
+from probes.report.page.text_pictures import text_pictures
 from probes.report.saved_run import SavedRun, read_run
 from probes.values import Result
 
@@ -56,6 +57,7 @@ def page(run: SavedRun) -> str:
             missing=missing_cells(run),
             others=whole_run_rows(run),
             tables=small_tables(run),
+            pictures=text_pictures(run.path),
             attributions={task: coloured_texts(texts) for task, texts in run.attributions.items()},
             certificate=_certificate(run.provenance),
             facts=_facts(run),

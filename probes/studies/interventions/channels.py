@@ -112,7 +112,7 @@ class ChannelsStudy:
                     analysis.table.add(removal.profiles(removed))
             with context.stage("report"):
                 report = report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
-                matrices = composition_matrices(found, reading, lm.backbone.name)
+                matrices = composition_matrices(found, reading)
                 pictures = report_layer_by_layer(context.output_dir, matrices, logger=context.logger, primary=reading)
                 if removed:
                     pictures.append(report_channel_removal(context.output_dir, report.results, logger=context.logger))

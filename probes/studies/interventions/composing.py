@@ -15,6 +15,8 @@ from probes.probe_measures import TaskTable
 from probes.progress import tracked
 from probes.values import SIGNIFICANCE_LEVEL, Estimates, LayerByLayer, LayerProfile, Reading
 
+SMALLEST_P = 1e-12
+"""Smaller p are written as this one: so far out, nothing has checked the approximation."""
 SCORES = ("whole", "component")
 """Of the whole value–output matrix of the earlier head, or of its components one by one."""
 
@@ -166,8 +168,8 @@ def channel_table(found: Composed, sort: str, reading: Reading) -> TaskTable:
             "read_as": [own.kind for own in channels],
             "score": [own.score for own in channels],
             "by_chance": [1 / math.sqrt(found.features)] * len(channels),
-            "p_cell": [math.exp(own.log_p) for own in channels],
-            "p": [math.exp(own.log_p_of_all) for own in channels],
+            "p_cell": _p(np.array([own.log_p for own in channels])).tolist(),
+            "p": _p(np.array([own.log_p_of_all for own in channels])).tolist(),
         },
     )
 
@@ -188,33 +190,31 @@ def composition_profiles(found: Composed, reading: Reading) -> Iterator[LayerPro
             scores = Estimates(
                 largest,
                 int(total.sum()),
-                p=np.exp(np.minimum(0.0, smallest + math.log(found.cells[sort]))),
-                p_cell=np.exp(np.minimum(0.0, smallest + np.log(total))),
+                p=_p(smallest + math.log(found.cells[sort])),
+                p_cell=_p(smallest + np.log(total)),
                 note="",
             )
-            yield LayerProfile(
-                quantity=f"composition/largest_{sort}", unit="composition score", estimates=scores, **common
-            )
+            yield LayerProfile(quantity=f"composition/largest_{sort}", unit="score", estimates=scores, **common)
             share = Estimates(count / total, int(total.sum()), note="")
             yield LayerProfile(
                 quantity=f"composition/share_beyond_rotations_{sort}", unit="share of scores", estimates=share, **common
             )
 
 
-def composition_matrices(found: Composed, reading: Reading, name: str) -> list[LayerByLayer]:
+def composition_matrices(found: Composed, reading: Reading) -> list[LayerByLayer]:
     """The largest scores between the heads of each two blocks, a matrix for each sort and kind."""
     return [
         LayerByLayer(
-            quantity=f"composition/largest_{sort}",
-            unit="composition score",
+            quantity=f"composition/{sort}",
+            unit="largest score",
             task=kind,
-            x_name=f"{name}, reader",
-            y_name=f"{name}, writer",
+            x_name="the reader",
+            y_name="the writer",
             x_layers=found.layers,
             y_layers=found.layers,
             values=found.largest[kind, sort],
             reading=reading,
-            n=found.cells[sort],
+            n=found.cells[sort] // len(KINDS),
         )
         for sort in SCORES
         for kind in KINDS
@@ -229,3 +229,7 @@ def distinct_components(channels: Sequence[Channel], most: int) -> list[Channel]
         if channel.log_p_of_all < math.log(SIGNIFICANCE_LEVEL) and key not in chosen and len(chosen) < most:
             chosen = {**chosen, key: channel}
     return list(chosen.values())
+
+
+def _p(log_p: np.ndarray) -> np.ndarray:
+    return np.clip(np.exp(np.minimum(0.0, log_p)), SMALLEST_P, 1.0)

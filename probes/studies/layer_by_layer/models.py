@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ class TunedModels:
 
     controls: Mapping[str, Sequence[TunedModel]]
     experimental: Sequence[TunedModel]
-    replicates: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    replicates: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
 
     def numbered(self, name: str) -> list[tuple[int, TunedModel]]:
         """The models of a task, or of the mixture, with their numbers, of which 0 has the study's seed."""
@@ -178,8 +179,8 @@ def check_models(suite: Suite, only: Sequence[str] | None) -> None:
         only: Names of tasks, `mixture` or `base`, with `:0`, `:1` … for one model of several seeds; `None` is all.
 
     Raises:
-        ValueError: A name is neither a task, `mixture` nor `base`; a mixture is asked for and no task is seen, or two seen
-            tasks contradict each other.
+        ValueError: A name is neither a task, `mixture` nor `base`; a mixture is asked for and no task is seen, or two
+            seen tasks contradict each other.
     """
     names = [task.name for task in suite.tasks]
     known = {*names, MIXTURE, BASE}

@@ -78,8 +78,8 @@ class LayerByLayerStudy:
         with_probes: Also probe base and experimental model on the tasks with labels.
         patch_models: Also patch activations of tuned models into the base and back: where does the gain enter?
         patching: What is patched then.
-        only_models: Tune only these models, by task name or `mixture`, and stop; with `stop_after="read"` read them, too.
-            A name means the models of all seeds, and with `:0`, `:1` … one of them; `base` is read and never tuned.
+        only_models: Tune only these models, by task name or `mixture`, and stop; with `stop_after="read"` read them as
+            well. A name means the models of all seeds, and with `:0`, `:1` … one of them; `base` is read alone.
         stop_after: Stop after this stage, `tune` or `read`.
     """
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from probes.activations import ExtractionSettings
 from probes.analysis import LayerAnalysis
@@ -31,7 +29,7 @@ from probes.tasks import Suite, Task
 from probes.tasks.words.sentence import Sentence
 from probes.token_values import token_mode
 from probes.trainers import TrainerFactory
-from probes.training import RaggedRows
+from probes.training import RaggedRows, with_unit_size
 from probes.training.tree_probes.fit_trees import TreeFit, TreeProbeSettings, fit_tree_probe
 from probes.training.tree_probes.tree_data import ParsedSentences, TreeData
 from probes.training.tree_probes.tree_profiles import TreeScorer, probe_profiles
@@ -233,16 +231,6 @@ def tree_data(task: Task, activations: SuiteActivations, reading: Reading, *, no
         values = with_unit_size(tokens.values) if normalise else tokens.values
         splits[split] = ParsedSentences(RaggedRows(values, tokens.lengths), trees)
     return TreeData(activations.layers[reading], reading, **splits)
-
-
-def with_unit_size(vectors: Tensor) -> Tensor:
-    """Divide each vector, the last axis, by its root mean square.
-
-    >>> with_unit_size(torch.tensor([[3.0, -3.0], [0.0, 0.0]])).tolist()
-    [[1.0, -1.0], [0.0, 0.0]]
-    """
-    size = vectors.square().mean(-1, keepdim=True).sqrt()
-    return vectors / torch.where(size > 0, size, 1.0)
 
 
 def best_layers(profiles: Sequence[LayerProfile], *, sentences: int) -> dict[str, BestLayers]:

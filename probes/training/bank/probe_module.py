@@ -50,36 +50,49 @@ class Standardiser(nn.Module):
     Args:
         mean: Shape `(layers, features)`.
         deviation: Shape `(layers, features)`, above 0.
+        largest: Root mean square to which longer vectors are shortened before, shape `(layers,)`; `None`: no limit.
     """
 
     mean: Tensor
     deviation: Tensor
+    largest: Tensor | None
 
-    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
+    def __init__(self, mean: Tensor, deviation: Tensor, largest: Tensor | None = None) -> None:
         super().__init__()
+        self.register_buffer("largest", largest)
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
 
     @classmethod
-    def of(cls, values: Tensor | StreamedRows) -> tuple[Self, Tensor]:
+    def of(cls, values: Tensor | StreamedRows, *, largest: float | None = None) -> tuple[Self, Tensor]:
         """Compute the statistics of training activations `(layers, rows, features)`; the variance divides by the rows.
+
+        Args:
+            values: Raw activations; those that are streamed have no largest vectors.
+            largest: Vectors whose root mean square is more than so many times the median of their layer's are shortened
+                to that before; `None`: none are.
 
         Returns:
             The standardiser, and which layers are constant (no feature varies over the rows), bool `(layers,)`.
         """
         if isinstance(values, StreamedRows):
-            mean, spread, largest = values.statistics()
-            deviation = torch.where(spread > RELATIVE_ROUNDING * largest, spread, 0)
+            mean, spread, magnitude = values.statistics()
+            deviation = torch.where(spread > RELATIVE_ROUNDING * magnitude, spread, 0)
             return cls(mean, torch.where(deviation > 0, deviation, 1.0)), (deviation == 0).all(1)
+        limits = None
+        if largest is not None:
+            medians = torch.stack([_sizes(layer).median() for layer in values])
+            limits = torch.where(medians > 0, largest * medians, torch.inf)
         means, deviations = [], []
-        for layer in values:  # layer by layer, so that temporary tensors stay small
+        for i, raw in enumerate(values):  # layer by layer, so that temporary tensors stay small
+            layer = raw if limits is None else _shortened(raw, limits[i])
             variance, mean = torch.var_mean(layer, dim=0, correction=0)
             varies = variance.sqrt() > RELATIVE_ROUNDING * layer.abs().amax(0)
             means.append(mean)
             deviations.append(torch.where(varies, variance.sqrt(), 0))
         deviation = torch.stack(deviations)
         constant = (deviation == 0).all(1)
-        return cls(torch.stack(means), torch.where(deviation > 0, deviation, 1.0)), constant
+        return cls(torch.stack(means), torch.where(deviation > 0, deviation, 1.0), limits), constant
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """Standardise activations `(layers, rows, features)`.
@@ -90,12 +103,37 @@ class Standardiser(nn.Module):
         """
         ones = [1] * (values.ndim - 2)
         mean, deviation = (part.view(len(part), *ones, -1) for part in (self.mean, self.deviation))
-        standardised = (values - mean).div_(deviation)
+        if self.largest is None:
+            standardised = (values - mean).div_(deviation)
+        else:
+            largest = self.largest.view(len(self.largest), *ones)
+            standardised = _shortened(values, largest).sub_(mean).div_(deviation)
         return standardised if mask is None else standardised.masked_fill_(~mask[..., None], 0)
 
     def __getitem__(self, layers: slice | Tensor) -> Standardiser:
         """Return the standardiser of some of the layers."""
-        return Standardiser(self.mean[layers], self.deviation[layers])
+        largest = None if self.largest is None else self.largest[layers]
+        return Standardiser(self.mean[layers], self.deviation[layers], largest)
+
+
+def with_unit_size(vectors: Tensor) -> Tensor:
+    """Divide each vector, the last axis, by its root mean square; a vector of zeros stays as it is.
+
+    >>> with_unit_size(torch.tensor([[3.0, -3.0], [0.0, 0.0]])).tolist()
+    [[1.0, -1.0], [0.0, 0.0]]
+    """
+    size = _sizes(vectors)[..., None]
+    return vectors / torch.where(size > 0, size, 1.0)
+
+
+def _sizes(vectors: Tensor) -> Tensor:
+    """Root mean square of each vector, the last axis."""
+    return torch.linalg.vector_norm(vectors, dim=-1) / vectors.shape[-1] ** 0.5
+
+
+def _shortened(vectors: Tensor, largest: Tensor) -> Tensor:
+    """The vectors, of which those with a larger root mean square have this one; `largest` has no axis of features."""
+    return vectors * (largest / _sizes(vectors).clamp_min(1e-30)).clamp_max(1)[..., None]
 
 
 @torch.no_grad()

@@ -81,6 +81,7 @@ class TreeProbeSettings:
             architecture=target.architecture,
             fit="minibatch",
             penalties=(0.0,),
+            largest_token=None,  # `study.normalise` makes all words equally large, for trees without labels, too
             controls=self.controls,
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,

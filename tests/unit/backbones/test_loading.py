@@ -208,3 +208,23 @@ class TestEmbeddedModels:
         for reading in readings:
             scale = alone[reading].abs().amax(dim=(1, 2), keepdim=True)
             torch.testing.assert_close(together[reading][:, :1] / scale, alone[reading] / scale, rtol=0, atol=1e-4)
+
+
+DEVICES = {
+    "embed_tokens": "cpu", "layers.0": "cpu", "layers.1": "disk", "layers.2": "disk", "norm": "cpu", "rotary_emb": "cpu"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("device_map", [DEVICES, {"": "disk"}, "auto"])
+def test_weights_that_accelerate_fetches_from_disk_give_the_same_activations_and_identity(device_map, tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    options = {"max_memory": {"cpu": "60KB"}} if device_map == "auto" else {}
+    here = FrozenBackbone.load(path=str(tmp_path), dtype="float32", device="cpu")
+    there = FrozenBackbone.load(path=str(tmp_path), dtype="float32", device_map=device_map, **options)
+    assert any(weight.is_meta for weight in there.model.parameters())
+    assert there.fingerprint() == here.fingerprint()
+    ids = torch.tensor([[1, 2, 3, 4]])
+    (reading,) = here.readings("last")
+    ours, theirs = (b(ids, torch.ones_like(ids), readings=[reading])[reading] for b in (there, here))
+    assert torch.equal(ours, theirs)

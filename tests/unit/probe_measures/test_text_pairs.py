@@ -87,28 +87,29 @@ def test_ranks_are_those_of_a_loop():
     queries, candidates = torch.randn(12, 4, generator=generator), torch.randn(30, 4, generator=generator)
     matches, orders = torch.arange(5, 17), torch.stack([torch.randperm(12, generator=generator) for _ in range(3)])
     texts = [f"text {n}" for n in range(30)]
-    first, first_null, reciprocal, null = retrieval(queries, candidates, matches, texts, orders)
+    found = retrieval(queries, candidates, matches, texts, orders)
 
-    def rank(query: int, candidate: int) -> int:
-        cosines = torch.cosine_similarity(queries[query].double()[None], candidates.double())
-        return 1 + int((cosines > cosines[candidate]).sum())
+    def ranks(of: torch.Tensor, without: int = -1) -> np.ndarray:
+        cosines = torch.cosine_similarity(queries.double()[:, None], candidates.double()[None], dim=-1)
+        if without >= 0:
+            cosines[:, matches[without]] = -2
+        own = [1 + int((cosines[query] > cosines[query, match]).sum()) for query, match in enumerate(of)]
+        return np.array([rank for query, rank in enumerate(own) if query != without])
 
-    ranks = np.array([rank(query, int(match)) for query, match in enumerate(matches)])
-    np.testing.assert_allclose(first, ranks == 1)
-    np.testing.assert_allclose(reciprocal, 1 / ranks)
-    for order, of_first, of_ranks in zip(orders, first_null, null, strict=True):
-        ranks = np.array([rank(query, int(match)) for query, match in enumerate(matches[order])])
-        assert of_first == pytest.approx((ranks == 1).mean())
-        assert of_ranks == pytest.approx((1 / ranks).mean())
+    for name, score in (("accuracy", lambda ranks: ranks == 1), ("mrr", lambda ranks: 1 / ranks)):
+        assert found[name].value == pytest.approx(score(ranks(matches)).mean())
+        np.testing.assert_allclose(found[name].without, [score(ranks(matches, left)).mean() for left in range(12)])
+        np.testing.assert_allclose(found[name].null, [score(ranks(matches[order])).mean() for order in orders])
 
 
 def test_equal_cosines_are_every_order_equally_often_and_equal_texts_one_candidate():
     same, matches, none = torch.ones(4, 3), torch.arange(4), torch.empty(0, 4, dtype=torch.long)
-    first, _, reciprocal, _ = retrieval(same, same, matches, ["a", "b", "c", "d"], none)
-    assert first.tolist() == [0.25] * 4
-    assert reciprocal.tolist() == pytest.approx([(1 + 1 / 2 + 1 / 3 + 1 / 4) / 4] * 4)
-    first, _, reciprocal, _ = retrieval(same, same, matches, ["a", "a", "a", "a"], none)
-    assert first.tolist() == reciprocal.tolist() == [1.0] * 4
+    found = retrieval(same, same, matches, ["a", "b", "c", "d"], none)
+    assert found["accuracy"].value == 0.25
+    assert found["mrr"].value == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert found["accuracy"].without.tolist() == pytest.approx([1 / 3] * 4)
+    found = retrieval(same, same, matches, ["a", "a", "a", "a"], none)
+    assert found["accuracy"].value == found["mrr"].value == 1.0
 
 
 def test_layers_are_compared_with_bags_of_words_on_the_same_pairs():
@@ -119,6 +120,8 @@ def test_layers_are_compared_with_bags_of_words_on_the_same_pairs():
     gain = found["gain_over/tfidf_retrieval_accuracy"].estimates
     own = found["label_free/retrieval_accuracy"].estimates
     np.testing.assert_allclose(gain.values[:2], own.values[:2] - 1)
+    assert np.isfinite(gain.errors[:, :2]).all()
+    assert len(gain.errors) == PAIRS
     assert p_cells(found, "gain_over/tfidf_retrieval_accuracy")[0] < 0.01
 
 

@@ -105,6 +105,46 @@ def test_a_probe_of_tokens_does_not_depend_on_the_other_layers() -> None:
     torch.testing.assert_close(both[1], alone[0], rtol=1e-4, atol=1e-5)
 
 
+def with_huge_first_token(x: RaggedRows, *, size: float = 300.0) -> RaggedRows:
+    """The same texts after a token that is much larger than all others, and tells nothing."""
+    texts, generator = x.of_rows(), torch.Generator().manual_seed(1)
+    constant = torch.randn(len(x), 1, x.shape[-1], generator=torch.Generator().manual_seed(2))
+    first = [size * (constant + 0.1 * torch.randn(constant.shape, generator=generator)) for _ in texts]
+    tokens = torch.cat([part for pair in zip(first, texts, strict=True) for part in pair], dim=1)
+    return RaggedRows(tokens, x.lengths + 1)
+
+
+@pytest.mark.parametrize("architecture", [AttentionProbe, MultiMaxProbe])
+def test_a_huge_first_token_does_not_hide_the_others(architecture: type[torch.nn.Module]) -> None:
+    (x, y), (xt, yt) = small(150), small(90, seed=1)
+    splits = {"x_test": with_huge_first_token(xt), "y_test": yt, "x_validation": with_huge_first_token(xt),
+              "y_validation": yt, "min_validation_rows": 1}  # fmt: skip
+    settings = {**QUICK, **splits, "architecture": architecture, "max_epochs": 15, "bootstrap_samples": 0}
+    fits = [fit_probes(with_huge_first_token(x), y, **settings, largest_token=limit) for limit in (4.0, None)]
+    shortened, as_they_are = (fit.profile("accuracy").estimates.values[1] for fit in fits)
+    assert shortened > 0.8
+    assert as_they_are < 0.6
+
+
+def test_vectors_are_shortened_to_a_multiple_of_the_median_size_of_training_tokens(tmp_path) -> None:
+    (x, y), (xt, yt) = small(), small(30, seed=1)
+    splits = {"x_validation": xt, "y_validation": yt, "x_test": xt, "y_test": yt, "min_validation_rows": 1}
+    fit = fit_probes(x, y, **{**QUICK, **splits, "largest_token": 0.5, "bootstrap_samples": 0})
+    limits = 0.5 * x.tokens.square().mean(-1).sqrt().median(1).values
+    factors = (limits[:, None] / xt.tokens.square().mean(-1).sqrt()).clamp_max(1)
+    assert (factors < 1).any()
+    shortened = RaggedRows(xt.tokens * factors[..., None], xt.lengths)
+    torch.testing.assert_close(fit.probes.logits(shortened), fit.probes.logits(xt), rtol=1e-4, atol=1e-5)
+    loaded = load_probes(fit.save(tmp_path / "probes.safetensors"))
+    torch.testing.assert_close(loaded.logits(xt), fit.probes.logits(xt))
+
+
+def test_probes_of_vectors_have_no_largest_token() -> None:
+    x, y = draw(2, 90, 5), torch.arange(90) % 3
+    one, other = (fit_probes(x, y, largest_token=limit, controls=0, folds=2) for limit in (4.0, None))
+    assert torch.equal(one.probes.logits(x), other.probes.logits(x))
+
+
 def test_saved_probes_of_tokens_give_the_same_logits(tmp_path) -> None:
     x, y = small()
     fit = fit_probes(x, y, **QUICK)

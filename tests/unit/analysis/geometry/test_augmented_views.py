@@ -8,7 +8,7 @@ import pytest
 import torch
 from gaussian_rows import draw
 
-from probes.analysis.geometry.augmented_views import dime, info_nce_bits, lidar
+from probes.analysis.geometry.augmented_views import dime, info_nce_bits, info_nce_leave_one_out, lidar
 
 
 def views(noise: float, *, texts: int = 40, features: int = 30, copies: int = 2, seed: int = 0) -> torch.Tensor:
@@ -23,6 +23,16 @@ def test_info_nce_is_the_mean_of_both_directions_loss():
     losses = [torch.nn.functional.cross_entropy(one, targets) for one in (logits, logits.T)]
     expected = math.log2(40) - sum(loss.item() for loss in losses) / 2 / math.log(2)
     assert info_nce_bits(first, second).mean().item() == pytest.approx(expected)
+
+
+def test_info_nce_without_each_text_is_that_of_the_others():
+    first, second = views(0.5, texts=9)[:, 0], views(0.5, texts=9)[:, 1]
+    found = info_nce_leave_one_out(first, second)
+    assert found.values.item() == pytest.approx(info_nce_bits(first, second).mean().item())
+    for left in range(9):
+        kept = [text for text in range(9) if text != left]
+        expected = info_nce_bits(first[:, kept], second[:, kept]).mean()
+        assert found.without_row[0, left].item() == pytest.approx(expected.item())
 
 
 def test_info_nce_and_dime_fall_with_the_noise_between_views_and_are_low_for_unrelated_ones():

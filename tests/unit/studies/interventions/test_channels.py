@@ -111,8 +111,8 @@ def test_a_run_leaves_tables_matrices_figures_and_a_report(finished):
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert left >= {
         "results.csv", "report.html", "figures/channel_removal.png",
-        "figures/layer_by_layer_composition_largest_component.png", "tables/channels/single_components.csv",
-        "layer_by_layer/composition_largest_whole/query.csv",
+        "figures/layer_by_layer_composition_component.png", "tables/channels/single_components.csv",
+        "layer_by_layer/composition_whole/query.csv",
     }  # fmt: skip
     with (folder / "tables/channels/single_components.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -1,0 +1,1 @@
+"""Backbones whose hidden states another program has computed and written to files."""
