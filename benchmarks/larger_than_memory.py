@@ -3,7 +3,7 @@
 Generated activations in bfloat16 are written once into a store of 512 rows a file, as an extraction leaves them, and
 each work reads them back in a process of its own. A million rows of 31 layers and 576 features take 36 GB of disk:
 
-    python benchmarks/larger_than_memory.py --layers 31 --folder /DISK
+    python benchmarks/larger_than_memory.py --layers 31 --folder /DISK --works ridge lda "linear CKA"
 
 With `--files N` only N files are written, and a million rows read them again and again: less disk, but what is read
 comes from the operating system's cache.
@@ -156,9 +156,9 @@ def draw(points: list[Point]) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--works", nargs="+", default=list(WORKS), choices=WORKS)
+    parser.add_argument("--works", nargs="+", default=["ridge", "linear CKA"], choices=WORKS)
     parser.add_argument("--files", type=int, help="write so many files at most, and read them repeatedly")
     parser.add_argument("--folder", type=Path, help="where the store is written, and kept; default: deleted")
     parser.add_argument("--one", action="store_true", help="measure one work in this process and print it as JSON")

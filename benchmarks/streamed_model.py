@@ -20,7 +20,7 @@ from peak import peak_gib
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaModel
 
-from probes.activations import ExtractionSettings, certified, fill_stores, open_stores
+from probes.activations import ExtractionSettings, fill_stores, open_stores
 from probes.backbones import FrozenBackbone
 from probes.backbones.streamed.backbone import StreamedBackbone
 from probes.backbones.tiny import byte_tokenizer
@@ -79,8 +79,6 @@ def measure(folder: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as cache:
         stores = open_stores(backbone, settings, Path(cache))
         lap("fingerprint")
-        certified(backbone, texts, stores)
-        lap("certificate")
         read = backbone.weights.bytes_read
         report = fill_stores(backbone, texts, stores, settings)
         lap("extraction")

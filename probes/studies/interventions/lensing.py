@@ -35,6 +35,8 @@ HELD_OUT = "held-out texts"
 LENSES = ("logit_lens", "tuned_lens")
 VALIDATION_SHARE = 5
 """Every fifth training text decides which state of the tuned lens is kept."""
+VALIDATION_TOKENS = 512
+"""Most tokens of these texts."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Lenses:
         assert self.tuned is not None
         readout, states = Readout(self.lm), self._train_states(self.tuned.tokens)
         validates = torch.arange(len(self.train_texts)) % VALIDATION_SHARE == 0
-        train, validation = states.of_texts(~validates), states.of_texts(validates)
+        train, validation = states.of_texts(~validates), states.of_texts(validates).thinned(VALIDATION_TOKENS)
         seed = derive_seed(self.seed, "tuned lens")
         translators = train_translators(readout, train, validation, self.tuned, seed=seed)
         return {"matrices": translators.matrices.numpy(force=True), "biases": translators.biases.numpy(force=True)}
