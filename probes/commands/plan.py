@@ -66,7 +66,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--dry-run", action="store_true", help="list every job with its cost")
     parser.add_argument("--json", action="store_true", help="print numbers for programs")
     options = parser.parse_args(arguments)
-    cfg = composed(options.overrides)
+    from probes.run import with_local_folder
+
+    cfg = with_local_folder(composed(options.overrides))
+    cfg.paths.remote = None  # what is measured here is of no use to others
     subject = planned(cfg)
     if options.json:
         sys.stdout.write(json.dumps(numbers(subject, cfg)) + "\n")

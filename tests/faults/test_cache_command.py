@@ -181,3 +181,9 @@ def test_the_command_line_knows_the_command(cache):
     command = [sys.executable, "-c", "from probes.cli import main; main()", "cache", "--cache-dir", str(cache), "ls"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "5 entries" in listed.stdout
+
+
+def test_the_url_of_an_object_store_is_refused_with_the_folder_to_name(capsys):
+    with pytest.raises(SystemExit):
+        main(["--cache-dir", "s3://bucket/probes", "ls"])
+    assert "pass `--cache-dir` with the folder of `paths.local_cache`" in capsys.readouterr().err

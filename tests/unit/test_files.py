@@ -12,7 +12,7 @@ import pytest
 
 from probes.activations import extract
 from probes.backbones import tiny_backbone
-from probes.files import digest_of_file, digest_of_json, new_folder, replaced_file, write_json, write_text
+from probes.files import digest_of_file, digest_of_json, new_file, new_folder, replaced_file, write_json, write_text
 
 
 @pytest.fixture(params=[0o022, 0o002, 0o077])
@@ -85,3 +85,16 @@ def test_json_has_null_for_nan_and_digests_depend_on_content_alone(tmp_path):
     assert digest_of_file(path) == digest_of_file(write_json(tmp_path / "b.json", {"x": None, "y": [1.5, {"z": None}]}))
     assert digest_of_json({"a": 1}) != digest_of_json({"a": 2})
     assert np.unique([digest_of_json({"a": i}) for i in range(20)]).size == 20
+
+
+def test_a_new_file_is_made_once_and_never_replaced(tmp_path):
+    path = tmp_path / "folder" / "entry.json"
+    with new_file(path) as temporary:
+        temporary.write_text("first")
+        assert not path.exists()
+    with pytest.raises(FileExistsError), new_file(path) as temporary:
+        temporary.write_text("second")
+    assert path.read_text() == "first"
+    with pytest.raises(RuntimeError):
+        _fail_in(new_file(tmp_path / "other"))
+    assert [place.name for place in tmp_path.rglob("*") if place.is_file()] == ["entry.json"]

@@ -45,6 +45,7 @@ class DiskWeights:
                 f"{type(model).__name__} cannot be read block by block. Set `backbone.stream=false`."
             )
         self._finite: set[str] = set()
+        self._spare: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
         self.bytes_read = 0
 
     def tensor(self, name: str) -> Tensor:
@@ -58,7 +59,9 @@ class DiskWeights:
             kept = weights.get_tensor(key)
         self.bytes_read += kept.nbytes
         wanted = self._parameter(name).dtype
-        value = kept.to(wanted) if kept.dtype != wanted else kept.clone()
+        # The memory of the last block is used again: freed and allocated anew, it would be kept in pieces.
+        spare = self._spare.get((kept.shape, wanted))
+        value = (spare.pop() if spare else torch.empty(kept.shape, dtype=wanted)).copy_(kept)
         if name not in self._finite and value.is_floating_point() and value.numel():
             if not all(bound.isfinite() for bound in value.aminmax()):
                 raise ValueError(f"Weight '{name}' in '{file}' is NaN or infinite. Load other weights.")
@@ -71,9 +74,11 @@ class DiskWeights:
             self._assign(name, self.tensor(name))
 
     def drop(self, prefix: str) -> None:
-        """Free the memory of all weights of a module."""
+        """Give the memory of all weights of a module to the next one that is read."""
         for name in self._below(prefix):
-            self._assign(name, torch.empty_like(self._parameter(name), device="meta"))
+            weight = self._parameter(name).detach()
+            self._spare.setdefault((weight.shape, weight.dtype), []).append(weight)
+            self._assign(name, torch.empty_like(weight, device="meta"))
 
     def load_all_but(self, prefixes: Iterable[str]) -> None:
         """Read the weights that are in none of these modules, such as embeddings and the final norm, and tie them."""
