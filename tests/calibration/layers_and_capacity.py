@@ -152,7 +152,7 @@ SIMULATIONS = [
         name="beside scores, layers",
         setting=f"4 layers with parts of the signal, 150 training rows, {TEST_ROWS} test rows",
         right=partial(_right, "layers"),
-        short=3,
+        short=1,
         long=50,
         claim="conservative",
     ),
