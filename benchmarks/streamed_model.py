@@ -45,20 +45,23 @@ def write(folder: Path, blocks: int, hidden: int) -> int:
     for name, weight in model.named_parameters():
         part = name.split(".")[1] if name.startswith("layers.") else "rest"
         files.setdefault(f"model-{part}.safetensors", {})[name] = weight
-    generator = torch.Generator().manual_seed(0)
+    generator, drawn = torch.Generator().manual_seed(0), {}  # all blocks have the same weights: less to draw
     for file, weights in files.items():
-        drawn = {
-            name: (torch.rand(weight.shape, generator=generator) - 0.5).mul_(0.07).bfloat16()
-            if weight.ndim > 1
-            else torch.ones(weight.shape, dtype=torch.bfloat16)
-            for name, weight in weights.items()
-        }
-        save_file(drawn, folder / file, metadata={"format": "pt"})
+        for name, weight in weights.items():
+            part = _part(name)
+            if part not in drawn:
+                values = (torch.rand(weight.shape, generator=generator) - 0.5).mul_(0.07)
+                drawn[part] = (values if weight.ndim > 1 else torch.ones(weight.shape)).bfloat16()
+        save_file({name: drawn[_part(name)] for name in weights}, folder / file, metadata={"format": "pt"})
     index = {name: file for file, weights in files.items() for name in weights}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     config.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return sum(weight.numel() for weight in model.parameters())
+
+
+def _part(name: str) -> str:
+    return name.split(".", 2)[2] if name.startswith("layers.") else name
 
 
 def measure(folder: Path) -> dict[str, float]:
