@@ -15,14 +15,14 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = "suite.max_rows={train:150,validation:200,test:80}"
+SMALL = "suite.max_rows={train:120,validation:200,test:80}"
 RUNS = {
-    "probes of a decoder": ["backbone=smollm2", "suite.tasks=[tense,topic,sentiment]", SMALL],
+    "probes of a decoder": ["backbone=smollm2", "suite.tasks=[tense,topic]", SMALL],
     "probes of an encoder": ["backbone=minilm", "suite.tasks=[tense,topic,sentiment,agreement,entailment]", SMALL],
     "layer by layer": [
-        "experiment=layer_by_layer", "suite.tasks=[sentiment,tense]", "study.mixture.unseen=[]", "tuning.max_steps=8",
-        "suite.max_rows={train:64,validation:24,test:48}", "study.mixture.replicate_tasks=1",
-        "probe.min_validation_rows=20",
+        "experiment=layer_by_layer", "suite.tasks=[sentiment,tense]", "study.mixture.unseen=[]", "tuning.max_steps=6",
+        "suite.max_rows={train:48,validation:24,test:32}", "study.mixture.replicate_tasks=0",
+        "probe.min_validation_rows=20", "tuning.generate_rows=8",
     ],
 }  # fmt: skip
 PLAN = """

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from claim import Claim, show
 
-ROUNDS, TEXTS = 3, 160
+ROUNDS, TEXTS = 3, 64
 CHILD = """
 import json, sys, time
 from pathlib import Path

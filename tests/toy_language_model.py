@@ -63,13 +63,17 @@ def blanks_around(word: int, place: int, length: int = 4) -> list[int]:
     return [word if step == place else BLANK for step in range(length)]
 
 
-@cache
 def trained_model(*, carried: bool = False) -> LlamaForCausalLM:
-    """Trained in seconds to a loss near 0; its embeddings stay as they were planted.
+    """Trained in seconds to a loss near 0, once in a session; its embeddings stay as they were planted.
 
     Args:
         carried: Whether the word stands before the last token.
     """
+    return _trained_model(carried)  # the cache tells an argument that is left out from one that is given
+
+
+@cache
+def _trained_model(carried: bool) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=WORDS + 4, hidden_size=FEATURES, intermediate_size=48, num_hidden_layers=LAYERS,
         num_attention_heads=4, max_position_embeddings=64, pad_token_id=WORDS + 2, tie_word_embeddings=False,
@@ -105,8 +109,12 @@ def trained_model(*, carried: bool = False) -> LlamaForCausalLM:
     return model.eval()
 
 
-@cache
 def toy_language_model(*, carried: bool = False) -> LanguageModel:
+    return _toy_language_model(carried)
+
+
+@cache
+def _toy_language_model(carried: bool) -> LanguageModel:
     return LanguageModel(trained_model(carried=carried), toy_tokenizer(), name="toy")
 
 

@@ -48,7 +48,7 @@ def recall_lists(count: int, *, items: int, seed: int) -> list[RecallList]:
             the missing one twice.
 
     >>> recall_lists(6, items=3, seed=0)[0].prompt
-    'Julia has to buy a box, a bag and a pen. In the shop, Julia takes the bag, the pen and the'
+    'Anna has to buy a key, a mirror and a phone. In the shop, Anna takes the phone, the mirror and the'
     """
     if not 2 <= items <= len(_ITEMS):
         raise ValueError(f"Lists have 2 to {len(_ITEMS)} items; got {items}. Set `study.recall_items`.")

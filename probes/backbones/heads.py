@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from probes.backbones.structure import Stack
+from probes.backbones.structure import Stack, output_projection
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,6 @@ class _Layout:
     Attributes:
         attention: The module of attention.
         projections: Inside it: query, key and value, or one module for all three.
-        output: Inside it: what maps the values of all heads to the stream.
         norm: The norm before attention.
         norm_after: The norm of what attention writes, if there is one.
         by_head: Of one module for all three: query, key and value stand together for each head.
@@ -35,14 +34,13 @@ class _Layout:
 
     attention: str
     projections: tuple[str, ...]
-    output: str
     norm: str
     norm_after: str = ""
     by_head: bool = False
 
 
-_LLAMA = _Layout("self_attn", ("q_proj", "k_proj", "v_proj"), "o_proj", "input_layernorm")
-_GEMMA2 = _Layout("self_attn", ("q_proj", "k_proj", "v_proj"), "o_proj", "input_layernorm", "post_attention_layernorm")
+_LLAMA = _Layout("self_attn", ("q_proj", "k_proj", "v_proj"), "input_layernorm")
+_GEMMA2 = _Layout("self_attn", ("q_proj", "k_proj", "v_proj"), "input_layernorm", "post_attention_layernorm")
 
 LAYOUTS: dict[str, _Layout] = {
     "llama": _LLAMA,
@@ -52,10 +50,10 @@ LAYOUTS: dict[str, _Layout] = {
     "gemma": _LLAMA,
     "gemma2": _GEMMA2,
     "gemma3_text": _GEMMA2,
-    "phi3": _Layout("self_attn", ("qkv_proj",), "o_proj", "input_layernorm"),
-    "gpt2": _Layout("attn", ("c_attn",), "c_proj", "ln_1"),
-    "gpt_neox": _Layout("attention", ("query_key_value",), "dense", "input_layernorm", by_head=True),
-    "opt": _Layout("self_attn", ("q_proj", "k_proj", "v_proj"), "out_proj", "self_attn_layer_norm"),
+    "phi3": _Layout("self_attn", ("qkv_proj",), "input_layernorm"),
+    "gpt2": _Layout("attn", ("c_attn",), "ln_1"),
+    "gpt_neox": _Layout("attention", ("query_key_value",), "input_layernorm", by_head=True),
+    "opt": _Layout("self_attn", ("q_proj", "k_proj", "v_proj"), "self_attn_layer_norm"),
 }
 """`model_type` → where its heads are. Tests compare the weights with what each family's attention computes."""
 
@@ -156,7 +154,7 @@ def _of_block(block: nn.Module, layout: _Layout, config: Any, name: str) -> Bloc
         part if (own := getattr(attention, side, None)) is None else part * _gain(own, part.shape[1], part)[:, None]
         for part, side in ((query, "q_norm"), (key, "k_norm"))
     )
-    projection = _inside(attention, layout.output)
+    projection = output_projection(block, model_type=config.model_type)
     output = _weight(projection, name)
     gain = torch.ones(len(output), device=output.device)
     if layout.norm_after:

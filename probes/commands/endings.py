@@ -20,6 +20,8 @@ from probes.runs.run_folder import read_state
 from probes.runs.signals import Interrupted, come_too_late, ended_by_signals, follow
 
 _PACKAGES = ("torch", "transformers", "lightning")
+_STARTED_BY = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+"""The words in front of the arguments; `probes submit` changes those later."""
 _NO_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE")
 
 
@@ -107,7 +109,7 @@ def _command() -> list[str]:
     name = Path(sys.argv[0]).name
     if shutil.which(name) == sys.argv[0]:
         return [name]
-    return sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    return _STARTED_BY
 
 
 def _version(package: str) -> str:

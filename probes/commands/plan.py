@@ -280,11 +280,20 @@ def _rates(cfg: DictConfig, material: _Material, *, start: float, jobs: Sequence
     )
     classes = sorted({task.classes for task in material.tasks})
     of_run = {key: str(cfg[key]) for key in ("probe", "extraction", "analysis", "tuning")}
-    key = machine_key(backbone, clock=clock.__name__, classes=classes, tokens=material.texts.tokens, **of_run)
+    key = machine_key(
+        backbone,
+        clock=clock.__name__,
+        classes=classes,
+        tokens=material.texts.tokens,
+        shape=str(material.shape),
+        **of_run,
+    )
     return kept_rates(
         Path(cfg.paths.cache_dir).expanduser(),
         key,
-        lambda: measured_rates(parts, shape, material.tasks, start=start, load=material.load, clock=clock),
+        lambda: measured_rates(
+            parts, shape, material.tasks, features=material.shape.hidden, start=start, load=material.load, clock=clock
+        ),
         again=cfg.plan.again,
     )
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import time
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 SWEEPER = "hydra/sweeper=stages"
+_SECONDS_UNTIL_SEEN = 60.0
 WAITING = "waiting"
 """State of a job whose stage has not begun."""
 
@@ -116,7 +118,7 @@ def run_stages(launcher: Launcher, cfg: DictConfig, arguments: Sequence[str]) ->
         _log.info("Stage %s: %d jobs.", stage.value, len(numbers))
         returned = launcher.launch([words[number] for number in numbers], initial_job_idx=numbers[0])
         objectives += [_number(job.return_value) for job in returned]
-        failed = [record.job for record in read_records(sweep) if record.job in numbers and record.state != "finished"]
+        failed = [number for number, state in _ended(sweep, numbers).items() if state != "finished"]
         if failed:
             _log.error(
                 "Stage %s: %d of %d jobs have not finished, so that later stages wait. Mend the cause and give the "
@@ -124,6 +126,16 @@ def run_stages(launcher: Launcher, cfg: DictConfig, arguments: Sequence[str]) ->
             )  # fmt: skip
             break
     return objectives
+
+
+def _ended(sweep: Path, numbers: Sequence[int]) -> dict[int, str]:
+    """The states of jobs that have ended; a file that another machine has written may be seen only after a while."""
+    deadline = time.monotonic() + _SECONDS_UNTIL_SEEN
+    while True:
+        states = {record.job: record.state for record in read_records(sweep) if record.job in numbers}
+        if time.monotonic() > deadline or not {"running", WAITING}.intersection(states.values()):
+            return states
+        time.sleep(1)
 
 
 def _number(value: object) -> float:

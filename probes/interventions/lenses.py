@@ -136,6 +136,12 @@ class TokenStates:
         chosen = wanted[self.texts]
         return TokenStates(self.layers, self.values[:, chosen], self.texts[chosen])
 
+    def thinned(self, tokens: int) -> TokenStates:
+        """At most so many of the tokens, at equal distances."""
+        count = self.values.shape[1]
+        some = torch.linspace(0, count - 1, min(tokens, count)).round().long()
+        return TokenStates(self.layers, self.values[:, some], self.texts[some])
+
 
 @torch.no_grad()
 def sampled_states(

@@ -36,7 +36,7 @@ class TunedLensSettings:
     held_out_tokens: int = 512
     steps: int = 200
     batch_tokens: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     vocabulary: int = 4096
     check_every: int = 50
 

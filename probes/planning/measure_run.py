@@ -19,9 +19,9 @@ from probes.trainers import TrainerFactory
 from probes.training import ProbeSettings
 from probes.tuning import TuningExamples, TuningSettings
 
-SECONDS_OF_THE_END = 2.5
+SECONDS_OF_THE_END = 5.0
 """Tables, figures and page of a small run, and the end of its process."""
-SECONDS_OF_A_TASK = 0.4
+SECONDS_OF_A_TASK = 0.8
 """More of these for each task."""
 _STORED = 0.5e9
 _NEVER = float("inf")
@@ -55,6 +55,7 @@ def measured_rates(
     shape: ModelShape,
     tasks: Sequence[TaskTexts],
     *,
+    features: int,
     start: float,
     load: float,
     clock: Clock = time.perf_counter,
@@ -65,6 +66,7 @@ def measured_rates(
         parts: Of the run.
         shape: Of its model, in whose operations passes are counted.
         tasks: In numbers.
+        features: Of the activations that are probed.
         start: Seconds from the start of a process to the first task, as this one took.
         load: Seconds to load the model, likewise.
         clock: Tells seconds: of the wall by default; `time.process_time` where other processes disturb.
@@ -77,7 +79,8 @@ def measured_rates(
             parts.backbone, shape, _examples(parts.suite, texts), parts.tuning, parts.trainer, clock
         )
         load = (load + head) / 2
-    fit, compare = {2: 0.0}, 0.0
+    fit: dict[int, float] = {}
+    compare = 0.0
     with_labels = [task for task in tasks if task.classes]
     if parts.probe is not None and with_labels:
         rows = {
@@ -87,7 +90,7 @@ def measured_rates(
         counts = sorted({max(2, task.classes) for task in with_labels})
         for classes in dict.fromkeys((counts[0], counts[len(counts) // 2], counts[-1])):
             fit[classes], compare = measure_probes(
-                shape.hidden, rows, classes, parts.probe, parts.trainer, parts.analysis, clock
+                features, rows, classes, parts.probe, parts.trainer, parts.analysis, clock
             )
     return Rates(
         forward_flop=forward,
@@ -95,7 +98,7 @@ def measured_rates(
         generated=generated,
         start=start,
         load=load,
-        fit=fit,
+        fit=fit or {2: 0.0},
         compare=compare,
         end=SECONDS_OF_THE_END + SECONDS_OF_A_TASK * len(tasks),
         stored=_STORED,

@@ -46,7 +46,7 @@ _BATCHES = 6
 """Batches of the plan that passes are timed on, evenly spaced."""
 _STEPS = 3
 """Tuning steps that are timed, after one that is not."""
-_LAYERS = 4
+_LAYERS = 3
 """Layers of the probes that are timed."""
 _ROWS = 1000
 """Most rows of a split of theirs; what more rows take is in proportion."""

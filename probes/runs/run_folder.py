@@ -96,9 +96,15 @@ def read_state(folder: Path) -> RunState | None:
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
-    """Digest of a resolved config, without the keys that only say where results go and how a run is started."""
+    """Digest of a resolved config, without the keys that only say where results go and how a run is started.
+
+    >>> config_digest({"extraction": {"site": "mlp", "workers": 2}}) == config_digest({"extraction": {"site": "mlp"}})
+    True
+    """
     paths = {key: value for key, value in (config.get("paths") or {}).items() if key != "output_dir"}
     content = {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT}
+    if isinstance(extraction := content.get("extraction"), Mapping):
+        content["extraction"] = {key: value for key, value in extraction.items() if key != "workers"}
     return digest_of_json(content | {"paths": paths})
 
 

@@ -138,6 +138,7 @@ SIMULATIONS = [
         right=_panel_right,
         short=2,
         long=50,
+        claim="conservative",
     ),
     Simulation(
         name="label-free, gold scores",

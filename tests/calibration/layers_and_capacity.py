@@ -60,7 +60,7 @@ def _side_by_side(train: int, rows: int, seed: int) -> Iterable[LayerProfile]:
     yield from concatenation(task)
 
 
-def _capacity(train: int, rows: int, seed: int) -> Iterable[LayerProfile]:
+def _capacity(measure: ProbeCapacity, train: int, rows: int, seed: int) -> Iterable[LayerProfile]:
     """One layer of three classes."""
     splits = {}
     for split, count, own in (("train", 150, train), ("validation", 200, train), ("test", rows, seed)):
@@ -70,11 +70,14 @@ def _capacity(train: int, rows: int, seed: int) -> Iterable[LayerProfile]:
     data = TaskData(task="task", kind="classification", labels=("a", "b", "c"), **splits)
     task = fitted(replace(task_of(TWO, (60, 20, 20), 0), data=data, seed=train))
     task = replace(task, settings=replace(QUICK, bootstrap_samples=300))
-    found = ProbeCapacity(sparse=(1, 4), ranks=(1,), widths=(16,), max_epochs=8)(task)
-    yield from (item for item in found if isinstance(item, LayerProfile))
+    yield from (item for item in measure(task) if isinstance(item, LayerProfile))
 
 
-_OF_TRAINED = {"layers": _side_by_side, "capacity": _capacity}
+_OF_TRAINED = {
+    "layers": _side_by_side,
+    "sparse": partial(_capacity, ProbeCapacity(sparse=(1, 4), ranks=(), widths=())),
+    "minibatches": partial(_capacity, ProbeCapacity(sparse=(), ranks=(1,), widths=(16,), max_epochs=8)),
+}
 
 
 @cache
@@ -86,7 +89,7 @@ def _truth(which: str, train: int) -> dict[str, np.ndarray]:
 def _right(which: str, seed: int) -> dict[str, np.ndarray]:
     """Intervals about the trained probes."""
     hits: dict[str, list[np.ndarray]] = {}
-    for number in range(DATA_SETS if which == "layers" else DATA_SETS // 4):
+    for number in range(DATA_SETS // 4 if which == "minibatches" else DATA_SETS):
         train = number % TRAINED
         for profile in _OF_TRAINED[which](train, TEST_ROWS, derive_seed(seed, number)):
             own = covered(*interval_of(profile), _truth(which, train)[profile.quantity])
@@ -101,7 +104,7 @@ def _rows_needed(seed: int, test_rows: int) -> LayerProfile:
 
 @cache
 def _rows_truth() -> float:
-    found = [_rows_needed(derive_seed(1, "truth", number), 2000).estimates.values[0] for number in range(200)]
+    found = [_rows_needed(derive_seed(1, "truth", number), 2000).estimates.values[0] for number in range(100)]
     return float(np.nanmean(found))
 
 
@@ -149,22 +152,27 @@ SIMULATIONS = [
         name="beside scores, layers",
         setting=f"4 layers with parts of the signal, 150 training rows, {TEST_ROWS} test rows",
         right=partial(_right, "layers"),
-        short=3,
+        short=1,
         long=50,
+        claim="conservative",
     ),
-    Simulation(
-        name="beside scores, capacity",
-        setting=f"3 classes, 150 training rows, {TEST_ROWS} test rows",
-        right=partial(_right, "capacity"),
-        short=2,
-        long=200,
+    *(
+        Simulation(
+            name=f"beside scores, {which}",
+            setting=f"3 classes, 150 training rows, {TEST_ROWS} test rows",
+            right=partial(_right, which),
+            short=short,
+            long=long,
+            claim="conservative",
+        )
+        for which, short, long in (("sparse", 3, 50), ("minibatches", 0, 40))
     ),
     Simulation(
         name="beside scores, rows needed",
         setting=f"2 classes, 150 training rows, {TEST_ROWS} test rows",
         right=_rows_right,
         short=0,
-        long=50,
+        long=25,
     ),
     *(
         Simulation(

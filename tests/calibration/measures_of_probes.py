@@ -94,20 +94,26 @@ def in_layers(seed: int) -> ProbedTask:
     return fitted(replace(task_of(TWO, (60, 20, 20), 0), data=data, seed=seed))
 
 
-def _centre(seed: int) -> LayerProfile:
+_MIXTURE = ("layer_choice/centre_of_gravity", "scalar_mix_weight")
+
+
+def _mixture(seed: int) -> dict[str, LayerProfile]:
     found = LayerChoice(depths=2, concatenate=False)(in_layers(seed))
-    return next(profile for profile in found if profile.quantity == "layer_choice/centre_of_gravity")
+    return {profile.quantity: profile for profile in found if profile.quantity in _MIXTURE}
 
 
 @cache
-def _centre_truth() -> float:
-    return float(np.mean([_centre(derive_seed(1, "truth", n)).estimates.values[0] for n in range(40)]))
+def _mixture_truth() -> dict[str, np.ndarray]:
+    found = [_mixture(derive_seed(1, "truth", number)) for number in range(40)]
+    return {name: np.mean([one[name].estimates.values for one in found], axis=0) for name in _MIXTURE}
 
 
-def _centre_right(seed: int) -> dict[str, np.ndarray]:
-    profiles = [_centre(derive_seed(seed, number)) for number in range(DATA_SETS)]
-    hits = [covered(*interval_of(profile), _centre_truth()) for profile in profiles]
-    return {"layer_choice/centre_of_gravity": np.concatenate(hits)}
+def _mixture_right(seed: int) -> dict[str, np.ndarray]:
+    found = [_mixture(derive_seed(seed, number)) for number in range(DATA_SETS)]
+    return {
+        name: np.array([np.mean(covered(*interval_of(one[name]), _mixture_truth()[name])) for one in found])
+        for name in _MIXTURE
+    }
 
 
 SIMULATIONS = [
@@ -130,9 +136,9 @@ SIMULATIONS = [
     Simulation(
         name="measures of probes, centre of gravity",
         setting="4 layers, 2 of them with signal, 150 training rows",
-        right=_centre_right,
+        right=_mixture_right,
         short=0,
-        long=6,
+        long=20,
         claim="conservative",
     ),
 ]

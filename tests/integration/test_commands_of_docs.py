@@ -129,6 +129,8 @@ def in_small(command: str) -> list[str]:
         }
         found |= {"study.with_probes": "false", "study.mixture.replicate_tasks": "0", "study.similarity": "{}"}
         found |= {"study.patching.rows": "4"}
+        if found.get("study.patch_models") == "true":
+            found |= {"suite.tasks": "[sentiment,word_content]", "study.mixture.unseen": "[]"}
         if "study.only_models" in found or "suite.path" in found:  # the tasks of the paper and of a FLAN folder
             found |= {"suite": "local", "suite.path": "DIR", "suite.tasks": "[color,paint]"}
             found |= {"study.mixture.unseen": "[]", "study.only_models": "[color]"}

@@ -10,6 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from probes.cli import CONFIG_DIR, OverrideError, check_overrides
+from probes.commands import endings
 from probes.commands.errors import explanation, unwrapped
 
 
@@ -64,3 +65,9 @@ def test_where_there_is_no_terminal_libraries_draw_no_progress_bars(first, bars)
     code = f"{imports}; {first or None}\nfrom tqdm import tqdm; list(tqdm(range(3)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ("3/3" in done.stderr) == bars
+
+
+def test_the_command_that_goes_on_does_not_depend_on_arguments_that_were_changed_later(monkeypatch):
+    before = endings._command()
+    monkeypatch.setattr(sys, "argv", [sys.argv[0], "-m", *sys.argv[1:], "hydra/sweeper=stages"])
+    assert endings._command() == before

@@ -124,14 +124,14 @@ class LabelFreePanel:
             _without(constant, Estimates(recognised.numpy(), rows, errors=errors)),
         )
 
-        def by_halves(name: str, unit: str, statistic: Any, half_means: HalfMeans) -> LayerProfile:
+        def by_halves(name: str, unit: str, statistic: Any, half_samples: int, half_means: HalfMeans) -> LayerProfile:
             values = statistic(torch.arange(rows))
             seed = derive_seed(self.seed, "halves")
-            halves = half_sample_errors(statistic, rows, half_samples=20, half_means=half_means, seed=seed)
+            halves = half_sample_errors(statistic, rows, half_samples=half_samples, half_means=half_means, seed=seed)
             return _profile(probed, name, unit, _without(constant, Estimates(values.numpy(), rows, errors=halves)))
 
-        yield by_halves("dime", "bits", lambda at: dime(views[:, 0, at], views[:, 1, at], seed=self.seed), "added")
-        yield by_halves("lidar", "directions", lambda at: lidar(views[:, :, at]), "ignored")
+        yield by_halves("dime", "bits", lambda at: dime(views[:, 0, at], views[:, 1, at], seed=self.seed), 20, "added")
+        yield by_halves("lidar", "directions", lambda at: lidar(views[:, :, at]), 40, "ignored")
 
 
 def alter(text: str, share: float, *, seed: int) -> str:

@@ -57,12 +57,16 @@ def lens_curves(results: Iterable[Result]) -> Figure:
                 panel.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
                 panel.yaxis.set_major_formatter(lambda power, _: f"{10**power:,.0f}")
                 panel.invert_yaxis()
-            elif quantity == "log_odds":
+            elif quantity == "kl":
+                panel.set_yscale("symlog", linthresh=0.1)
+                panel.set_ylim(bottom=0)
+            else:
                 panel.axhline(0, color="#bbbbbb", linewidth=0.8, zorder=0)
             if not labelled:
                 panel.set_ylabel(label, fontsize=8)
                 labelled = True
-    figure.supxlabel("layer", fontsize=9)
+    for panel in grid[-1]:
+        panel.set_xlabel("layer", fontsize=8)
     lines = {str(line.get_label()): line for panel in figure.axes for line in panel.get_lines()}
     shown = {name: line for name, line in lines.items() if not name.startswith("_")}
     figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)

@@ -128,6 +128,7 @@ class TaskErasure:
     def unedited(self) -> dict[str, np.ndarray]:
         """Log-probabilities without edits: `test`, `content_free`, `text`, and `other/<task>`."""
         key = {"unedited": self.answered.key, "others": {name: q.digest for name, q in self.others.items()}}
+        key["texts"] = self._texts.digest if self.settings.collateral_rows else None
         return self.kept.get(key, self._answers)
 
     def _answers(self) -> dict[str, np.ndarray]:

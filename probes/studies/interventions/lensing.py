@@ -35,6 +35,10 @@ HELD_OUT = "held-out texts"
 LENSES = ("logit_lens", "tuned_lens")
 VALIDATION_SHARE = 5
 """Every fifth training text decides which state of the tuned lens is kept."""
+ROUNDING = 1e-3
+"""Log-probabilities that differ by less, in nats, are equal."""
+VALIDATION_TOKENS = 512
+"""Most tokens of these texts."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +170,7 @@ class Lenses:
         assert self.tuned is not None
         readout, states = Readout(self.lm), self._train_states(self.tuned.tokens)
         validates = torch.arange(len(self.train_texts)) % VALIDATION_SHARE == 0
-        train, validation = states.of_texts(~validates), states.of_texts(validates)
+        train, validation = states.of_texts(~validates), states.of_texts(validates).thinned(VALIDATION_TOKENS)
         seed = derive_seed(self.seed, "tuned lens")
         translators = train_translators(readout, train, validation, self.tuned, seed=seed)
         return {"matrices": translators.matrices.numpy(force=True), "biases": translators.biases.numpy(force=True)}
@@ -221,7 +225,9 @@ def lens_profiles(lenses: Lenses, answered: AnsweredTask, reading: Reading) -> I
             yield profile
             mean = np.stack([free[:, 0, label] for label in np.unique(labels)]).mean(0)
             yield replace(profile, control="content_free", estimates=Estimates(mean, 1, note=""))
-        odds = effect_estimates(log_odds_of_right(own.log_probs, labels), labels, alternative="greater", note="")
+        odds = log_odds_of_right(own.log_probs, labels)
+        odds[np.ptp(own.log_probs, axis=1).max(-1) < ROUNDING] = 0  # equal rows: classes cancel, up to rounding
+        odds = effect_estimates(odds, labels, alternative="greater", note="")
         yield LayerProfile(quantity=f"{name}/log_odds", unit=ANSWERS_NATS, estimates=odds, **common)
         far = _untested(own.divergences, labels)
         yield LayerProfile(quantity=f"{name}/kl", unit=ANSWERS_NATS, estimates=far, **common)

@@ -139,6 +139,9 @@ def test_sampled_tokens_are_those_of_their_texts():
     some = states.of_texts(torch.arange(30) < 10)
     assert some.texts.max() < 10
     assert len(some.texts) > 0
+    thin = states.thinned(7)
+    assert thin.values.shape[1] == len(thin.texts) == 7
+    assert torch.equal(states.thinned(1000).values, states.values)
     with pytest.raises(ValueError, match="None of 2 texts has two tokens"):
         sampled_states(LM(), ["w1", "w2"], layers=[0], tokens=4, seed=0)
 

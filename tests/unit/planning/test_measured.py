@@ -30,7 +30,7 @@ def measured(run: RunParts) -> Rates:
     backbone = tiny_backbone()
     shape = shape_of(backbone.model.config, name="tiny", dtype="float32")
     tasks = counted_tasks(toy_suite().tasks, lambda texts: [len(ids) for ids in backbone.tokenize(texts).ids])
-    return measured_rates(run, shape, tasks, start=1.0, load=2.0)
+    return measured_rates(run, shape, tasks, features=32, start=1.0, load=2.0)
 
 
 def test_every_rate_of_a_run_is_measured():

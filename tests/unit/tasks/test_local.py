@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,15 +154,9 @@ def test_a_file_that_is_not_utf8_is_refused(folder: Path) -> None:
 
 
 @needs_flan_mini
-def test_flan_mini_is_read_in_under_a_second() -> None:
-    took = []
-    for _ in range(2):
-        start = time.perf_counter()
-        suite = load_local_suite(FLAN_MINI)
-        took.append(time.perf_counter() - start)
-    kinds = [task.kind for task in suite.tasks]
+def test_flan_mini_has_14_tasks_with_classes_and_12_that_generate() -> None:
+    kinds = [task.kind for task in load_local_suite(FLAN_MINI).tasks]
     assert (kinds.count("classification"), kinds.count("generation")) == (14, 12)
-    assert min(took) < 1
 
 
 @needs_flan_mini

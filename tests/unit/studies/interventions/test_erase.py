@@ -110,6 +110,18 @@ def test_a_run_that_died_goes_on_with_the_layers_it_lacks(tmp_path, monkeypatch)
     assert computed[6:] == [("ignored", layer) for layer in (1, 2, 3)]
 
 
+def test_a_run_with_fewer_texts_does_not_take_those_that_another_run_kept(finished, tmp_path):
+    folder = finished[0]
+    fewer = ErasureSettings(every=9, erasers=["leace"], random_subspaces=2, collateral_rows=12)
+    run_study(tmp_path / "shared", settings=fewer, cache=folder / "cache")
+    run_study(tmp_path / "own", settings=fewer)
+    found = [
+        cells(read_results(tmp_path / place / "out" / "results.csv"), "collateral/text") for place in ("shared", "own")
+    ]
+    assert [row.value for row in found[0].values()] == [row.value for row in found[1].values()]
+    assert found[0]
+
+
 def test_models_and_tasks_that_do_not_suit_are_refused(tmp_path, caplog):
     generation = Task("text", "generation", (), toy_suite().tasks[0].splits)
     with pytest.raises(ValueError, match="no classification task"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from intervention_runs import cells, run_on_toy
@@ -10,7 +12,9 @@ from toy_language_model import LAYERS, toy_language_model, toy_suite
 from probes.interventions import KeptArrays, TunedLensSettings
 from probes.report import read_results
 from probes.studies import LensStudy
-from probes.studies.interventions.lensing import HELD_OUT, Lenses
+from probes.studies.interventions.answered import AnsweredTask
+from probes.studies.interventions.lensing import HELD_OUT, Lenses, LensOfTask, lens_profiles
+from probes.values import Reading
 
 TUNED = TunedLensSettings(
     texts=400, tokens=1200, held_out_tokens=300, steps=120, batch_tokens=64, learning_rate=1e-2, check_every=20
@@ -96,6 +100,21 @@ def test_without_a_tuned_lens_there_is_the_logit_lens_alone(tmp_path):
     results = read_results(tmp_path / "out" / "results.csv")
     assert {row.metric.partition("/")[0] for row in results} == {"logit_lens"}
     assert {row.layer for row in results} == {1, 3}
+
+
+def test_a_layer_at_which_all_rows_are_equal_says_nothing_of_the_answer():
+    task = toy_suite().tasks[0]
+    answered = AnsweredTask.of(task, toy_language_model().backbone, tokens_per_batch=64)
+    rng = np.random.default_rng(0)
+    shape = (2, answered.test.rows, 2)
+    log_probs = np.broadcast_to([-100.1, -90.3], shape) + 1e-5 * rng.normal(size=shape)
+    log_probs[1] += rng.normal(size=shape[1:])
+    seen = LensOfTask(log_probs, np.zeros(shape), np.zeros(shape[:2]))
+    lenses = SimpleNamespace(layers=(0, 3), of_task=lambda _: {"logit_lens": (seen, seen)})
+    profiles = {own.quantity: own for own in lens_profiles(lenses, answered, Reading("decoder", "residual", "last"))}
+    odds = profiles["logit_lens/log_odds"].estimates
+    assert odds.values[0] == 0 != odds.values[1]
+    assert odds.p_cell[0] == 0.5
 
 
 def test_no_held_out_text_is_trained_on(tmp_path):

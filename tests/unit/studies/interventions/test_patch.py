@@ -63,9 +63,10 @@ def test_a_sublayer_that_both_prompts_share_carries_nothing(tmp_path):
 
 def test_another_models_layers_bring_in_its_answers(tmp_path):
     model = copy.deepcopy(trained_model())
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.model.layers[1].parameters():
-            parameter.normal_(std=0.3)
+            parameter.normal_(std=0.6, generator=generator)
     other = LanguageModel(model, toy_tokenizer(), name="other")
     own = patching(0, tmp_path, source=other)
     source, target = own.answers()
