@@ -56,7 +56,7 @@ def train_translators(
 
     All start as the identity. Each layer returns to its best state on the validation tokens, which may be the identity;
     no layer's result depends on the others. Features are standardised by the training tokens while they are trained:
-    a few features of language models are many times larger than all others.
+    a few features of language models are many times larger than all others. The last layer has none.
 
     Args:
         readout: Final norm and head.
@@ -68,6 +68,9 @@ def train_translators(
     Source:
         Belrose et al. 2023, "Eliciting latent predictions from transformers with the tuned lens".
     """
+    if len(train.layers) == 1:  # the last layer is the model's own
+        features = train.values.shape[-1]
+        return Translators((), torch.empty(0, features, features), torch.empty(0, features))
     bank = _Bank(train)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam([bank.matrices, bank.biases], lr=settings.learning_rate)

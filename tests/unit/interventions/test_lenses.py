@@ -129,6 +129,13 @@ def test_without_a_better_state_a_translator_stays_the_identity():
     assert torch.equal(found(states, LAYERS), states)
 
 
+def test_the_last_layer_alone_has_nothing_to_train():
+    last = TokenStates((LAYERS,), toy_states(0).values[[LAYERS]], toy_states(0).texts)
+    found = train_translators(Readout(LM()), last, last, SMALL, seed=0)
+    assert found.layers == ()
+    assert torch.equal(found(last.values[0], LAYERS), last.values[0])
+
+
 def test_sampled_tokens_are_those_of_their_texts():
     states, texts = toy_states(4, 30), toy_texts(4, 30)
     assert states.values.shape[1] == len(states.texts) <= 120
