@@ -20,8 +20,10 @@ from probes.training import TaskData
 def in_two_layers() -> TaskData:
     """The signal of layer 2 is also in layer 3, with noise of its own."""
     data = planted_task(classes=3)
+    generator = torch.Generator().manual_seed(0)
     for split in (data.train, data.validation, data.test):
-        split.activations.values[3] = split.activations.values[2] + 4 * torch.randn_like(split.activations.values[3])
+        held = split.activations.values[2]
+        split.activations.values[3] = held + 4 * torch.randn(held.shape, generator=generator)
     return data
 
 
