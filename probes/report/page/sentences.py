@@ -215,7 +215,7 @@ def _limits(run: SavedRun) -> Iterator[str]:
     """What a reader must know before quoting the numbers."""
     overs = sorted({matrix.interval_over for matrix in run.matrices if matrix.interval_over})
     if overs:
-        yield f"Intervals are of 95 %, each about repetitions over {' or '.join(overs)}; they are not corrected."
+        yield f"Intervals are of 95 %, not corrected, and about what would be drawn anew: {'; '.join(overs)}."
     cut = {task: count for task, count in run.provenance.get("rows_cut", {}).items() if count}
     if cut:
         rows = _names([f"{count} of {task}" for task, count in cut.items()])
