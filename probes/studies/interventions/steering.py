@@ -231,7 +231,7 @@ def steering_profiles(
         change = moved(name)
         effect = (change[plus] - change[minus]) / 2
         yield LayerProfile(quantity=f"steering/{name}", estimates=effect_estimates(effect, labels), **common)
-        beyond = effect_estimates(effect, labels, by_chance, alternative="greater")
+        beyond = effect_estimates(effect, labels, by_chance, alternative="greater", draws_are="random directions")
         yield LayerProfile(quantity=f"steering_beyond_random/{name}", estimates=beyond, **common)
         for place, dose in enumerate(doses):
             at_dose = effect_estimates(change[place], labels)

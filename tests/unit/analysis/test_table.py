@@ -379,14 +379,8 @@ def test_an_unknown_tail_is_refused_with_those_there_are():
 def test_numbers_of_tasks_have_a_mean_with_an_interval_over_tasks():
     def number(task: str, value: float) -> LayerProfile:
         estimates = Estimates(np.array([value]), 50)
-        return LayerProfile(
-            quantity="layer_choice/expected_layer",
-            unit="layer",
-            task=task,
-            reading=READING,
-            layers=(None,),
-            estimates=estimates,
-        )
+        place = {"task": task, "reading": READING, "layers": (None,)}
+        return LayerProfile(quantity="layer_choice/expected_layer", unit="layer", estimates=estimates, **place)
 
     values = {"a": 3.0, "b": 5.0, "c": 10.0, "d": np.nan}
     table = LayerTable()

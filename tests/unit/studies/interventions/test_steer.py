@@ -102,7 +102,7 @@ def test_steering_is_compared_with_random_directions_of_the_same_length(finished
     )  # fmt: skip
     assert len(random) == 2 * (LAYERS + 1)
     for (_, task), row in beyond.items():
-        assert row.interval_over == "rows and random subspaces"
+        assert row.interval_over == "rows and random directions"
         assert row.p_cell < 0.05 if task == "read" else row.ci_low < 0.5
 
 
