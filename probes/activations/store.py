@@ -111,7 +111,7 @@ class ActivationStore:
                 if (place := self._find(text, layers)) is not None:
                     shards[place[0]].append(text)
             if self._remote is not None and self._full:
-                self._remote.fetch(shards)
+                self._remote.fetch([shard for shard in shards if not self._remote.has_checked(shard)])
             # Another shard may have the texts of one that was set aside.
             texts = [text for shard, of_shard in shards.items() if not self._is_whole(shard) for text in of_shard]
 
@@ -238,8 +238,8 @@ class ActivationStore:
         if self._is_whole_here(shard):
             return True
         if self._remote is not None and shard in self._remote:
-            if not self._full:
-                return True  # the log describes it, and it is checked when it is copied
+            if not self._full or self._remote.has_checked(shard):
+                return True  # the log describes it, and it is checked whenever it is copied
             self._remote.fetch([shard])
             if self._is_whole_here(shard):
                 return True

@@ -91,7 +91,7 @@ def kept_rates(folder: Path, key: str, measure: Callable[[], Rates], *, again: b
         kept["fit"] = {int(classes): seconds for classes, seconds in kept["fit"].items()}
         return Rates(**kept)
     rates = measure()
-    with suppress(PermissionError):
+    with suppress(OSError):  # a cache that cannot be written
         write_sealed_json(path, asdict(rates), key=key)
     return rates
 
@@ -104,7 +104,8 @@ def hash_of(key: str) -> int:
 def measure_passes(
     backbone: FrozenBackbone, shape: ModelShape, texts: Sequence[str], settings: ExtractionSettings, clock: Clock
 ) -> float:
-    """Operations per second of an extraction, writing included, over batches of some texts as it would form them."""
+    """Operations per second of an extraction by one process, writing included, over batches as it would form them."""
+    settings = replace(settings, workers=1)
     tokenized = backbone.tokenize(texts, max_length=settings.max_length)
     lengths = [len(ids) for ids in tokenized.ids]
     budget = token_budget(backbone, settings.tokens_per_batch, longest=max(lengths))

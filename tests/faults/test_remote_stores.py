@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,10 @@ import torch
 from fault_samples import TEXTS, filled, flip_bit
 from object_servers import FaultyProxy, environment, first, s3_server
 
-from probes.activations.remote import objects
+from probes.activations import ExtractionSettings
+from probes.activations.extract import open_stores
+from probes.activations.remote import objects, remote_shards
+from probes.activations.store import ActivationStore
 from probes.backbones import tiny_backbone
 
 moto = pytest.importorskip("moto")
@@ -107,7 +111,7 @@ def test_a_read_that_delivers_nothing_for_long_is_given_up_and_repeated(tmp_path
     values, report = filled(tiny_backbone(), tmp_path / "two", remote=remote)
     assert report.texts_computed == 0
     assert torch.equal(values_of((values, report)), expected)
-    assert asked(proxy, "GET", "/shards/") == SHARDS + 1
+    assert asked(proxy, "GET", "/shards/") >= SHARDS + 1
 
 
 def test_a_store_that_never_answers_is_named_and_what_was_computed_is_kept(tmp_path, proxy, remote, expected):
@@ -234,6 +238,77 @@ def test_local_copies_stay_below_their_limit_and_what_is_not_uploaded_is_never_d
     again = filled(tiny_backbone(seed=1), tmp_path / "two", TEXTS[:8])
     assert again[1].texts_computed == 0
     assert torch.equal(values_of(again), values_of(only_local))
+
+
+def store_of_folder(root: Path, remote: str, *, limit: int | None = None) -> tuple[ActivationStore, list[str]]:
+    """A store of what `filled` has left, and the names of its texts."""
+    backbone = tiny_backbone()
+    settings = ExtractionSettings(remote=remote, local_cache_gb=None if limit is None else limit / 1e9)
+    (store,) = open_stores(backbone, settings, root / "activations").values()
+    return store, list(backbone.tokenize(TEXTS).text_ids)
+
+
+def test_a_shard_beyond_the_limit_is_copied_when_it_is_read_and_not_whenever_it_is_looked_for(tmp_path, monkeypatch):
+    remote = f"file://{tmp_path}/store"
+    filled(tiny_backbone(), tmp_path / "one", remote=remote)
+    size = shards(tmp_path / "one")[0].stat().st_size
+    monkeypatch.setattr(remote_shards, "_SHARDS_AT_ONCE", 1)
+    read, most = [], []
+    original = objects._Folder.read
+
+    def counting(self, name):
+        if "/shards/" in name:
+            read.append(name)
+            most.append(sum(path.stat().st_size for path in shards(tmp_path / "two")))
+        return original(self, name)
+
+    monkeypatch.setattr(objects._Folder, "read", counting)
+    store, texts = store_of_folder(tmp_path / "two", remote, limit=int(1.5 * size))
+    store.verify(texts, [0])
+    assert len(read) == SHARDS  # each object is compared once
+    for _ in range(3):
+        store.verify(texts, [0])
+    assert len(read) == SHARDS
+    assert max(most) <= 1.5 * size
+    assert store.missing(texts, [0]) == []
+    assert torch.equal(store.read(texts, [0]), store.read(texts, [0]))
+
+
+def test_a_shard_that_was_verified_is_not_verified_again_when_it_is_read(tmp_path, monkeypatch):
+    remote = f"file://{tmp_path}/store"
+    filled(tiny_backbone(), tmp_path / "one", remote=remote)
+    store, texts = store_of_folder(tmp_path / "one", remote)
+    store.verify(texts, [0])
+    hashed = []
+    monkeypatch.setattr("probes.activations.store.check_values", lambda path, header: hashed.append(path))
+    for _ in range(3):
+        store.read(texts, [0])
+    assert hashed == []
+    flip(shards(tmp_path / "one")[0])  # the control: what has changed is verified
+    store.read(texts, [0])
+    assert len(hashed) == 1
+
+
+def test_damage_in_a_store_that_must_not_be_written_is_found_and_computed_again(tmp_path, proxy, remote, expected):
+    filled(tiny_backbone(), tmp_path / "one", remote=remote)
+    damaged = next(path for method, path, _ in proxy.requests if method == "PUT" and "/shards/" in path)
+    faults = {("GET", damaged): "flip"}
+    proxy.fault = lambda method, path: "forbid" if method == "PUT" else faults.get((method, path))
+    values, report = filled(tiny_backbone(), tmp_path / "two", remote=remote)
+    assert report.texts_computed == 8
+    assert torch.equal(values_of((values, report)), expected)
+
+
+def test_a_folder_that_is_mounted_read_only_refuses_as_a_bucket_does(tmp_path, monkeypatch):
+    def read_only(path):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    store = objects.open_objects(f"file://{tmp_path}/store")
+    for name in ("replaced_file", "new_file"):
+        monkeypatch.setattr(objects, name, read_only)
+    for write in (store.write, store.create):
+        with pytest.raises(PermissionError, match="is read-only; refuses writing 'a'"):
+            write("a", b"")
 
 
 def test_machines_that_write_one_store_at_once_both_succeed_and_lose_nothing(tmp_path, proxy, remote, expected):

@@ -7,12 +7,14 @@ never sees two versions of one.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import logging
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -97,12 +99,23 @@ class _Folder:
         return (self._folder / name).read_bytes()
 
     def write(self, name: str, content: bytes) -> None:
-        with replaced_file(self._folder / name) as temporary:
+        with _refusals(self.url, name), replaced_file(self._folder / name) as temporary:
             temporary.write_bytes(content)
 
     def create(self, name: str, content: bytes) -> None:
-        with new_file(self._folder / name) as temporary:
+        with _refusals(self.url, name), new_file(self._folder / name) as temporary:
             temporary.write_bytes(content)
+
+
+@contextmanager
+def _refusals(url: str, name: str) -> Iterator[None]:
+    """Turns the error of a file system that is mounted read-only into a `PermissionError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        raise PermissionError(f"'{url}' is read-only; refuses writing '{name}'") from error
 
 
 class _Obstore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -44,10 +45,15 @@ class RemoteShards:
         self._log_folder = folder / f"log-{hashlib.sha256(objects.url.encode()).hexdigest()[:8]}"
         self._log = ShardLog(objects, self._prefix, self._log_folder)
         self._entries: dict[str, list[Entry]] = {}  # shard → the objects that hold it
+        self._checked: set[str] = set()  # shards whose object this process has written, or read and compared
         self._new_bytes = 0 if limit is None else limit  # the first check of the limit comes with the first file
 
     def __contains__(self, shard: str) -> bool:
         return bool(self._entries.get(shard))
+
+    def has_checked(self, shard: str) -> bool:
+        """Whether this process knows that the object store holds a shard as it was written."""
+        return shard in self and shard in self._checked
 
     def new_shards(self) -> dict[str, ShardHeader]:
         """The headers of shards that were added since the last call, by this process or another."""
@@ -56,15 +62,18 @@ class RemoteShards:
     def fetch(self, shards: Iterable[str]) -> None:
         """Copy shards to the local folder, several at once; afterwards it lacks those that are damaged.
 
+        Those that were copied first are deleted again where all of them exceed the limit.
+
         Raises:
             ConnectionError: The object store does not answer.
         """
         wanted = [shard for shard in shards if shard in self and not (self._folder / shard).exists()]
         with ThreadPoolExecutor(max_workers=_SHARDS_AT_ONCE) as threads:
-            damaged = [entry for found in threads.map(self._fetch, wanted) for entry in found]
-        for entry in damaged:
-            self._taken(self._log.append(Entry(entry.shard, entry.object, None)))
-        self._keep_to_limit()
+            for first in range(0, len(wanted), _SHARDS_AT_ONCE):
+                copied = threads.map(self._fetch, wanted[first : first + _SHARDS_AT_ONCE])
+                for entry in [entry for damaged in copied for entry in damaged]:
+                    self._note_damaged(entry)
+                self._keep_to_limit()
 
     def keep_local(self, shard: str) -> None:
         """Note that a shard is about to be read from the local folder, and copy it there if it is not.
@@ -73,7 +82,9 @@ class RemoteShards:
             ConnectionError: The object store does not answer.
         """
         try:
-            os.utime(self._folder / shard)  # its time tells which shards were not used for long
+            path = self._folder / shard
+            # The time of access tells which shards were not used for long; that of the last change stays as it is.
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         except FileNotFoundError:
             self.fetch([shard])
         except OSError:
@@ -96,8 +107,20 @@ class RemoteShards:
         content = path.read_bytes()
         self._objects.write(name, content)
         self._taken(self._log.append(Entry(shard, name, header)))
+        self._checked.add(shard)
         self._new_bytes += len(content)
         self._keep_to_limit()
+
+    def _note_damaged(self, entry: Entry) -> None:
+        """Note in the log that an object is damaged; where the log cannot be written, for this process alone."""
+        self._checked.discard(entry.shard)
+        damaged = Entry(entry.shard, entry.object, None)
+        try:
+            found = self._log.append(damaged)
+        except PermissionError as error:
+            _log.warning("%s. Others will find the damage by themselves.", error)
+            found = [damaged]
+        self._taken(found)
 
     def _fetch(self, shard: str) -> list[Entry]:
         """Copy one shard; returns the objects that turned out to be damaged."""
@@ -122,6 +145,7 @@ class RemoteShards:
                         _log.warning("'%s/%s' %s. Its texts are computed again.", self.url, entry.object, error)
                 else:
                     self._new_bytes += len(content)
+                    self._checked.add(shard)
                     return damaged
         return damaged
 
@@ -146,7 +170,7 @@ class RemoteShards:
             for name in {file.stem.partition("-")[2] for file in log.glob("*.json")}:
                 with suppress(FileNotFoundError):
                     status = (path := log.parent / name).stat()
-                    found.append((status.st_mtime, status.st_size, path))
+                    found.append((status.st_atime, status.st_size, path))
         size = sum(size for _, size, _ in found)
         if size <= self._limit:
             return
