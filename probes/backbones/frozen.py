@@ -140,7 +140,7 @@ class FrozenBackbone(EditableBackbone):
 
         Raises:
             ValueError: Not exactly one of `name`, `path` and `package` is given; the adapter changes nothing;
-                quantization without a GPU; `stream` with an adapter, quantization, a device map or a GPU.
+                quantization without a GPU; `stream` with an adapter, quantization, a device map, foreign code or a GPU.
             FileNotFoundError: There is no model at the path or in the package.
         """
         source = Source(name=name, path=path, package=package, revision=revision, trust_remote_code=trust_remote_code)
@@ -154,7 +154,13 @@ class FrozenBackbone(EditableBackbone):
                 refuse_other_options,
             )
 
-            refuse_other_options(adapter=adapter, quantization=quantization, device_map=device_map, device=device)
+            others = {
+                "quantization": quantization,
+                "device_map": device_map,
+                "max_memory": max_memory,
+                "device": device,
+            }
+            refuse_other_options(adapter=adapter, trust_remote_code=trust_remote_code or None, **others)
             return StreamedBackbone.open(source, dtype=dtype, cache_dir=cache_dir, **wrapped)
         model, tokenizer = load_pretrained(source, adapter=adapter, **options)
         origin = {"path": path, "package": package, "revision": revision, "trust_remote_code": trust_remote_code}

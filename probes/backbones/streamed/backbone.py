@@ -58,9 +58,11 @@ class StreamedBackbone(FrozenBackbone):
             FileNotFoundError: There are no safetensors files.
         """
         place = source.locate(Path(cache_dir or "~/.cache/probes").expanduser())
-        origin: dict[str, Any] = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
-        folder = Path(place) if source.name is None else Path(snapshot_download(place, revision=source.revision))
-        config = AutoConfig.from_pretrained(place, **origin)
+        folder = Path(place)
+        if source.name is not None:  # a repository may hold the weights in other formats, too
+            wanted = ["*.safetensors", "*.safetensors.index.json"]
+            folder = Path(snapshot_download(place, revision=source.revision, allow_patterns=wanted))
+        config = AutoConfig.from_pretrained(place, revision=source.revision)
         model = empty_model(config, resolve_dtype(dtype, torch.device("cpu")))
         weights = DiskWeights(model, folder)
         prefixes = {id(module): name for name, module in model.named_modules()}
@@ -71,7 +73,7 @@ class StreamedBackbone(FrozenBackbone):
         ]
         weights.load_all_but(f"{name}." for name, _ in blocks)
         runner = BlockByBlock(weights, blocks, held_bytes=held_bytes)
-        tokenizer = AutoTokenizer.from_pretrained(place, **origin)
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=source.revision)
         return cls(model, tokenizer, weights=weights, runner=runner, name=source.title, **options)
 
     def __init__(self, *args: Any, weights: DiskWeights, runner: BlockByBlock, **options: Any) -> None:

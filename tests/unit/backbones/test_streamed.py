@@ -130,6 +130,10 @@ def test_what_cannot_be_streamed_is_named_with_what_to_set(tmp_path):
     folder = saved("llama", tmp_path / "model")
     with pytest.raises(ValueError, match=r"`backbone.adapter=some` too\. Leave that out"):
         loaded(folder, stream=True, adapter="some")
+    with pytest.raises(ValueError, match=r"`backbone.trust_remote_code=True` too"):
+        loaded(folder, stream=True, trust_remote_code=True)
+    with pytest.raises(ValueError, match=r"`backbone.max_memory=\{0: '1GiB'\}` too"):
+        loaded(folder, stream=True, max_memory={0: "1GiB"})
     with pytest.raises(ValueError, match=r"`backbone.device=cuda` too"):
         loaded(folder, stream=True, device="cuda")
     weights = load_file(folder / "model.safetensors")
