@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
+
+from probes.runs.job_records import read_records, write_record
 
 _log = logging.getLogger(__name__)
 
@@ -76,9 +81,26 @@ class RayLauncher(Launcher):
                 task.remote(number, list(overrides), *given)
                 for number, overrides in enumerate(job_overrides, start=initial_job_idx)
             ]
-            return ray.get(jobs)
+            numbered = enumerate(zip(jobs, job_overrides, strict=True), start=initial_job_idx)
+            return [self._outcome(partial(ray.get, job), number, overrides) for number, (job, overrides) in numbered]
         finally:
             ray.shutdown()
+
+    def _outcome(self, get: Callable[[], JobReturn], number: int, overrides: Sequence[str]) -> JobReturn:
+        """What a job returned; of a job whose process was killed nothing, and its record says that it has failed."""
+        from ray.exceptions import RayError
+
+        assert self.config is not None
+        try:
+            return get()
+        except RayError as error:
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            _log.error("Job %d has ended without a word: %s", number, reason)
+            sweep = Path(self.config.hydra.sweep.dir)
+            for record in read_records(sweep):
+                if record.job == number:
+                    write_record(sweep, replace(record, state="failed", error=reason))
+            return JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED, _return_value=math.nan)
 
     def _options(self) -> dict[str, Any]:
         common = {"logging_level": logging.WARNING, "log_to_driver": True, "ignore_reinit_error": False}

@@ -10,6 +10,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from probes.commands.submit import run_stages
+
 _log = logging.getLogger(__name__)
 
 
@@ -34,8 +36,6 @@ class StageSweeper(Sweeper):
             TypeError: They describe another study.
             ValueError: They describe a part of the study.
         """
-        from probes.commands.submit import run_stages  # it imports torch, which a look at plug-ins must not
-
         assert self.config is not None
         assert self.launcher is not None
         assert self.hydra_context is not None

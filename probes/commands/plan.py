@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
     cfg.paths.remote = None  # what is measured here is of no use to others
     subject = planned(cfg)
     if options.json:
-        sys.stdout.write(json.dumps(numbers(subject, cfg)) + "\n")
+        sys.stdout.write(json.dumps(numbers(subject, cfg), allow_nan=False) + "\n")
     elif options.dry_run:
         _print_jobs(subject, cfg)
     else:
@@ -162,7 +163,7 @@ def numbers(subject: Subject, cfg: DictConfig) -> dict[str, Any]:
         "network_bytes": network_bytes(subject, cfg),
         "hours": hours_of(jobs, subject.rates, shape, processes=int(cfg.plan.gpus)),
         "seconds_by_part": by_part | {"start": starts * subject.rates.start, "end": subject.rates.end},
-        "rates": asdict(subject.rates),
+        "rates": {key: None if rate == math.inf else rate for key, rate in asdict(subject.rates).items()},
         "assumptions": list(subject.assumptions),
     }
 
@@ -299,10 +300,14 @@ def _rates(cfg: DictConfig, material: _Material, *, start: float, jobs: Sequence
 
 
 def _print_plan(subject: Subject, cfg: DictConfig) -> None:
+    from probes.planning import GPUS
+
     found = numbers(subject, cfg)
     gpus = int(cfg.plan.gpus)
     where = f"{gpus} × {cfg.plan.gpu}, one job each" if gpus else "one process of this machine"
     memory = "of each GPU" if gpus else "of this process, beside about 1 GB of libraries"
+    if gpus and found["memory_bytes"] > (limit := GPUS[cfg.plan.gpu].memory_bytes):
+        memory += f", which has {limit / _GB:.0f}: set `extraction.tokens_per_batch`, `tuning` or `plan.gpu`"
     lines = [
         f"{found['tasks']} tasks, {found['texts']:,} texts, {found['tokens']:,} tokens; {subject.shape.name}: "
         f"{subject.shape.weight_bytes / _GB:.2f} GB of weights, {subject.shape.layers} layers",

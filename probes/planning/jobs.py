@@ -60,7 +60,6 @@ def probe_jobs(
     tasks: Sequence[TaskTexts],
     *,
     readings: int = 1,
-    vectors: int | None = None,
     tokens_per_batch: int = 1024,
 ) -> list[Job]:
     """The one job of a probe study.
@@ -70,7 +69,6 @@ def probe_jobs(
         texts: All different texts.
         tasks: Those with labels are probed.
         readings: Stacks, sites and poolings that are read.
-        vectors: Vectors of a layer that are kept under a reading; default one a text.
         tokens_per_batch: Tokens of one pass.
     """
     return [
@@ -78,7 +76,7 @@ def probe_jobs(
             stage="run",
             read=texts,
             read_flop=shape.forward_flop(texts),
-            stored_bytes=readings * shape.stored_bytes(texts.number if vectors is None else vectors),
+            stored_bytes=readings * shape.stored_bytes(texts.number),
             fits=tuple(task.classes for task in tasks if task.classes) * readings,
             compared=readings * len(tasks) * shape.layers,
             memory_bytes=shape.weight_bytes + shape.pass_bytes(tokens_per_batch, longest=texts.longest),

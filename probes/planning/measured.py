@@ -50,7 +50,7 @@ _LAYERS = 3
 """Layers of the probes that are timed."""
 _ROWS = 1000
 """Most rows of a split of theirs; what more rows take is in proportion."""
-_FORMAT = 1
+_FORMAT = 2
 
 
 def seconds_since_start() -> float:

@@ -79,9 +79,9 @@ class ModelShape:
         """Operations of one pass and its gradients: twice a pass, three times where all weights are trained."""
         return (3 if all_weights else 2) * self.forward_flop(texts, scored=scored)
 
-    def stored_bytes(self, vectors: int, *, item_bytes: int | None = None) -> int:
+    def stored_bytes(self, vectors: int) -> int:
         """Bytes of so many vectors of each layer in the store."""
-        return vectors * self.layers * self.hidden * (item_bytes or self.item_bytes)
+        return vectors * self.layers * self.hidden * self.item_bytes
 
     def pass_bytes(self, tokens: int, *, longest: int) -> int:
         """Memory of a pass of so many tokens beside the weights, as `extraction.tokens_per_batch=auto` reckons it."""

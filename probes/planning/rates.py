@@ -27,7 +27,6 @@ class Rates:
         compare: Seconds to measure one layer of a task without probes.
         end: Seconds of tables and figures, and of the end of the process.
         stored: Bytes per second written to the store; those are written while nothing is computed.
-        measured: Whether they were measured here; else they follow from a data sheet.
     """
 
     forward_flop: float
@@ -39,7 +38,6 @@ class Rates:
     compare: float
     end: float
     stored: float
-    measured: bool = True
 
     def of_fit(self, classes: int) -> float:
         """Seconds of one layer of a task with so many classes: those of the nearest number that was measured."""
@@ -85,7 +83,6 @@ def rates_of(gpu: Gpu, shape: ModelShape, here: Rates, *, forward_share: float, 
         compare=here.compare,
         end=here.end,
         stored=1e9,
-        measured=False,
     )
 
 

@@ -140,8 +140,6 @@ def train_bank(train: Rows, validation: Rows | None, spec: BankSpec) -> TrainedB
     train = _with_standardised_targets(train, mean, deviation)
     if validation is not None:
         validation = _with_standardised_targets(validation, mean, deviation)
-    if spec.settings.fit in CLOSED_FORMS:
-        return _closed_form_bank(train, spec, mean, deviation)
     chunks = []
     for layers in _layer_chunks(train, spec):
         chunk_validation = None if validation is None else validation.of_layers(layers)
@@ -161,22 +159,12 @@ def train_bank(train: Rows, validation: Rows | None, spec: BankSpec) -> TrainedB
     )
 
 
-@torch.no_grad()
-def _closed_form_bank(train: Rows, spec: BankSpec, mean: float, deviation: float) -> TrainedBank:
-    """Probes that are solved from second moments; arguments as in `TrainedBank`."""
-    settings, bank = spec.settings, _new_bank(train, spec)
-    weights, biases, standardiser = solve_closed_form(
-        settings.fit, spec.kind, train, settings.penalties, classes=spec.num_classes
-    )
-    bank.get_parameter("linear/weight").copy_(weights.flatten(0, 2))  # (layers × penalties × labellings, …)
-    bank.get_parameter("linear/bias").copy_(biases.flatten(0, 2))
-    return TrainedBank(bank, standardiser, mean, deviation, torch.zeros(weights.shape[:3], dtype=torch.float64))
-
-
 def _train_chunk(train: Rows, validation: Rows | None, spec: BankSpec) -> tuple[ProbeBank, Standardiser, Tensor]:
     """Train the probes of some layers together; returns their bank, statistics and gaps `(layers, replicas)`."""
     settings = spec.settings
     bank = _new_bank(train, spec)
+    if settings.fit in CLOSED_FORMS:
+        return _solved_in_closed_form(bank, train, spec)
     if spec.prepare is not None:
         spec.prepare(bank)
     if isinstance(train.values, StreamedRows):
@@ -226,6 +214,18 @@ def _gaps(module: ExactProbeModule | MinibatchProbeModule) -> Tensor:
     return torch.where(module.early_stopping.lowest.cpu().double().isfinite(), torch.nan, torch.inf)
 
 
+@torch.no_grad()
+def _solved_in_closed_form(bank: ProbeBank, train: Rows, spec: BankSpec) -> tuple[ProbeBank, Standardiser, Tensor]:
+    """A bank with probes that are solved from second moments; gaps are 0, as nothing is left to improve."""
+    settings = spec.settings
+    weights, biases, standardiser = solve_closed_form(
+        settings.fit, spec.kind, train, settings.penalties, classes=spec.num_classes
+    )
+    bank.get_parameter("linear/weight").copy_(weights.flatten(0, 2))  # (layers × penalties × labellings, …)
+    bank.get_parameter("linear/bias").copy_(biases.flatten(0, 2))
+    return bank, standardiser, torch.zeros(len(weights), weights[0, :, :, 0, 0].numel(), dtype=torch.float64)
+
+
 def _layer_chunks(train: Rows, spec: BankSpec) -> list[slice]:
     """Split the layers into chunks whose banks fit in memory; the exact solver batches layers itself."""
     count = len(spec.layers)
@@ -238,6 +238,8 @@ def _layer_chunks(train: Rows, spec: BankSpec) -> list[slice]:
         # a padded batch as given and standardised
         rows, longest = min(spec.settings.batch_size, len(train)), train.values.longest
         layer_bytes += 2 * rows * longest * train.values.shape[-1] * _FLOAT_BYTES
+    if spec.settings.fit in CLOSED_FORMS:
+        layer_bytes += 3 * _FLOAT_BYTES * train.values.shape[-1] ** 2  # second moments in float64, and what is added
     layers_per_chunk = max(1, spec.settings.max_bank_bytes // layer_bytes)
     return [slice(first, first + layers_per_chunk) for first in range(0, count, layers_per_chunk)]
 

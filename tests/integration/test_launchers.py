@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+
+from hydra_plugins.probes_plugins.ray_launcher import RayLauncher
+from probes.runs.job_records import JobRecord, read_records, write_record
 
 ROOT = Path(__file__).parents[2]
 SWEEP = ("-m", "experiment=quick", "suite.tasks=[topic]", "analysis=none", "logger=csv", "hydra.sweep.dir=sweep")
@@ -44,5 +51,43 @@ def test_the_job_table_is_that_of_the_basic_launcher(tmp_path, basic, launcher):
     found = swept(tmp_path, f"hydra/launcher={launcher}", *words)
     assert [job["state"] for job in found] == ["finished", "failed"]
     assert found == basic
-    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK)]
-    assert not [words for words in commands if b"raylet" in words and str(tmp_path).encode() in words]
+    deadline = time.monotonic() + 30
+    while left := processes_with(f"PROBES_CACHE_DIR={tmp_path}/cache"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def processes_with(variable: str) -> list[str]:
+    """Commands of the processes that have inherited an environment variable, such as the daemons of a cluster."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"{variable}\0".encode() in (place / "environ").read_bytes():
+                found.append((place / "cmdline").read_bytes().decode(errors="replace"))
+    return found
+
+
+def test_a_process_that_has_inherited_a_variable_is_found():
+    waiting = subprocess.Popen(["sleep", "60"], env=os.environ | {"PROBES_CACHE_DIR": "/of/this/test"})
+    assert len(processes_with("PROBES_CACHE_DIR=/of/this/test")) == 1
+    waiting.kill()
+    waiting.wait()
+    assert processes_with("PROBES_CACHE_DIR=/of/this/test") == []
+
+
+def test_a_job_whose_worker_of_ray_was_killed_has_failed_and_the_others_are_waited_for(tmp_path):
+    errors = pytest.importorskip("ray.exceptions")
+    launcher = RayLauncher()
+    launcher.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    for job in (0, 1):
+        write_record(tmp_path, JobRecord(job=job, overrides=["a=1"], folder=str(job), state="running"))
+
+    def killed():
+        raise errors.WorkerCrashedError
+
+    outcome = launcher._outcome(killed, 1, ["a=1"])
+    assert math.isnan(outcome.return_value)
+    other, of_killed = read_records(tmp_path)
+    assert (other.state, of_killed.state) == ("running", "failed")
+    assert of_killed.error.startswith("WorkerCrashedError: ")
+    assert launcher._outcome(lambda: outcome, 0, []) is outcome

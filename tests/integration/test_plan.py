@@ -40,6 +40,18 @@ def test_a_run_reads_and_writes_what_was_foretold(tmp_path):
     assert foretold["network_bytes"]["hub"] == 0
 
 
+def test_numbers_for_programs_are_json_of_a_strict_parser(capsys):
+    main([*QUICK, "--json"])
+    found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found["rates"]["tuning_flop"] is None
+    assert found["rates"]["forward_flop"] > 0
+
+
+def test_a_model_that_a_gpu_cannot_hold_is_said(capsys):
+    main([*PAPER, "plan.gpus=1", "extraction.tokens_per_batch=10000000"])
+    assert "which has 80: set `extraction.tokens_per_batch`" in capsys.readouterr().out
+
+
 def test_the_papers_setting_is_planned_without_model_or_data():
     found = plan(*PAPER, "plan.gpus=1")
     assert (found["tasks"], found["models_tuned"]) == (66, 66 + 6 * 2 + 1)

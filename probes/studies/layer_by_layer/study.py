@@ -230,7 +230,7 @@ def _probe_roles(
     for reading, task in tracked(places, "tasks probed", total=len(places)):
         scores, rarest = [], ""
         for role, activations in roles.items():
-            data = task_data(task, activations, reading)
+            data = task_data(task, activations, reading, max_train_bytes=probe.max_train_bytes)
             rarest = class_of_few_rows(data.test.targets, data.labels) if data.kind == "classification" else ""
             fit = fit_task(data, probe, trainer, seed)
             yield from (replace(profile, role=role) for profile in fit.profiles)

@@ -186,3 +186,19 @@ def test_discriminants_refuse_numbers(planted):
     x, classes = planted
     with pytest.raises(ValueError, match="Linear discriminants tell classes apart; the task is a regression"):
         fit_probes(x, classes.float(), fit="lda")
+
+
+def test_layers_that_do_not_fit_are_solved_in_chunks_with_the_same_result(planted):
+    x, classes = planted
+    kinds = {
+        "x_test": x[:, :100],
+        "y_test": classes[:100],
+        "x_validation": x[:, 100:200],
+        "y_validation": classes[100:200],
+    }
+    options = {"fit": "ridge", "penalties": PENALTIES, "min_validation_rows": 1, "controls": 0, "bootstrap_samples": 0}
+    whole, chunked = (
+        fit_probes(x[:, 200:], classes[200:], **kinds, **options, max_bank_bytes=limit) for limit in (2**31, 1)
+    )
+    values = [[result.value for result in fit.results] for fit in (whole, chunked)]
+    assert values[0] == pytest.approx(values[1], abs=1e-6, nan_ok=True)
