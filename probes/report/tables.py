@@ -30,6 +30,8 @@ _ANSWER_METRICS = {
 }
 _WIDTH_OF_FILES = 136  # columns; where there is no terminal, rich assumes 80 and would fold the tables
 
+_UNBROKEN_NAME = 20
+"""Names of tasks of so many characters stand on one line."""
 _FULL_TABLE = 120  # columns; in a narrower terminal the table of best layers has fewer
 _WIDTH_OF_PROFILE = 16  # characters
 _BARS = "▁▂▃▄▅▆▇█"
@@ -68,7 +70,7 @@ def best_layer_table(
     score = " or ".join(dict.fromkeys(row.metric for row in rows)) or _MAIN_METRICS[0]
     score = _with_interval(score, [row.score for row in rows])
     full = width is None or width >= _FULL_TABLE
-    table.add_column("task", overflow="fold")
+    _add_task_column(table, [row.best.task for row in rows])
     if full and classes is not None:
         table.add_column("classes", justify="right")
     names = ("best layer", "best_layers", score, *_BASELINES, "n") if full else ("best layers", score, "selectivity")
@@ -159,6 +161,12 @@ def _over_layers(cells: Mapping[_Cell, Result], task: str, metric: str) -> list[
     return [by_layer[layer] for layer in sorted(by_layer, key=layer_depth)]
 
 
+def _add_task_column(table: Table, tasks: Iterable[str]) -> None:
+    """The first column, in which only long names are broken, however narrow the terminal is."""
+    longest = max(map(len, tasks), default=0)
+    table.add_column("task", overflow="fold", min_width=min(longest, _UNBROKEN_NAME))
+
+
 def layer_table(results: Iterable[Result], metric: str) -> Table:
     """Summarise one quantity over layers, one row per task: its lowest and highest value, its mean, significant layers.
 
@@ -169,9 +177,9 @@ def layer_table(results: Iterable[Result], metric: str) -> Table:
         metric: Name of the quantity.
     """
     table = empty_table(metric)
-    table.add_column("task", overflow="fold")
-    significant = f"layers with p < {SIGNIFICANCE_LEVEL}"
     by_task = _by_task(results, metric)
+    _add_task_column(table, by_task)
+    significant = f"layers with p < {SIGNIFICANCE_LEVEL}"
     shown = [result for over_layers in by_task.values() for result in over_layers]
     lowest, highest = (_with_interval(name, shown) for name in ("lowest", "highest"))
     for name in (lowest, "at layer", highest, "at layer", "mean", significant, "n"):
@@ -196,7 +204,7 @@ def difference_table(results: Iterable[Result], *, label: str, reference: str) -
     """
     own = [row for row in results if row.backbone == label and row.metric.startswith("difference")]
     table = empty_table(f"Score of {label} minus score of {reference}, same test rows")
-    table.add_column("task", overflow="fold")
+    _add_task_column(table, {row.task for row in own})
     at_best = [row for row in own if row.metric.startswith("difference_at_best_layers/")]
     for name in (_with_interval("at best layers", at_best), "p", "largest at", "", "p < 0.05", "n"):
         table.add_column(name, justify="right", no_wrap="[" in name)

@@ -70,6 +70,18 @@ class TestBestLayerTable:
         ]
         assert best_layer_table(results, best_layers=BEST, width=120).columns[-1].header == "n"
 
+    @pytest.mark.parametrize("width", [80, 120])
+    def test_the_name_of_a_task_stands_on_one_line(self, results, width):
+        named = [replace(result, task={"sst2": "formal_fallacies"}.get(result.task, result.task)) for result in results]
+        chosen = best_at({"formal_fallacies": 1, "trec": 1})
+        many = tuple(range(0, 40, 2))
+        chosen = {task: replace(best, layers=many) for task, best in chosen.items()}
+        table = best_layer_table(named, best_layers=chosen, classes={"formal_fallacies": 2, "trec": 6}, width=width)
+        console = Console(width=width)
+        with console.capture() as capture:
+            console.print(table)
+        assert "formal_fallacies" in capture.get()
+
     def test_a_regression_task_shows_its_r2(self):
         results = results_of(a_matrix(tasks=("age",), values=np.full((4, 1), 0.25)), "r2")
         table = best_layer_table(results, best_layers=best_at({"age": 0}))
