@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ class TreeProbeSettings:
         ranks: Ranks of the maps of distance and depth probes; one is chosen for each layer on validation sentences.
         controls: Probes of shuffled trees beside each probe.
         learning_rate: Learning rate of AdamW.
+        schedule: `constant`, or `linear`: the learning rate falls to 0 over the steps of `max_epochs`.
         batch_size: Sentences per step.
         max_epochs: Most passes over the training sentences.
         patience: Epochs without a lower validation loss after which a probe stops.
@@ -52,6 +54,7 @@ class TreeProbeSettings:
     ranks: tuple[int, ...] = (8, 32, 128)
     controls: int = 1
     learning_rate: float = 0.001
+    schedule: Literal["constant", "linear"] = "linear"
     batch_size: int = 32
     max_epochs: int = 40
     patience: int = 4
@@ -84,6 +87,7 @@ class TreeProbeSettings:
             largest_token=None,  # `study.normalise` makes all words equally large, for trees without labels, too
             controls=self.controls,
             learning_rate=self.learning_rate,
+            schedule=self.schedule,
             batch_size=self.batch_size,
             max_epochs=self.max_epochs,
             patience=self.patience,
