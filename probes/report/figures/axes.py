@@ -127,5 +127,5 @@ def missing_entry(label: str) -> Patch:
 def add_colour_bar(figure: Figure, image: AxesImage, axes: Sequence[Axes], matrix: LayerByTask | LayerByLayer) -> None:
     """Add a colour bar, labelled with the quantity and its unit, to the right of the axes."""
     bar = figure.colorbar(image, ax=axes, fraction=0.06, pad=0.02, aspect=30)
-    bar.set_label(quantity_label(matrix))
+    bar.set_label(quantity_label(matrix).replace(" (", "\n("))
     bar.outline.set_visible(False)  # type: ignore[operator]  # a Spine; matplotlib's stubs say otherwise
