@@ -8,7 +8,7 @@ from pathlib import Path
 
 from probes.metrics import MAIN_METRIC
 from probes.report.csv_files import write_table
-from probes.values import BestLayers, Layer, Reading, Result
+from probes.values import SIGNIFICANCE_LEVEL, BestLayers, Layer, Reading, Result
 
 AUDIT_FILE = "audit.csv"
 _ALONE, _STRONGEST = "nuisance/alone_", "strongest"
@@ -48,7 +48,10 @@ class AuditRow:
 
 
 def audit_table(rows: Iterable[Result]) -> list[AuditRow]:
-    """The audited layers of each task, in the order of the rows; empty if nothing was audited."""
+    """The audited layers of each task, in the order of the rows; empty if nothing was audited.
+
+    A score that is above chance by itself, and not when all cells are corrected for, has no verdict here.
+    """
     rows = [row for row in rows if row.split == "test" and not row.control and not row.role]
     cells = {(row.metric, row.task, _reading(row), row.layer): row for row in rows}
     strongest = {
@@ -63,14 +66,17 @@ def audit_table(rows: Iterable[Result]) -> list[AuditRow]:
             continue
         place = (task, reading, layer)
         alone = strongest.get((task, reading))
+        raw = cells.get((metric, *place))
         verdict, reason = _verdict(residual.note)
+        if verdict and raw is not None and raw.p is not None and raw.p >= SIGNIFICANCE_LEVEL:
+            verdict, reason = "", f"the score is not above chance, corrected for all cells (p = {raw.p:.2g})"
         table.append(
             AuditRow(
                 task=task,
                 reading=reading,
                 layer=layer,
                 metric=metric,
-                raw=cells.get((metric, *place)),
+                raw=raw,
                 residual=residual,
                 difference=cells.get((f"nuisance/raw_minus_residual_{metric}", *place)),
                 within_strata=cells.get((f"nuisance/within_strata_{metric}", *place)),

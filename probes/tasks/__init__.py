@@ -5,6 +5,7 @@ from probes.tasks.groups import aligned as aligned
 from probes.tasks.groups import divided as divided
 from probes.tasks.hub import load_hub_suite as load_hub_suite
 from probes.tasks.local import load_local_suite as load_local_suite
+from probes.tasks.starter import next_word_suite as next_word_suite
 from probes.tasks.starter import starter_suite as starter_suite
 from probes.tasks.table import table_suite as table_suite
 from probes.tasks.task import Label as Label

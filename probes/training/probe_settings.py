@@ -9,6 +9,7 @@ from probes.architectures import LinearProbe, ProbeArchitecture
 
 FITS = ("auto", "exact", "minibatch", "ridge", "lda")
 CLASS_WEIGHTS = (None, "balanced")
+SCHEDULES = ("constant", "linear")
 FEW_TRAINING_ROWS = 500
 """With fewer training rows than this, `training_sets="auto"` refits probes that are solved exactly."""
 AUTO_TRAINING_SETS = 20
@@ -48,6 +49,7 @@ class ProbeSettings:
         folds: Folds of the cross-validation that replaces a small validation split.
         min_validation_rows: With fewer validation rows than this, cross-validate.
         learning_rate: Learning rate of AdamW (minibatch).
+        schedule: `constant`, or `linear`: the learning rate falls to 0 over the steps of `max_epochs` (minibatch).
         batch_size: Rows per step (minibatch).
         max_epochs: Most passes over the training rows (minibatch).
         patience: Epochs without a lower validation loss after which a probe stops (minibatch).
@@ -78,6 +80,7 @@ class ProbeSettings:
     folds: int = 5
     min_validation_rows: int = 200
     learning_rate: float = 0.001
+    schedule: Literal["constant", "linear"] = "constant"
     batch_size: int = 128
     max_epochs: int = 100
     patience: int = 5
@@ -129,7 +132,7 @@ class ProbeSettings:
         return replace(self, fit="minibatch" if self.fit == "auto" else self.fit)
 
     def _check_choices(self) -> None:
-        for key, choices in (("fit", FITS), ("class_weights", CLASS_WEIGHTS)):
+        for key, choices in (("fit", FITS), ("class_weights", CLASS_WEIGHTS), ("schedule", SCHEDULES)):
             value = getattr(self, key)
             if value not in choices:
                 listed = ", ".join("null" if choice is None else choice for choice in choices)

@@ -16,7 +16,7 @@ HELD_OUT_SHARE = 1 / 3
 class Vocabulary:
     """The words that one split may use, in groups.
 
-    A word is a string, a `Verb` (group `verbs`) or a pair of strings (group `comparatives`).
+    A word is a string, a `Verb` (group `verbs`) or a pair of strings (groups `comparatives` and `relatives`).
     """
 
     groups: dict[str, tuple[Any, ...]]
@@ -268,6 +268,18 @@ COMPARATIVES = tuple(
 )
 """A comparative and its converse: if one person is taller than another, the other is shorter."""
 
+RELATIVES = tuple(
+    tuple(pair.split(":"))
+    for pair in words_of("""
+    man:woman boy:girl father:mother son:daughter brother:sister uncle:aunt nephew:niece king:queen prince:princess
+    husband:wife grandfather:grandmother actor:actress waiter:waitress host:hostess duke:duchess monk:nun
+    groom:bride lord:lady steward:stewardess hero:heroine landlord:landlady grandson:granddaughter
+    stepfather:stepmother stepson:stepdaughter godfather:godmother policeman:policewoman businessman:businesswoman
+    widower:widow salesman:saleswoman emperor:empress
+    """)
+)
+"""Nouns for a man and for a woman."""
+
 PREPOSITIONS = ("near", "beside", "behind")
 CONJUNCTIONS = ("although", "because", "though", "since")
 DETERMINERS = ("the", "my", "our", "their")
@@ -368,6 +380,7 @@ GROUPS: dict[str, tuple[Any, ...]] = {
     "adjectives": ADJECTIVES,
     "adverbs": ADVERBS,
     "comparatives": COMPARATIVES,
+    "relatives": RELATIVES,
     "praise_adjectives": PRAISE_ADJECTIVES,
     "praise_verbs": PRAISE_VERBS,
     "blame_adjectives": BLAME_ADJECTIVES,

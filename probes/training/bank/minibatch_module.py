@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from probes.metrics import TargetKind
 from probes.training.bank.probe_bank import ProbeBank, RowLoss
@@ -48,13 +50,18 @@ class MinibatchProbeModule(ProbeModule):
         self._validation_sums: Tensor | float = 0.0
         self._validation_rows = 0
 
-    def configure_optimizers(self) -> Optimizer:
-        """Build the optimizer that the architecture brings, or else AdamW."""
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer that the architecture brings, or else AdamW with the schedule of its learning rate."""
         parameters = list(self.bank.parameters())
         configure_optimizer = getattr(self.bank.probe, "configure_optimizer", None)
         if configure_optimizer is not None:
             return configure_optimizer(parameters)
-        return AdamW(parameters, lr=self.settings.learning_rate, weight_decay=0.0, fused=True)
+        optimizer = AdamW(parameters, lr=self.settings.learning_rate, weight_decay=0.0, fused=True)
+        if self.settings.schedule == "constant":
+            return optimizer
+        steps = self.trainer.estimated_stepping_batches
+        schedule = LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: RowBatch) -> Tensor:
         """Sum the losses of all probes; as each depends on one probe's parameters, the gradients do not mix."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,7 +36,9 @@ class TreeProbeSettings:
         kinds: Which probes: some of `distance`, `depth`, `syntactic distance`.
         ranks: Ranks of the maps of distance and depth probes; one is chosen for each layer on validation sentences.
         controls: Probes of shuffled trees beside each probe.
-        learning_rate: Learning rate of AdamW.
+        learning_rate: Learning rate of AdamW, for distance and depth probes.
+        phrase_learning_rate: That of syntactic distance probes, which are linear and need larger steps.
+        schedule: `constant`, or `linear`: the learning rate falls to 0 over the steps of `max_epochs`.
         batch_size: Sentences per step.
         max_epochs: Most passes over the training sentences.
         patience: Epochs without a lower validation loss after which a probe stops.
@@ -51,10 +54,12 @@ class TreeProbeSettings:
     kinds: tuple[str, ...] = tuple(TREE_TARGETS)
     ranks: tuple[int, ...] = (8, 32, 128)
     controls: int = 1
-    learning_rate: float = 0.001
+    learning_rate: float = 0.0003
+    phrase_learning_rate: float = 0.001
+    schedule: Literal["constant", "linear"] = "linear"
     batch_size: int = 32
-    max_epochs: int = 40
-    patience: int = 4
+    max_epochs: int = 25
+    patience: int = 10
     gradient_clip_norm: float | None = None
     bootstrap_samples: int = 1000
     permutations: int = 200
@@ -73,6 +78,9 @@ class TreeProbeSettings:
             raise ValueError(
                 f"`study.probes.ranks` must be distinct whole numbers of at least 1; got {list(self.ranks)}."
             )
+        for key in ("learning_rate", "phrase_learning_rate"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"`study.probes.{key}` must be a number above 0; got {getattr(self, key)!r}.")
         self.of_kind(TREE_TARGETS["distance"])  # checks the other fields
 
     def of_kind(self, target: TreeTarget) -> ProbeSettings:
@@ -83,7 +91,8 @@ class TreeProbeSettings:
             penalties=(0.0,),
             largest_token=None,  # `study.normalise` makes all words equally large, for trees without labels, too
             controls=self.controls,
-            learning_rate=self.learning_rate,
+            learning_rate=self.learning_rate if target.ranked else self.phrase_learning_rate,
+            schedule=self.schedule,
             batch_size=self.batch_size,
             max_epochs=self.max_epochs,
             patience=self.patience,

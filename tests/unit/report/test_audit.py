@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 from probes.report.audit import audit_at_best_layers, audit_table, write_audit
 from probes.report.csv_files import write_best_layers, write_results
@@ -47,6 +48,14 @@ def test_each_layer_has_its_scores_the_strongest_nuisance_and_its_verdict(tmp_pa
     assert written[0]["verdict"] == "explained by first word"
     assert float(written[0]["alone"]) == 0.88
     assert (written[1]["raw"], written[1]["layer"]) == ("", "2")
+
+
+def test_a_score_that_is_not_above_chance_when_all_cells_are_corrected_for_has_no_verdict():
+    raw, *others = audited("mood", "stands")
+    (corrected, _), (kept, _) = (audit_table([replace(raw, p=p, p_cell=0.01), *others]) for p in (0.2, 0.04))
+    assert corrected.verdict == ""
+    assert corrected.reason == "the score is not above chance, corrected for all cells (p = 0.2)"
+    assert kept.verdict == "stands"
 
 
 def test_rows_without_an_audit_make_no_table():

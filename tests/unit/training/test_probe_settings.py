@@ -27,6 +27,7 @@ def composed(group, name, *overrides):
     [
         ("fit", "lbfgs"),
         ("class_weights", "even"),
+        ("schedule", "cosine"),
         ("penalties", ()),
         ("penalties", (-1.0,)),
         ("penalties", (1.0, 1.0)),

@@ -47,6 +47,7 @@ def plain_loop(settings, train, validation, *, layer, penalty, control, start):
     probe.load_state_dict(start)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=settings.learning_rate, weight_decay=0)
     batches = RowBatches(train, settings.batch_size, shuffle_seed=0)
+    steps, done = settings.max_epochs * len(batches), 0
     best, lowest, epochs_without_improvement = None, float("inf"), 0
     for _ in range(settings.max_epochs):
         for batch in batches:
@@ -55,7 +56,10 @@ def plain_loop(settings, train, validation, *, layer, penalty, control, start):
             loss = nn.functional.cross_entropy(logits, batch.targets[control])
             (loss + penalty / 2 * probe.linear.weight.square().sum()).backward()
             nn.utils.clip_grad_norm_(probe.parameters(), settings.gradient_clip_norm)
+            if settings.schedule == "linear":
+                optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - done / steps)
             optimizer.step()
+            done += 1
         with torch.no_grad():
             logits = probe((validation.values[layer] - mean) / deviation)
             value = float(nn.functional.cross_entropy(logits, validation.targets[control]))
@@ -69,11 +73,12 @@ def plain_loop(settings, train, validation, *, layer, penalty, control, start):
     return best
 
 
-@pytest.mark.parametrize("patience", [1, 30])
-def test_every_probe_of_a_bank_equals_the_probe_of_a_plain_loop(patience):
+@pytest.mark.parametrize(("patience", "schedule"), [(1, "constant"), (30, "constant"), (30, "linear")])
+def test_every_probe_of_a_bank_equals_the_probe_of_a_plain_loop(patience, schedule):
     settings = ProbeSettings(
         penalties=(0.0, 0.3),
         learning_rate=0.05,
+        schedule=schedule,
         batch_size=16,
         max_epochs=12,
         patience=patience,

@@ -19,8 +19,9 @@ from probes.training.tree_probes.tree_profiles import TreeScorer, counted_gaps, 
 from probes.values import LayerProfile
 
 SETTINGS = TreeProbeSettings(
-    ranks=(2, 12), learning_rate=0.02, batch_size=20, max_epochs=30, bootstrap_samples=200, permutations=50
-)
+    ranks=(2, 12), learning_rate=0.02, phrase_learning_rate=0.02, schedule="constant", patience=4, batch_size=20,
+    max_epochs=30, bootstrap_samples=200, permutations=50,
+)  # fmt: skip
 
 
 def fit(kind: str, data: TreeData, settings: TreeProbeSettings = SETTINGS) -> TreeFit:
@@ -145,6 +146,7 @@ def test_gaps_across_words_that_do_not_count_take_the_largest_distance() -> None
     ("wrong", "message"),
     [
         ({"kinds": ("colour",)}, "no probe of trees 'colour'.*`study.probes.kinds`"),
+        ({"phrase_learning_rate": 0.0}, "`study.probes.phrase_learning_rate` must be a number above 0"),
         ({"ranks": ()}, "`study.probes.ranks` must be distinct"),
         ({"ranks": (4, 4)}, "`study.probes.ranks` must be distinct"),
     ],
