@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,6 +158,15 @@ def convert_gguf(file: Path, cache_dir: Path) -> Path:
     return folder
 
 
+def resolve_device(name: str) -> torch.device:
+    """A torch device by name; `auto` is a GPU if there is one, and each rank of a job takes its own GPU of its node."""
+    target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    if target.type == "cuda" and target.index is None and 0 < rank < torch.cuda.device_count():
+        return torch.device("cuda", rank)
+    return target
+
+
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """A torch dtype by name; `auto` is bfloat16 where the device computes it natively, else float32.
 
@@ -191,7 +201,7 @@ def _load(
                 "Read it first, and fix it with `backbone.revision`=COMMIT.",
                 f"the repository '{place}' on the Hub" if source.name is not None else f"the folder '{place}'",
             )
-        target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        target = resolve_device(device)
         origin: dict[str, Any] = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
         tokenizer = AutoTokenizer.from_pretrained(place, **origin)
         config = AutoConfig.from_pretrained(place, **origin)

@@ -95,7 +95,8 @@ def planned(cfg: DictConfig, *, clock: Clock = time.perf_counter) -> Subject:
 
     Raises:
         TypeError: The study is neither probe nor layer_by_layer.
-        ValueError: There is no such GPU, or the suite of a model that is not here is not known by its numbers.
+        ValueError: There is no such GPU, a job has more GPUs than there are, or the suite of a model that is not here
+            is not known by its numbers.
     """
     from probes.planning import GPUS, layer_by_layer_jobs, probe_jobs
     from probes.planning.rates import rates_of
@@ -108,6 +109,11 @@ def planned(cfg: DictConfig, *, clock: Clock = time.perf_counter) -> Subject:
         )
     if cfg.plan.gpu not in GPUS:
         raise ValueError(f"There is no GPU '{cfg.plan.gpu}'. Set `plan.gpu` to {', '.join(GPUS)}.")
+    if not 1 <= cfg.plan.gpus_per_job <= max(1, cfg.plan.gpus):
+        raise ValueError(
+            f"A job of {cfg.plan.gpus_per_job} GPUs needs as many; there are {cfg.plan.gpus}. Set `plan.gpus_per_job` "
+            "from 1 to `plan.gpus`."
+        )
     here = seconds_since_start() if clock is time.perf_counter else clock()
     material = _material(cfg, study, clock)
     batch = cfg.extraction.tokens_per_batch
@@ -126,11 +132,16 @@ def planned(cfg: DictConfig, *, clock: Clock = time.perf_counter) -> Subject:
     if cfg.plan.gpus:
         gpu = GPUS[cfg.plan.gpu]
         shares = {"forward_share": cfg.plan.forward_share, "tuning_share": cfg.plan.tuning_share}
-        rates = rates_of(gpu, material.shape, rates, **shares)
+        rates = rates_of(gpu, material.shape, rates, link=cfg.plan.link_gb_per_s * _GB, **shares)
         assumptions.append(
             f"{gpu.name}: {shares['forward_share']:.0%} of {gpu.flop / 1e12:,.0f} TFLOP/s in passes and "
             f"{shares['tuning_share']:.0%} in tuning steps (`plan.forward_share`, `plan.tuning_share`); what a CPU "
             "does is priced at this machine's rates."
+        )
+    if cfg.plan.gpus_per_job > 1:
+        assumptions.append(
+            f"The {cfg.plan.gpus_per_job} GPUs of a job reach the same shares as one, but no step is faster than "
+            f"reading the weights twice; each sends {cfg.plan.link_gb_per_s:g} GB/s (`plan.link_gb_per_s`)."
         )
     return Subject(material.shape, material.tasks, material.texts, jobs, rates, assumptions)
 
@@ -141,11 +152,12 @@ def numbers(subject: Subject, cfg: DictConfig) -> dict[str, Any]:
     from probes.planning.rates import loads_of
 
     jobs, shape = subject.jobs, subject.shape
-    apart = bool(cfg.plan.gpus)
+    apart, together = bool(cfg.plan.gpus), int(cfg.plan.gpus_per_job)
     starts = len(jobs) if apart else 1
     by_part: dict[str, float] = {}
     for job in jobs:
-        for part, seconds in subject.rates.seconds(job, shape.layers, loads=loads_of(job, apart=apart)).items():
+        loads = loads_of(job, apart=apart)
+        for part, seconds in subject.rates.seconds(job, shape.layers, loads=loads, gpus=together).items():
             by_part[part] = by_part.get(part, 0.0) + seconds
     return {
         "model": shape.name,
@@ -161,7 +173,7 @@ def numbers(subject: Subject, cfg: DictConfig) -> dict[str, Any]:
         "stored_bytes": sum(job.stored_bytes for job in jobs),
         "memory_bytes": max(job.memory_bytes for job in jobs),
         "network_bytes": network_bytes(subject, cfg),
-        "hours": hours_of(jobs, subject.rates, shape, processes=int(cfg.plan.gpus)),
+        "hours": hours_of(jobs, subject.rates, shape, processes=int(cfg.plan.gpus), gpus_per_job=together),
         "seconds_by_part": by_part | {"start": starts * subject.rates.start, "end": subject.rates.end},
         "rates": {key: None if rate == math.inf else rate for key, rate in asdict(subject.rates).items()},
         "assumptions": list(subject.assumptions),
@@ -169,16 +181,17 @@ def numbers(subject: Subject, cfg: DictConfig) -> dict[str, Any]:
 
 
 def network_bytes(subject: Subject, cfg: DictConfig) -> dict[str, int]:
-    """Bytes that cross a network: from the Hub, and, of jobs on several machines, to and from the disk they share."""
+    """Bytes that cross a network: from the Hub, between jobs and the disk they share, and gradients within jobs."""
     shape, jobs = subject.shape, subject.jobs
     from_hub = cfg.backbone.get("name") is not None
     of_hub = any(word in cfg.suite._target_ for word in ("hub", "flan2021"))  # about 4 bytes a token
     stored = sum(job.stored_bytes for job in jobs)
-    apart = cfg.plan.gpus and len(jobs) > 1
+    apart, together = cfg.plan.gpus and len(jobs) > 1, int(cfg.plan.gpus_per_job)
     return {
         "hub": (shape.weight_bytes if from_hub else 0) + (4 * subject.texts.tokens if of_hub else 0),
         "shared_disk_written": stored if apart else 0,
-        "shared_disk_read": (stored + shape.weight_bytes * len(jobs)) if apart else 0,
+        "shared_disk_read": (stored + shape.weight_bytes * len(jobs) * together) if apart else 0,
+        "gradients": round(together * sum(job.exchanged_bytes(together) for job in jobs)),
     }
 
 
@@ -304,7 +317,8 @@ def _print_plan(subject: Subject, cfg: DictConfig) -> None:
 
     found = numbers(subject, cfg)
     gpus = int(cfg.plan.gpus)
-    where = f"{gpus} × {cfg.plan.gpu}, one job each" if gpus else "one process of this machine"
+    each = "one job each" if cfg.plan.gpus_per_job == 1 else f"{cfg.plan.gpus_per_job} a job"
+    where = f"{gpus} × {cfg.plan.gpu}, {each}" if gpus else "one process of this machine"
     memory = "of each GPU" if gpus else "of this process, beside about 1 GB of libraries"
     if gpus and found["memory_bytes"] > (limit := GPUS[cfg.plan.gpu].memory_bytes):
         memory += f", which has {limit / _GB:.0f}: set `extraction.tokens_per_batch`, `tuning` or `plan.gpu`"
@@ -337,7 +351,8 @@ def _print_jobs(subject: Subject, cfg: DictConfig) -> None:
     sys.stdout.write(f"{'job':>4}  {'stage':<8}{'model':<28}{'tokens':>14}{'FLOP':>11}{'written':>11}{'hours':>10}\n")
     for number, job in enumerate(subject.jobs):
         apart = len(subject.jobs) > 1
-        seconds = rates.start + sum(rates.seconds(job, layers, loads=loads_of(job, apart=apart)).values())
+        loads, gpus = loads_of(job, apart=apart), int(cfg.plan.gpus_per_job)
+        seconds = rates.start + sum(rates.seconds(job, layers, loads=loads, gpus=gpus).values())
         tokens = job.read.tokens + job.tuning.tokens
         sys.stdout.write(
             f"{number:>4}  {job.stage:<8}{job.model:<28}{tokens:>14,}{job.flop:>11.2e}"

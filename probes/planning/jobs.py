@@ -33,6 +33,7 @@ class Job:
         fits: Classes of each task whose probes are trained, once for each model that is probed.
         compared: Tasks times layers that are compared.
         memory_bytes: Most memory of the device that computes, weights included.
+        gradient_bytes: Bytes of the gradients of one step, in float32.
     """
 
     stage: str
@@ -47,11 +48,16 @@ class Job:
     fits: tuple[int, ...] = ()
     compared: int = 0
     memory_bytes: int = 0
+    gradient_bytes: int = 0
 
     @property
     def flop(self) -> float:
         """All operations of the model."""
         return self.tuning_flop + self.read_flop
+
+    def exchanged_bytes(self, gpus: int) -> float:
+        """Bytes that each of some GPUs sends when they sum the gradients of all steps in a ring."""
+        return self.steps * self.gradient_bytes * 2 * (gpus - 1) / gpus
 
 
 def probe_jobs(
@@ -158,6 +164,7 @@ class _Planner:
             read_flop=shape.forward_flop(passes, scored=heads),
             generated=2 * answered.number * settings.max_new_tokens,
             stored_bytes=shape.weight_bytes if everything else self._adapter_bytes(),
+            gradient_bytes=2 * shape.weight_bytes if everything else self._adapter_bytes(),
             memory_bytes=shape.tuning_bytes(max(settings.micro_batch_tokens, train.longest), all_weights=everything),
         )
 

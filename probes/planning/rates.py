@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,6 +11,9 @@ from itertools import groupby
 from probes.planning.gpu import Gpu
 from probes.planning.jobs import Job
 from probes.planning.model_shape import ModelShape
+
+_SECONDS_OF_MESSAGES = 0.002
+"""What the processes of a job tell each other in a step, apart from gradients: two small messages over TCP."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,8 @@ class Rates:
         compare: Seconds to measure one layer of a task without probes.
         end: Seconds of tables and figures, and of the end of the process.
         stored: Bytes per second written to the store; those are written while nothing is computed.
+        weights_read: Seconds to read all weights from the memory of a GPU, twice a step at least; 0: not reckoned.
+        link: Bytes per second that a GPU sends to another of its job.
     """
 
     forward_flop: float
@@ -38,32 +44,38 @@ class Rates:
     compare: float
     end: float
     stored: float
+    weights_read: float = 0.0
+    link: float = math.inf
 
     def of_fit(self, classes: int) -> float:
         """Seconds of one layer of a task with so many classes: those of the nearest number that was measured."""
         nearest = min(self.fit, key=lambda known: (abs(known - classes), known))
         return self.fit[nearest] * max(1.0, classes / nearest)
 
-    def seconds(self, job: Job, layers: int, *, loads: int) -> dict[str, float]:
+    def seconds(self, job: Job, layers: int, *, loads: int, gpus: int = 1) -> dict[str, float]:
         """What a job takes, by what it does.
 
         Args:
             job: The job.
             layers: Of the model.
             loads: How often it loads the model.
+            gpus: Processes of the job, which divide the rows of steps, passes and answers.
         """
+        together = job.exchanged_bytes(gpus) / self.link + (_SECONDS_OF_MESSAGES * job.steps if gpus > 1 else 0.0)
         return {
             "load": loads * self.load,
-            "passes": job.read_flop / self.forward_flop,
-            "tuning": job.tuning_flop / self.tuning_flop,
-            "answers": job.generated / self.generated,
+            "passes": job.read_flop / self.forward_flop / gpus,
+            "tuning": max(job.tuning_flop / self.tuning_flop / gpus, 2 * job.steps * self.weights_read) + together,
+            "answers": job.generated / self.generated / gpus,
             "store": job.stored_bytes / self.stored,
             "probes": layers * sum(self.of_fit(classes) for classes in job.fits),
             "compare": self.compare * job.compared,
         }
 
 
-def rates_of(gpu: Gpu, shape: ModelShape, here: Rates, *, forward_share: float, tuning_share: float) -> Rates:
+def rates_of(
+    gpu: Gpu, shape: ModelShape, here: Rates, *, forward_share: float, tuning_share: float, link: float = math.inf
+) -> Rates:
     """Rates of a GPU that is not here, from its data sheet; what a CPU does is taken from this machine's.
 
     Args:
@@ -72,6 +84,7 @@ def rates_of(gpu: Gpu, shape: ModelShape, here: Rates, *, forward_share: float, 
         here: Rates of this machine.
         forward_share: Share of its most operations that passes reach.
         tuning_share: Share that tuning steps reach.
+        link: Bytes per second that it sends to another GPU of its job.
     """
     return Rates(
         forward_flop=forward_share * gpu.flop,
@@ -83,6 +96,8 @@ def rates_of(gpu: Gpu, shape: ModelShape, here: Rates, *, forward_share: float, 
         compare=here.compare,
         end=here.end,
         stored=1e9,
+        weights_read=shape.weight_bytes / gpu.bandwidth,
+        link=link,
     )
 
 
@@ -97,14 +112,17 @@ def loads_of(job: Job, *, apart: bool) -> int:
     return own + (1 if apart and job.stage != "run" else 0)
 
 
-def hours_of(jobs: Sequence[Job], rates: Rates, shape: ModelShape, *, processes: int = 0) -> float:
+def hours_of(
+    jobs: Sequence[Job], rates: Rates, shape: ModelShape, *, processes: int = 0, gpus_per_job: int = 1
+) -> float:
     """Hours until all jobs have finished.
 
     Args:
         jobs: In the order of their stages.
         rates: Of each process.
         shape: Of the model.
-        processes: How many jobs run at once, each in a process of its own, stage after stage; 0: all in this process.
+        processes: How many processes run at once, stage after stage; 0: all jobs in this process.
+        gpus_per_job: How many processes, each with its GPU, share a job.
     """
     if processes == 0:
         busy = sum(sum(rates.seconds(job, shape.layers, loads=loads_of(job, apart=False)).values()) for job in jobs)
@@ -114,10 +132,11 @@ def hours_of(jobs: Sequence[Job], rates: Rates, shape: ModelShape, *, processes:
     for _, of_stage in groupby(jobs, key=lambda job: job.stage):
         total += span(
             (
-                rates.start + sum(rates.seconds(job, shape.layers, loads=loads_of(job, apart=True)).values())
+                rates.start
+                + sum(rates.seconds(job, shape.layers, loads=loads_of(job, apart=True), gpus=gpus_per_job).values())
                 for job in of_stage
             ),
-            processes,
+            processes // gpus_per_job,
         )
     return (total + rates.end) / 3600
 

@@ -131,7 +131,7 @@ def _peft_config(model: PreTrainedModel, settings: TuningSettings) -> PeftConfig
         task_type="CAUSAL_LM",
         target_modules=targets,
         layers_to_transform=None if blocks is None else list(blocks),
-        layers_pattern=None if blocks is None else _name_of_blocks(model),
+        layers_pattern=None if blocks is None else list_of_blocks(model)[0],
         r=settings.rank,
         lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType]  # PEFT accepts real numbers
         lora_dropout=settings.dropout,
@@ -140,22 +140,22 @@ def _peft_config(model: PreTrainedModel, settings: TuningSettings) -> PeftConfig
     )
 
 
-def _name_of_blocks(model: PreTrainedModel) -> str:
-    """Last component of the name of the list of blocks, such as `layers`, by which PEFT counts them.
+def list_of_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The list of blocks, and the last component of its name, such as `layers`, by which PEFT counts them.
 
     Without it PEFT finds no block in a model without head, where that list has no component in front of its name.
+
+    Raises:
+        ValueError: The blocks are in no list.
     """
     blocks = model.config.num_hidden_layers
-    lists = (
-        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == blocks
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == blocks:
+            return name.rpartition(".")[2], module
+    raise ValueError(
+        f"This {type(model).__name__} keeps its {blocks} blocks in no list, so single blocks cannot be named or "
+        "divided. Set `tuning.layers_to_transform=null` and `tuning.shard_weights=false`."
     )
-    name = next(lists, None)
-    if name is None:
-        raise ValueError(
-            f"This {type(model).__name__} keeps its {blocks} blocks in no list, so single blocks cannot be named. Set "
-            "`tuning.layers_to_transform=null`."
-        )
-    return name.rpartition(".")[2]
 
 
 def _norm_names(model: PreTrainedModel) -> list[str]:

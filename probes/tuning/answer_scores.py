@@ -16,6 +16,7 @@ from torchmetrics.text.rouge import ROUGEScore
 from probes.answers import Example, greedy_answers, micro_batches
 from probes.answers.answer_model import AnswerBatch, AnswerModel
 from probes.seeds import derive_seed
+from probes.tuning.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +76,18 @@ def evaluate(
     sample: AnswerSample,
     *,
     micro_batch_tokens: int,
+    ranks: Ranks = ALONE,
 ) -> AnswerScores:
-    """Losses on validation and test rows, and scores of greedy answers to a sample of the test rows."""
+    """Losses on validation and test rows, and scores of greedy answers to a sample of the test rows.
+
+    Ranks divide the rows, and each has the scores of all of them. The answers of a model whose weights are divided are
+    written by every rank for all rows, since their numbers of passes are not known before.
+    """
     drawn = sample.draw(test)
-    exact_match, rouge_l, chrf = _score_sample(model, drawn, sample, micro_batch_tokens)
+    exact_match, rouge_l, chrf = _score_sample(model, drawn, sample, micro_batch_tokens, ranks)
     return AnswerScores(
-        validation_loss=answer_loss(model, validation, micro_batch_tokens=micro_batch_tokens),
-        test_loss=answer_loss(model, test, micro_batch_tokens=micro_batch_tokens),
+        validation_loss=answer_loss(model, validation, micro_batch_tokens=micro_batch_tokens, ranks=ranks),
+        test_loss=answer_loss(model, test, micro_batch_tokens=micro_batch_tokens, ranks=ranks),
         exact_match=exact_match,
         rouge_l=rouge_l,
         chrf=chrf,
@@ -92,15 +98,33 @@ def evaluate(
 
 
 @torch.no_grad()
-def answer_loss(model: AnswerModel, examples: Sequence[Example], *, micro_batch_tokens: int) -> float:
-    """Mean cross-entropy over all answer tokens without dropout, nats; NaN without examples."""
+def answer_loss(
+    model: AnswerModel, examples: Sequence[Example], *, micro_batch_tokens: int, ranks: Ranks = ALONE
+) -> float:
+    """Mean cross-entropy over all answer tokens without dropout, nats; NaN without examples.
+
+    Ranks divide the examples, and each has the mean over all of them.
+    """
     if not examples:
         return float("nan")
     total = torch.zeros((), dtype=torch.float64, device=model.device)
     with evaluation_mode(model):
-        for group in micro_batches(examples, micro_batch_tokens):
-            total += model(AnswerBatch.of(group, device=model.device)).double().sum()
-    return total.item() / sum(len(example.answer) for example in examples)
+        for group, weight in micro_batches_of(examples, micro_batch_tokens, ranks):
+            total += weight * model(AnswerBatch.of(group, device=model.device)).double().sum()
+    return ranks.total(total.item()) / sum(len(example.answer) for example in examples)
+
+
+def micro_batches_of(examples: Sequence[Example], tokens: int, ranks: Ranks) -> list[tuple[list[Example], float]]:
+    """The micro-batches of a rank's share of some examples, each with its weight.
+
+    Where weights are divided among ranks, all have the same number of micro-batches: those that a rank lacks are passes
+    of weight 0.
+    """
+    groups = [(group, 1.0) for group in micro_batches(ranks.share(examples), tokens)]
+    if ranks.sharded:
+        shortest = min(examples, key=lambda example: example.num_inputs)
+        groups += [([shortest], 0.0)] * (ranks.most(len(groups)) - len(groups))
+    return groups
 
 
 @contextmanager
@@ -116,19 +140,22 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 def _score_sample(
-    model: AnswerModel, drawn: Sequence[Example], sample: AnswerSample, micro_batch_tokens: int
+    model: AnswerModel, drawn: Sequence[Example], sample: AnswerSample, micro_batch_tokens: int, ranks: Ranks
 ) -> tuple[float, float, float]:
     if not drawn:
         return float("nan"), float("nan"), float("nan")
+    ours = drawn if ranks.sharded else ranks.share(drawn)
     with evaluation_mode(model):
         answers = greedy_answers(
             model,
-            [example.prompt for example in drawn],
+            [example.prompt for example in ours],
             end_id=sample.end_id,
             max_new_tokens=sample.max_new_tokens,
             longest=sample.longest,
             tokens_per_batch=micro_batch_tokens,
         )
+    if not ranks.sharded:
+        answers = ranks.joined(ranks.gathered(answers))
     targets = [example.answer[:-1] for example in drawn]  # without the end token
     return score_answers(_decode(sample.tokenizer, answers), _decode(sample.tokenizer, targets))
 

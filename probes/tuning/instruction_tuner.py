@@ -21,12 +21,13 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 from typing_extensions import override
 
-from probes.answers import Example, micro_batches
+from probes.answers import Example
 from probes.answers.answer_model import AnswerBatch, AnswerModel
 from probes.progress import counted
 from probes.seeds import derive_seed
 from probes.tuning.adapters import trainable
-from probes.tuning.answer_scores import answer_loss
+from probes.tuning.answer_scores import answer_loss, micro_batches_of
+from probes.tuning.ranks import ALONE, Ranks
 from probes.tuning.tuning_settings import TuningSettings
 
 _log = logging.getLogger(__name__)
@@ -37,21 +38,28 @@ class InstructionTuner(LightningModule):
 
     A batch is a list of examples. It is split into micro-batches whose gradients add up to the gradient of the mean
     over all answer tokens of the batch. When memory runs out, the size of the micro-batches is halved and the step
-    repeated. Dropout depends only on the seed and the step, so a resumed run repeats what the killed run would have
-    done. Checkpoints hold only the trainable weights.
+    repeated. Dropout depends only on the seed, the step and the rank, so a resumed run repeats what the killed run
+    would have done. Checkpoints hold only the trainable weights.
+
+    Ranks get the same batch, and each takes its share of the rows. Their gradients, too, add up to that of the mean
+    over all answer tokens of the batch, whoever has more of them: one message sums them, once a step, so that a rank
+    may have fewer micro-batches than another, none at all, or repeat them.
 
     Args:
         model: The model to tune; its parameters that require gradients are trained.
         settings: Learning rate, schedule, clipping and micro-batch size.
         total_steps: Optimizer steps of the whole tuning.
         seed: Decides dropout; 0 is a seed like any other.
+        ranks: The processes that tune together.
     """
 
-    def __init__(self, model: AnswerModel, settings: TuningSettings, *, total_steps: int, seed: int) -> None:
+    def __init__(
+        self, model: AnswerModel, settings: TuningSettings, *, total_steps: int, seed: int, ranks: Ranks = ALONE
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.strict_loading = False
-        self.model, self.settings, self.total_steps, self.seed = model, settings, total_steps, seed
+        self.model, self.settings, self.total_steps, self.seed, self.ranks = model, settings, total_steps, seed, ranks
         self.micro_batch_tokens = settings.micro_batch_tokens
         self.tokens, self.seconds = 0, 0.0
         self.train()  # models are loaded in evaluation mode, where dropout is off
@@ -90,23 +98,36 @@ class InstructionTuner(LightningModule):
         """Set the gradient of the batch's mean loss, from as many micro-batches as memory requires.
 
         Returns:
-            The mean cross-entropy over the batch's answer tokens, nats.
+            The mean cross-entropy over the batch's answer tokens, nats; of all ranks together.
 
         Raises:
-            torch.OutOfMemoryError: A single sequence does not fit.
+            torch.OutOfMemoryError: A single sequence does not fit, or memory ran out where weights are divided.
         """
+        answer_tokens = sum(len(example.answer) for example in batch)
+        total = self.ranks.total(self._accumulate_share(batch, answer_tokens))
+        self.ranks.sum_gradients(trainable(self.model).values())
+        return total / answer_tokens
+
+    def _accumulate_share(self, batch: Sequence[Example], answer_tokens: int) -> float:
+        """Add up the gradients of this rank's rows; returns the sum of their losses."""
         while True:
             self.zero_grad(set_to_none=True)
-            groups = micro_batches(batch, self.micro_batch_tokens)
+            groups = micro_batches_of(batch, self.micro_batch_tokens, self.ranks)
             try:
                 with self._seeded_dropout():
-                    return self._backward(groups)
+                    return self._backward(groups, answer_tokens)
             except torch.OutOfMemoryError as error:
-                if len(groups) == len(batch):
+                if self.ranks.sharded:  # the other ranks are in the middle of a pass that this one cannot repeat alone
+                    raise torch.OutOfMemoryError(
+                        f"Memory ran out in passes of {self.micro_batch_tokens} tokens, which are not halved where "
+                        "weights are divided. Set `tuning.micro_batch_tokens` lower."
+                    ) from error
+                if all(len(group) == 1 for group, _ in groups):
                     raise torch.OutOfMemoryError(
                         "Memory ran out on a single sequence. Set `tuning.max_length` smaller."
                     ) from error
-            self._halve(groups)  # outside `except`, where the error's traceback would keep the activations alive
+            # Outside `except`, where the error's traceback would keep the activations alive.
+            self._halve([group for group, _ in groups])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop the frozen weights; add the micro-batch size that memory allows and the counters."""
@@ -118,14 +139,13 @@ class InstructionTuner(LightningModule):
         """Restore the micro-batch size and the counters."""
         self.micro_batch_tokens, self.tokens, self.seconds = checkpoint["tuning"]
 
-    def _backward(self, groups: Sequence[Sequence[Example]]) -> float:
-        answer_tokens = sum(len(example.answer) for group in groups for example in group)
+    def _backward(self, groups: Sequence[tuple[Sequence[Example], float]], answer_tokens: int) -> float:
         total = torch.zeros((), dtype=torch.float64, device=self.model.device)
-        for group in groups:
+        for group, weight in groups:
             losses = self.model(AnswerBatch.of(group, device=self.model.device))  # (answer tokens of the group,)
-            self.manual_backward(losses.sum() / answer_tokens)
-            total += losses.detach().double().sum()
-        return total.item() / answer_tokens
+            self.manual_backward(weight * losses.sum() / answer_tokens)
+            total += weight * losses.detach().double().sum()
+        return total.item()
 
     def _halve(self, groups: Sequence[Sequence[Example]]) -> None:
         used = max(len(group) * group[0].num_inputs for group in groups)
@@ -145,7 +165,8 @@ class InstructionTuner(LightningModule):
         step = 0 if self._trainer is None else self.global_step
         cuda = [self.model.device.index or 0] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(derive_seed(self.seed, "tuning step", step))
+            of_rank = [self.ranks.number] if self.ranks.number else []
+            torch.manual_seed(derive_seed(self.seed, "tuning step", step, *of_rank))
             yield
 
 
@@ -216,8 +237,8 @@ class AnswerValidation(Callback):
         assert isinstance(pl_module, InstructionTuner)
         step = trainer.global_step
         if self.examples and (step % self.every_n_steps == 0 or step == pl_module.total_steps):
-            tokens = pl_module.micro_batch_tokens
-            self.losses[step] = answer_loss(pl_module.model, self.examples, micro_batch_tokens=tokens)
+            tokens, ranks = pl_module.micro_batch_tokens, pl_module.ranks
+            self.losses[step] = answer_loss(pl_module.model, self.examples, micro_batch_tokens=tokens, ranks=ranks)
             pl_module.log("tuning/validation_loss", self.losses[step], batch_size=len(self.examples))
             if self.patience is not None and self.measurements_since_best == 0:
                 self.best_weights = {k: p.detach().cpu().clone() for k, p in trainable(pl_module.model).items()}

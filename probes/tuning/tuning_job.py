@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, Trainer
+from lightning import Callback
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -21,15 +22,18 @@ from probes.files import remove_litter, write_json
 from probes.kept_files import check_writable, read_resume_point
 from probes.locks import process_lock
 from probes.seeds import derive_seed
-from probes.trainers import TrainerFactory, root_of_trainers
+from probes.trainers import TrainerFactory
 from probes.tuning.adapters import effect_digest, make_trainable, quiet_tuning, save_adapter
 from probes.tuning.answer_scores import AnswerSample, AnswerScores, evaluate
 from probes.tuning.examples import Encoded, TuningDataModule, TuningExamples, encode_splits
 from probes.tuning.instruction_tuner import AnswerValidation, InstructionTuner, StepCheckpoint, StepProgress
 from probes.tuning.model_store import ModelFolder, read_scores, scores_key, weights_key, write_scores
+from probes.tuning.ranks import ALONE, Ranks
 from probes.tuning.resume_points import ResumePoints
+from probes.tuning.sharding import refuse_measuring, shard_frozen_weights
 from probes.tuning.tuned_backbone import TunedModel
 from probes.tuning.tuning_settings import TuningSettings
+from probes.tuning.tuning_trainer import make_trainer, ranks_of
 
 _log = logging.getLogger(__name__)
 
@@ -47,18 +51,22 @@ def tune(
 ) -> TunedModel:
     """Tune a copy of a backbone, loaded with its language-model head, on the prompts and answers of a task.
 
+    A trainer with several processes tunes one model in all of them: each computes its share of the sequences of every
+    step. One of them holds the lock of the model and writes its files, and all return the same.
+
     Args:
         task: Name of the data the model is tuned on, which becomes part of the folder's name.
-        backbone: The base model, which is not changed; training runs on its device.
+        backbone: The base model, which is not changed; one process trains on its device.
         examples: The split `train`; `validation` and `test` are optional.
         settings: How to tune.
-        trainer: Makes the Lightning trainer.
+        trainer: Makes the Lightning trainer; its accelerator and devices count where there are several processes.
         seed: Decides the adapters' initial weights, the order of examples and dropout; 0 is a seed like any other.
         cache_dir: Tuned models are kept in its folder `adapters`.
         callbacks: Callbacks of the training; they must not change weights, which the model's key could not tell.
 
     Raises:
         ValueError: The backbone, the data or the settings do not allow tuning, or the tuning changed no weight.
+        RuntimeError: The processes of a job want to tune different models.
         PermissionError: The model is not finished, and its folder cannot be written.
         TimeoutError: Another run tunes the same model and saves no checkpoint for `settings.lock_timeout` seconds.
     """
@@ -81,12 +89,18 @@ def tune(
     if settings.trains_nothing:
         return run.unchanged()
     with quiet_tuning():
-        return run.found() or run.tuned_or_scored()
+        found = run.found()
+        if found is not None:
+            return found
+        ranks, device = ranks_of(trainer, settings)
+        if settings.shard_weights:
+            refuse_measuring(callbacks)
+        return ranks.agree(key, run.found) or replace(run, ranks=ranks, device=device).tuned_or_scored()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _TuningRun:
-    """One tuning: its data, its settings, and the folder of its result."""
+    """One tuning: its data, its settings, the folder of its result, and who tunes; of several, rank 0 writes files."""
 
     task: str
     backbone: FrozenBackbone
@@ -98,6 +112,8 @@ class _TuningRun:
     key: str
     folder: ModelFolder
     callbacks: tuple[Callback, ...]
+    ranks: Ranks = ALONE
+    device: torch.device | None = None
 
     def unchanged(self) -> TunedModel:
         """The base itself, as the result of a tuning without steps."""
@@ -125,27 +141,42 @@ class _TuningRun:
 
     def tuned_or_scored(self) -> TunedModel:
         """Tune the model if it is not finished, and compute the scores that are missing, while no other run does."""
-        folder = self.folder
-        check_writable(folder.path.parent, f"and the model tuned on '{self.task}' is not complete there")
-        what = f"the model tuned on '{self.task}'"
-        with process_lock(folder.lock, what=what, timeout=self.settings.lock_timeout, progress=folder.progress) as held:
-            if held:
-                remove_litter(folder.path.parent, folder.path.name)
-            reused = folder.record(self.settings.verify) is not None
+        folder, first = self.folder, self.ranks.first
+        with self._locked():
+            reused = first(lambda: folder.record(self.settings.verify) is not None)
             if not reused:
                 self.train()
-            record = folder.record("quick")
+            record = first(lambda: folder.record("quick"))
             assert record is not None
-            tuned = read_scores(self._scores_file, key=self._tuned_key)
+            tuned = first(lambda: read_scores(self._scores_file, key=self._tuned_key))
             if tuned is None:
-                tuned = self._score(self._load(record["kind"]), self._scores_file, self._tuned_key)
+                tuned = self._score(self._placed(self._load(record["kind"])), self._scores_file, self._tuned_key)
             return self._result(record, self._base_scores(), tuned, reused=reused)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the model, in rank 0, while the others wait for it."""
+        folder = self.folder
+
+        def enter() -> None:
+            check_writable(folder.path.parent, f"and the model tuned on '{self.task}' is not complete there")
+            what, timeout = f"the model tuned on '{self.task}'", self.settings.lock_timeout
+            if stack.enter_context(process_lock(folder.lock, what=what, timeout=timeout, progress=folder.progress)):
+                remove_litter(folder.path.parent, folder.path.name)
+
+        with ExitStack() as stack:
+            self.ranks.first(enter)
+            yield
 
     def train(self) -> None:
         """Train from the start or the last checkpoint, and save the finished model with its scores and record."""
         model = self.backbone.load_with_head()
-        base_scores = self._base_scores(model)
+        base_scores = None if self.ranks.sharded else self._base_scores(self._placed(model))
         wrapper = make_trainable(model, self.settings, seed=derive_seed(self.seed, "adapter"))
+        if base_scores is None:  # the base as a whole may fit no single device
+            self._placed(model)
+            with nullcontext() if wrapper is None else wrapper.disable_adapter():
+                base_scores = self._base_scores(model)
         report = fit_model(
             self._answer_model(model),
             self.data,
@@ -156,11 +187,27 @@ class _TuningRun:
             key=self.key,
             name=f"steps on '{self.task}'",
             callbacks=self.callbacks,
+            ranks=self.ranks,
         )
-        with self.folder.finish() as folder:
-            scores = self._score(model, folder / self._scores_file.name, self._tuned_key)
-            self._save(model if wrapper is None else wrapper, folder)
-            write_json(folder / "tuning.json", self._record(report, base_scores, scores))
+        scores = self._evaluated(model)
+
+        def finish() -> None:
+            with self.folder.finish() as folder:
+                write_scores(folder / self._scores_file.name, scores, key=self._tuned_key)
+                self._save(model if wrapper is None else wrapper, folder)
+                write_json(folder / "tuning.json", self._record(report, base_scores, scores))
+
+        self.ranks.first(finish)
+
+    def _placed(self, model: PreTrainedModel) -> PreTrainedModel:
+        """A model on the device of this rank, or its share of it; as it was loaded, where there is one process."""
+        if self.device is None:
+            return model
+        self._answer_model(model)
+        if not self.ranks.sharded:
+            return model.to(self.device)  # pyright: ignore[reportArgumentType]
+        shard_frozen_weights(model, self.device)
+        return model
 
     def _result(self, record: dict[str, Any], base: AnswerScores, tuned: AnswerScores, *, reused: bool) -> TunedModel:
         return TunedModel(
@@ -207,22 +254,26 @@ class _TuningRun:
 
     def _base_scores(self, model: PreTrainedModel | None = None) -> AnswerScores:
         """The base's scores, shared by all models of the same data; `model` is the base if it is loaded already."""
-        scores = read_scores(self._base_file, key=self._base_key)
+        scores = self.ranks.first(lambda: read_scores(self._base_file, key=self._base_key))
         if scores is not None:
             return scores
-        model = self.backbone.load_with_head() if model is None else model
+        model = self._placed(self.backbone.load_with_head()) if model is None else model
         return self._score(model, self._base_file, self._base_key)
 
     def _score(self, model: PreTrainedModel, file: Path, key: str) -> AnswerScores:
-        scores = evaluate(
+        scores = self._evaluated(model)
+        self.ranks.first(lambda: write_scores(file, scores, key=key))
+        return scores
+
+    def _evaluated(self, model: PreTrainedModel) -> AnswerScores:
+        return evaluate(
             self._answer_model(model),
             self.data["validation"],
             self.data["test"],
             self._sample,
             micro_batch_tokens=self.settings.micro_batch_tokens,
+            ranks=self.ranks,
         )
-        write_scores(file, scores, key=key)
-        return scores
 
     def _answer_model(self, model: PreTrainedModel) -> AnswerModel:
         precision = self.settings.precision
@@ -255,6 +306,7 @@ class _TuningRun:
             "settings": asdict(self.settings),
             "seed": self.seed,
             "rows": len(self.data["train"]),
+            "processes": self.ranks.size,
             **asdict(report),
             "base_scores": asdict(base_scores),
             "tuned_scores": asdict(tuned_scores),
@@ -291,6 +343,7 @@ def fit_model(
     key: str = "",
     name: str = "tuning steps",
     callbacks: Sequence[Callback] = (),
+    ranks: Ranks = ALONE,
 ) -> FitReport:
     """Tune a model in place, on its device.
 
@@ -304,21 +357,24 @@ def fit_model(
         key: The key of the tuned model; a state that was saved under another one, or is damaged, is set aside.
         name: What the progress of its steps is called.
         callbacks: Callbacks of the training.
+        ranks: The processes that tune together; rank 0 saves the state, and all resume from it.
 
     Raises:
         ValueError: Steps were made and no weight that affects the outputs changed.
     """
     examples, seed, before = data["train"], derive_seed(seed, "tuning"), effect_digest(model)
     total_steps, device = settings.total_steps(len(examples)), model.device
-    module = InstructionTuner(model, settings, total_steps=total_steps, seed=seed)
+    module = InstructionTuner(model, settings, total_steps=total_steps, seed=seed, ranks=ranks)
     batches = TuningDataModule(examples, settings.batch_size, total_steps=total_steps, seed=seed)
     interval = settings.validation_interval(len(examples))
     validation = AnswerValidation(data["validation"], every_n_steps=interval, patience=settings.patience)
     every = settings.checkpoint_every_n_steps
     saving = [] if every is None else [StepCheckpoint(checkpoint, every_n_steps=every)]
-    lightning = _make_trainer(trainer, device, [validation, *saving, StepProgress(name, total=total_steps), *callbacks])
+    progress = [StepProgress(name, total=total_steps)] if ranks.number == 0 else []
+    lightning = make_trainer(trainer, device, [validation, *saving, *progress, *callbacks], ranks)
     lightning.strategy.checkpoint_io = ResumePoints(key)
-    if read_resume_point(checkpoint, key=key, remedy="Tuning starts from the beginning.") is not None:
+    remedy = "Tuning starts from the beginning."
+    if ranks.first(lambda: read_resume_point(checkpoint, key=key, remedy=remedy) is not None):
         _log.info("Tuning resumes from its last checkpoint.")
         lightning.fit(module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
     else:
@@ -331,26 +387,6 @@ def fit_model(
         )
     steps = lightning.global_step if validation.best_step is None else validation.best_step
     return FitReport(steps, module.tokens, module.seconds, validation.losses, module.micro_batch_tokens)
-
-
-def _make_trainer(trainer: TrainerFactory, device: torch.device, callbacks: Sequence[Callback]) -> Trainer:
-    overrides: dict[str, Any] = {
-        "max_epochs": 1,  # the loader serves all epochs as one
-        "max_steps": -1,
-        "accelerator": "gpu" if device.type == "cuda" else device.type,
-        "devices": [device.index or 0] if device.type == "cuda" else 1,
-        "strategy": "auto",
-        "precision": "32-true",  # `AnswerModel` decides the precision of matrix products
-        "gradient_clip_val": None,
-        "accumulate_grad_batches": 1,
-        "limit_val_batches": 0,
-        "num_sanity_val_steps": 0,
-        "use_distributed_sampler": False,
-        "default_root_dir": root_of_trainers(),
-        "enable_checkpointing": any(isinstance(callback, StepCheckpoint) for callback in callbacks),
-        "callbacks": list(callbacks),
-    }
-    return trainer(**overrides)
 
 
 def _check_dtype(backbone: FrozenBackbone) -> None:

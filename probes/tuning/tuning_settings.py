@@ -11,7 +11,9 @@ METHODS = ("lora", "dora", "ia3", "ln", "full")
 SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
 _PROMPT_METHODS = ("prefix", "prompt", "prefix_tuning", "prompt_tuning", "p_tuning")
-_WITHOUT_EFFECT_ON_WEIGHTS = ("checkpoint_every_n_steps", "generate_rows", "max_new_tokens", "verify", "lock_timeout")
+_WITHOUT_EFFECT_ON_WEIGHTS = (
+    "checkpoint_every_n_steps", "generate_rows", "max_new_tokens", "shard_weights", "verify", "lock_timeout"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class TuningSettings:
             first step already has a positive rate.
         max_epochs: Passes over the training rows; 0 leaves the model unchanged.
         max_steps: Optimizer steps at most; `None` for no limit, 0 leaves the model unchanged.
-        batch_size: Sequences per optimizer step, on any amount of memory.
+        batch_size: Sequences per optimizer step, on any amount of memory and in all processes together.
         micro_batch_tokens: Tokens of one forward pass at most, pads included; halved when memory runs out. A longer
             sequence is a micro-batch by itself.
         weight_decay: Weight decay of AdamW.
@@ -50,6 +52,8 @@ class TuningSettings:
         generate_rows: Test rows answered greedily, before and after tuning; 0 for none.
         max_new_tokens: Tokens of such an answer at most.
         checkpoint_every_n_steps: Optimizer steps that a killed run loses at most; `None` saves no checkpoints.
+        shard_weights: Whether the frozen weights of the blocks are divided among the processes that tune together
+            (FSDP2), for a model that does not fit one GPU; not with `full`.
         verify: Whether every file of a kept model is compared with its digest before it is used (`full`), or of files
             above a megabyte only their size (`quick`).
         lock_timeout: Seconds to wait for another run that tunes the same model and saves no checkpoint; `None` waits
@@ -83,6 +87,7 @@ class TuningSettings:
     generate_rows: int = 64
     max_new_tokens: int = 32
     checkpoint_every_n_steps: int | None = 200
+    shard_weights: bool = False
     verify: Verify = "full"
     lock_timeout: float | None = 3600.0
 
@@ -127,6 +132,11 @@ class TuningSettings:
                 raise ValueError(
                     f"Unknown {key} '{value}'. There are {', '.join(choices)}. Set `tuning.{key}` to one of these."
                 )
+        if self.shard_weights and self.method == "full":
+            raise ValueError(
+                "`tuning.shard_weights=true` divides frozen weights, and `tuning.method=full` freezes none. Set "
+                "`tuning.method=lora`, or `tuning.shard_weights=false`."
+            )
         if self.method in {"lora", "dora", "ia3"} and not self.target_modules:
             raise ValueError(f"Method '{self.method}' expects target modules; got none. Set `tuning.target_modules`.")
 

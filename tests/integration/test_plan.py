@@ -61,6 +61,12 @@ def test_the_papers_setting_is_planned_without_model_or_data():
     assert eight["flop"] == found["flop"]
     assert eight["hours"] < found["hours"]
     assert len(eight["assumptions"]) == 3
+    together = plan(*PAPER, "plan.gpus=8", "plan.gpus_per_job=8")
+    assert together["flop"] == found["flop"]
+    parts, divided = eight["seconds_by_part"], together["seconds_by_part"]
+    assert parts["tuning"] / 8 < divided["tuning"] < parts["tuning"] / 4
+    assert divided["passes"] == pytest.approx(parts["passes"] / 8)
+    assert together["network_bytes"]["gradients"] > eight["network_bytes"]["gradients"] == 0
 
 
 def test_half_the_tokens_are_half_the_work_of_matrices():
@@ -81,5 +87,7 @@ def test_what_cannot_be_planned_is_named():
         plan("study=compare", "backbone=tiny")
     with pytest.raises(ValueError, match=r"no GPU 'abacus'.*a100"):
         plan(*PAPER, "plan.gpu=abacus")
+    with pytest.raises(ValueError, match=r"there are 4\. Set `plan\.gpus_per_job` from 1 to `plan\.gpus`"):
+        plan(*PAPER, "plan.gpus=4", "plan.gpus_per_job=8")
     with pytest.raises(ValueError, match="needs a suite that is known by its numbers"):
         plan("plan.model=meta-llama/Llama-2-7b-hf", "suite=starter")

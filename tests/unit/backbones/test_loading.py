@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from probes.answers import LanguageModel
 from probes.backbones import FrozenBackbone, pad_right, tiny_backbone
-from probes.backbones.loading import resolve_dtype
+from probes.backbones.loading import resolve_device, resolve_dtype
 from probes.backbones.tiny import byte_tokenizer
 
 
@@ -228,3 +228,17 @@ def test_weights_that_accelerate_fetches_from_disk_give_the_same_activations_and
     (reading,) = here.readings("last")
     ours, theirs = (b(ids, torch.ones_like(ids), readings=[reading])[reading] for b in (there, here))
     assert torch.equal(ours, theirs)
+
+
+def test_each_rank_of_a_job_takes_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.delenv("SLURM_LOCALID", raising=False)
+    assert resolve_device("auto") == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert [str(resolve_device(name)) for name in ("auto", "cuda", "cuda:0", "cpu")] == [
+        "cuda:1", "cuda:1", "cuda:0", "cpu"
+    ]  # fmt: skip
+    monkeypatch.setenv("LOCAL_RANK", "2")  # a job whose ranks each see one GPU
+    assert resolve_device("auto") == torch.device("cuda")

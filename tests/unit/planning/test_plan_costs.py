@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from study_samples import toy_suite
@@ -135,6 +137,26 @@ def test_jobs_that_run_at_once_take_less_time_and_as_much_work():
     # Each job starts a process and loads the base and its own model; then the last one compares.
     assert 3600 * hours_of(jobs, RATES, SHAPE, processes=2) == pytest.approx(2 * (3 + 2 + 100) + (3 + 1) + 4)
     assert 3600 * hours_of(jobs, RATES, SHAPE, processes=64) == pytest.approx((3 + 2 + 100) + (3 + 1) + 4)
+
+
+def test_gpus_of_one_job_divide_its_rows_and_send_gradients():
+    job = Job(stage="tune", steps=10, tuning_flop=500.0, read_flop=80.0, generated=16, gradient_bytes=400)
+    one, four = (replace(RATES, link=100.0).seconds(job, layers=3, loads=1, gpus=gpus) for gpus in (1, 4))
+    assert (one["tuning"], one["passes"], one["answers"]) == (100.0, 8.0, 8.0)
+    assert job.exchanged_bytes(4) == 10 * 400 * 2 * 3 / 4
+    assert job.exchanged_bytes(1) == 0
+    assert four["tuning"] == pytest.approx(25.0 + 60.0 + 0.02)  # a share of the rows, bytes, messages
+    assert (four["passes"], four["answers"], four["load"]) == (2.0, 2.0, one["load"])
+    slow = replace(RATES, weights_read=4.0).seconds(job, layers=3, loads=1, gpus=8)
+    assert slow["tuning"] == pytest.approx(2 * 10 * 4.0 + 0.02)  # no step is faster than reading the weights twice
+    jobs = [Job(stage="tune", model=str(i), tuning_flop=500.0) for i in range(4)]
+    assert 3600 * hours_of(jobs, RATES, SHAPE, processes=4, gpus_per_job=2) == pytest.approx(2 * (3 + 2 + 50) + 4)
+
+
+def test_gradients_are_those_of_adapters_or_of_all_weights(tasks):
+    for method, size in (("lora", 4 * 2 * 2 * 2 * 8 * 8), ("full", 2 * SHAPE.weight_bytes)):
+        jobs = layer_by_layer_jobs(SHAPE, tasks, MixtureSettings(), replace(TUNING, method=method))
+        assert jobs[0].gradient_bytes == size
 
 
 def test_loads_are_those_of_a_process_of_its_own_or_of_one_process():
