@@ -91,19 +91,43 @@ def attention_heads(stack: Stack, name: str = "") -> tuple[BlockHeads, ...]:
         ValueError: It is not known where this family keeps them, a norm follows the sublayers instead of preceding
             them, or the weights are quantized.
     """
-    config = stack.config
-    layout = LAYOUTS.get(config.model_type)
-    if layout is None:
-        raise ValueError(
-            f"Where a '{config.model_type}' backbone keeps the weights of its heads is not known; it is known for "
-            f"{', '.join(sorted(LAYOUTS))}. Set `backbone` to one of these."
-        )
+    config, layout = stack.config, _layout(stack)
     if not getattr(config, "do_layer_norm_before", True):
         raise ValueError(
             f"The blocks of '{name}' normalise the stream behind their sublayers, so that a head does not read what "
             "earlier ones have added to it. Set `backbone` to a model with the norm in front."
         )
     return tuple(_of_block(block, layout, config, name) for block in stack.blocks)
+
+
+def inputs_by_feature(stack: Stack, layer: int, name: str = "") -> list[tuple[nn.Module, Tensor]]:
+    """The projections of a block that put out queries, keys and values, in the order in which they are named.
+
+    Args:
+        stack: A decoder.
+        layer: k of block k.
+        name: The backbone's name, for errors.
+
+    Returns:
+        Each with what its output features are, int64: 0 of queries, 1 of keys, 2 of values.
+
+    Raises:
+        ValueError: It is not known where this family keeps them, or the weights are quantized.
+    """
+    config, layout = stack.config, _layout(stack)
+    attention = _inside(stack.blocks[layer - 1], layout.attention)
+    projections = [_inside(attention, path) for path in layout.projections]
+    sizes = [len(_weight(projection, name)) for projection in projections]
+    if len(projections) > 1:
+        own = zip(projections, sizes, strict=True)
+        return [(projection, torch.full((size,), number)) for number, (projection, size) in enumerate(own)]
+    heads = config.num_attention_heads
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    parts = _taken_apart(torch.arange(sizes[0])[:, None], heads, shared, by_head=layout.by_head)
+    of_feature = torch.empty(sizes[0], dtype=torch.int64)
+    for number, part in enumerate(parts):
+        of_feature[part.flatten()] = number
+    return [(projections[0], of_feature)]
 
 
 @contextmanager
@@ -139,6 +163,16 @@ def without_directions(blocks: Sequence[BlockHeads], removed: Mapping[tuple[int,
         with torch.no_grad():
             for block, weight in before.items():
                 blocks[block].projection.weight.copy_(weight)  # pyright: ignore[reportCallIssue]
+
+
+def _layout(stack: Stack) -> _Layout:
+    layout = LAYOUTS.get(stack.config.model_type)
+    if layout is None:
+        raise ValueError(
+            f"Where a '{stack.config.model_type}' backbone keeps the weights of its heads is not known; it is known "
+            f"for {', '.join(sorted(LAYOUTS))}. Set `backbone` to one of these."
+        )
+    return layout
 
 
 def _of_block(block: nn.Module, layout: _Layout, config: Any, name: str) -> BlockHeads:

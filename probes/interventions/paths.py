@@ -9,15 +9,20 @@ until the receiver has put out something else, and what follows it goes on freel
 | embeddings | `embeddings` | layer 0 (sender only) |
 | attention or MLP of block k | `attention.k`, `mlp.k` | what the sublayer adds to the stream |
 | head h of block k | `head.k.h` | its part of what the attention adds |
+| its query, key or value | `head.k.h.q`, `.k`, `.v` | the stream, for this input of the head alone (receiver only) |
 | final | `final` | the stream after the last block (receiver only): the direct effect on the answer |
+
+Where heads share keys and values (grouped-query attention), `head.k.h.k` and `.v` are this head's own view of them: the
+other heads of its group read what they did.
 
 Source: Wang et al. 2022 (arXiv:2211.00593); Goldowsky-Dill et al. 2023 (arXiv:2304.05969).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -26,6 +31,7 @@ from torch import Tensor
 from probes.answers import LanguageModel, OptionBatch
 from probes.backbones import Edit
 from probes.interventions.edits import add, set_to
+from probes.interventions.head_inputs import HEAD_INPUTS, held_inputs, recorded_inputs
 from probes.interventions.heads import one_head, patch_heads
 
 _RESIDUAL_TOLERANCE = 0.1
@@ -41,15 +47,17 @@ class Place:
         layer: k of block k; 0 for the embeddings, and one more than there are blocks for `final`.
         site: `embeddings`, `attention`, `mlp`, `head` or `final`.
         head: Number of the head, or −1.
+        inputs: What a head that receives reads the difference with: some of `q`, `k` and `v`; `""` for all of them.
     """
 
     layer: int
     site: str
     head: int = -1
+    inputs: str = ""
 
     @classmethod
     def parse(cls, name: str, lm: LanguageModel) -> Self:
-        """A place by its name, such as `final`, `mlp.3` or `head.20.1`.
+        """A place by its name, such as `final`, `mlp.3`, `head.20.1` or `head.20.1.q`.
 
         Raises:
             ValueError: The model has no such place.
@@ -58,20 +66,26 @@ class Place:
         site, *numbers = name.split(".")
         if name in ("embeddings", "final"):
             return cls(0 if name == "embeddings" else blocks + 1, name)
+        inputs = numbers.pop() if site == "head" and len(numbers) == 3 and numbers[2] in tuple(HEAD_INPUTS) else ""
         known = {"attention": 1, "mlp": 1, "head": 2}.get(site) == len(numbers) and all(n.isdigit() for n in numbers)
         if known:
             layer, head = int(numbers[0]), int(numbers[1]) if site == "head" else -1
             if 1 <= layer <= blocks and head < heads:
-                return cls(layer, site, head)
+                return cls(layer, site, head, inputs)
         raise ValueError(
             f"'{lm.backbone.name}' has no place '{name}'. There are final, attention.1 to attention.{blocks}, mlp.1 to "
-            f"mlp.{blocks}, and heads head.1.0 to head.{blocks}.{heads - 1}. Set `study.paths.receivers` to some."
+            f"mlp.{blocks}, and heads head.1.0 to head.{blocks}.{heads - 1}, whose "
+            "query, key and value are head.1.0.q, head.1.0.k and head.1.0.v. Set `study.paths.receivers` to some."
         )
 
     def __str__(self) -> str:
         if self.site in ("embeddings", "final"):
             return self.site
-        return f"{self.site}.{self.layer}" + (f".{self.head}" if self.site == "head" else "")
+        return f"{self.site}.{self.layer}" + "".join(f".{part}" for part in self._of_head)
+
+    @property
+    def _of_head(self) -> tuple[int | str, ...]:
+        return (self.head, *([self.inputs] if self.inputs else [])) if self.site == "head" else ()
 
     def is_before(self, receiver: Place) -> bool:
         """Whether what this place writes can be read by another: it lies in an earlier block, or is its attention."""
@@ -124,9 +138,12 @@ class PathPatches:
             nats, float32, shape `(predictions,)`.
         """
         last = self.lm.backbone.num_layers
-        inner = [receiver for receiver in receivers if receiver.site != "final"]
+        inner = _joined([receiver for receiver in receivers if receiver.site != "final"])
         edits = [self._received(receiver, senders) for receiver in inner]
-        if len(inner) < len(receivers) and (difference := self._difference(senders)) is not None:
+        if (
+            any(receiver.site == "final" for receiver in receivers)
+            and (difference := self._difference(senders)) is not None
+        ):
             edits.append(add(difference, layer=last))
         start = min((receiver.layer - 1 for receiver in inner), default=last)
         backbone = self.lm.backbone
@@ -149,13 +166,30 @@ class PathPatches:
             if own is not None:
                 attention = (attention.float() + own).to(attention.dtype)
             edits.append(set_to(attention, layer=layer, site="attention"))
-        with backbone.resume(layer - 1, stream), backbone.intervene(edits):
+        with self._held(receiver), backbone.resume(layer - 1, stream), backbone.intervene(edits):
             put_out = backbone.hidden_states(
                 self.target.input_ids, self.target.attention_mask, layers=[layer], site=site
             )[layer]
         if receiver.site == "head":
             return patch_heads(put_out, one_head(receiver.head, backbone.num_heads), layer=layer)
         return set_to(put_out, layer=layer, site=site)
+
+    @contextmanager
+    def _held(self, receiver: Place) -> Iterator[None]:
+        """Within the context, the inputs with which a head does not receive are as for the target."""
+        held = "".join(letter for letter in HEAD_INPUTS if receiver.inputs and letter not in receiver.inputs)
+        if not held:
+            yield
+            return
+        layer, backbone, ids = receiver.layer, self.lm.backbone, self.target.input_ids
+        stack = backbone.main_stack
+        with (
+            recorded_inputs(stack, layer, backbone.name) as recorded,
+            backbone.resume(layer - 1, self._stream[layer - 1]),
+        ):
+            backbone.hidden_states(ids, self.target.attention_mask, layers=[layer], site="heads")
+        with held_inputs(stack, layer, recorded, held):
+            yield
 
     def _difference(self, senders: Sequence[Place]) -> Tensor | None:
         """What senders write for the source less what they do for the target, float32 `(inputs, tokens, features)`."""
@@ -201,6 +235,15 @@ class PathPatches:
                 "sum, or a factor), so that paths through its residual stream are not defined. Set "
                 "`study.paths.receivers=[]`."
             )
+
+
+def _joined(receivers: Sequence[Place]) -> list[Place]:
+    """Receivers that are inputs of the same head as one, which reads the difference with all of them."""
+    inputs: dict[Place, set[str]] = {}
+    for place in receivers:
+        inputs.setdefault(replace(place, inputs=""), set()).update(place.inputs or HEAD_INPUTS)
+    whole = set(HEAD_INPUTS)
+    return [replace(place, inputs="" if own == whole else "".join(sorted(own))) for place, own in inputs.items()]
 
 
 def places_before(receiver: Place, site: str, lm: LanguageModel) -> list[Place]:

@@ -24,7 +24,7 @@ class PathSettings:
 
     Attributes:
         receivers: Where what senders write is read: `final` (the direct effect on the answer), `attention.k`, `mlp.k`
-            or `head.k.h` of block k; none: no paths.
+            or `head.k.h` of block k; `head.k.h.q`, `.k` or `.v`: its query, key or value alone; none: no paths.
         senders: Kinds of senders, each in all blocks before the receiver: some of `embeddings`, `attention`, `mlp`, and
             `head`: each head by itself.
         positions: Tokens at which senders write otherwise, a group as in `PatchingSettings`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from planted_circuit import circuit_pairs, planted_circuit
 from tiny_models import tiny_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from probes.answers import LanguageModel
 from probes.backbones.tiny import byte_tokenizer
@@ -23,8 +24,8 @@ PAIRS = [PromptPair("ab cd", "ab xy", "p", "q"), PromptPair("lorem", "lirum", "r
 
 @cache
 def lm_of(family: str) -> LanguageModel:
-    if family == "planted":
-        return planted_circuit()
+    if family in ("planted", "ungrouped"):
+        return planted_circuit() if family == "planted" else ungrouped()
     body = tiny_model(family)
     model = body if family.endswith("head") else AutoModelForCausalLM.from_config(body.config)
     if model is not body:
@@ -172,6 +173,99 @@ def test_another_path_carries_nothing(receiver: str, sender: str):
     assert abs(gap_closed(receiver, sender)) < 1e-5
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_query_key_and_value_together_are_the_head(family: str):
+    inputs = [f"head.3.1.{letter}" for letter in "qkv"]
+    whole = through(family, ["head.3.1"], ["mlp.1"])
+    torch.testing.assert_close(through(family, inputs, ["mlp.1"]), whole, rtol=0, atol=0)
+    parts = [through(family, [one], ["mlp.1"]) for one in inputs]
+    before = lm_of(family).token_log_probs(both(family)[1])
+    for number, part in enumerate(parts):
+        assert not torch.allclose(part, before, atol=1e-6)
+        assert not torch.allclose(part, whole, atol=1e-6)
+        assert not torch.allclose(part, parts[number - 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_prompt_as_source_changes_nothing_through_query_key_or_value(family: str):
+    lm, (_, target) = lm_of(family), both(family)
+    patches = PathPatches(lm, target, target)
+    for letter in "qkv":
+        found = patches.log_probs_through([Place.parse(f"head.3.1.{letter}", lm)], [Place.parse("mlp.1", lm)])
+        torch.testing.assert_close(found, lm.token_log_probs(target), rtol=1e-5, atol=1e-5)
+
+
+def own_features(family: str, letter: str, head: int) -> tuple[str, slice]:
+    """The projection of block 3 and the features of one head's query, key or value, as transformers lays them out."""
+    own = slice(head * 8, head * 8 + 8)
+    if family == "gpt2":
+        start = "qkv".index(letter) * 32
+        return "attn.c_attn", slice(start + own.start, start + own.stop)
+    if family == "gpt_neox":
+        start = head * 24 + "qkv".index(letter) * 8
+        return "attention.query_key_value", slice(start, start + 8)
+    return f"self_attn.{letter}_proj", own
+
+
+@cache
+def ungrouped() -> LanguageModel:
+    """The Llama whose four heads share two keys and values, with a copy of these for every head."""
+    grouped = tiny_model("llama_with_head")
+    config = copy.deepcopy(grouped.config)
+    config.num_key_value_heads = 4
+    model = LlamaForCausalLM(config)
+    weights = {
+        name: value.unflatten(0, (2, 8)).repeat_interleave(2, 0).flatten(0, 1)
+        if name.endswith(("k_proj.weight", "v_proj.weight"))
+        else value
+        for name, value in grouped.state_dict().items()
+    }
+    model.load_state_dict(weights)
+    return LanguageModel(model.eval(), byte_tokenizer(), name="ungrouped")
+
+
+@pytest.mark.parametrize("letter", "qkv")
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt", "ungrouped"])
+def test_one_input_of_a_head_is_what_its_projection_puts_out_otherwise(family: str, letter: str):
+    lm = lm_of(family)
+    source, target = both(family)
+    stream = states(lm, target, "residual", [2])[2]
+    moved = stream + states(lm, source, "mlp", [1])[1] - states(lm, target, "mlp", [1])[1]
+    path, features = own_features(family, letter, 1)
+    projection = lm.backbone.main_stack.blocks[2].get_submodule(path)
+    seen = []
+    with torch.no_grad():
+        hook = projection.register_forward_hook(lambda _m, _a, output: seen.append(output.clone()))
+        with lm.backbone.resume(2, moved):
+            lm.token_log_probs(target)
+        hook.remove()
+
+        def put(_module, _args, output):
+            changed = output.clone()
+            changed.view(-1, output.shape[-1])[:, features] = seen[0].view(-1, output.shape[-1])[:, features]
+            return changed
+
+        hook = projection.register_forward_hook(put)
+        expected = lm.token_log_probs(target)
+        hook.remove()
+    assert not torch.allclose(expected, lm.token_log_probs(target), atol=1e-6)
+    found = through(family, [f"head.3.1.{letter}"], ["mlp.1"])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("letter", "qkv")
+def test_a_key_or_value_that_heads_share_changes_for_one_of_them_alone(letter: str):
+    receiver = [f"head.2.1.{letter}"]
+    with_copies = through("ungrouped", receiver, ["mlp.1"])
+    torch.testing.assert_close(through("llama_with_head", receiver, ["mlp.1"]), with_copies, rtol=1e-4, atol=2e-5)
+
+
+def test_the_planted_fact_is_read_as_a_value_and_not_as_query_or_key():
+    assert gap_closed("head.2.0.v", "head.1.2") == pytest.approx(1.0, abs=1e-5)
+    for letter in "qk":
+        assert abs(gap_closed(f"head.2.0.{letter}", "head.1.2")) < 1e-5
+
+
 def test_senders_write_otherwise_at_the_chosen_tokens_alone():
     lm = planted_circuit()
     pairs = circuit_pairs(0)
@@ -194,7 +288,9 @@ def test_senders_lie_before_their_receiver():
     assert len(places_before(Place.parse("final", lm), "head", lm)) == 12
 
 
-@pytest.mark.parametrize("name", ["mlp", "mlp.0", "mlp.4", "head.1", "head.1.4", "attention.x", "stream.2"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "mlp.0", "mlp.4", "head.1", "head.1.4", "attention.x", "stream.2", "head.1.1.x", "mlp.1.q"]
+)
 def test_a_place_that_the_model_does_not_have_is_refused(name: str):
     with pytest.raises(
         ValueError, match=r"no place '.*attention\.1 to attention\.3.*head\.3\.3.*study\.paths\.receivers"
