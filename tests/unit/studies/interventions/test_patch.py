@@ -142,18 +142,20 @@ def test_a_run_leaves_effects_of_every_kind_site_and_group(tmp_path, monkeypatch
 
 def test_a_run_leaves_paths_to_every_receiver_and_effects_of_single_heads(tmp_path, monkeypatch):
     monkeypatch.setattr("probes.report.run_report.save_pictures", lambda drawings: None)
-    paths = PathSettings(receivers=["final", "mlp.2"], senders=["embeddings", "attention", "head"])
+    paths = PathSettings(receivers=["final", "mlp.2", "head.2.1.q"], senders=["embeddings", "attention", "head"])
     objective = run_study(tmp_path, pairs=["boxes"], sites=["heads"], positions=["all"], paths=paths)
     results = read_results(tmp_path / "out" / "results.csv")
     found = {(r.metric, r.site, r.layer, r.task) for r in results if r.layer is not None}
     heads = [f"head {head}" for head in range(4)]
     assert found == {
         *(("patching/all/boxes", "heads", layer, head) for layer in (1, 3) for head in heads),
-        *((f"path_to/{receiver}", "residual", 0, "boxes") for receiver in ("final", "mlp.2")),
+        *((f"path_to/{receiver}", "residual", 0, "boxes") for receiver in ("final", "mlp.2", "head.2.1.q")),
         *(("path_to/final", "attention", layer, "boxes") for layer in (1, 2, 3)),
         *(("path_to/mlp.2", "attention", layer, "boxes") for layer in (1, 2)),
+        ("path_to/head.2.1.q", "attention", 1, "boxes"),
         *(("path_to/final/boxes", "heads", layer, head) for layer in (1, 2, 3) for head in heads),
         *(("path_to/mlp.2/boxes", "heads", layer, head) for layer in (1, 2) for head in heads),
+        *(("path_to/head.2.1.q/boxes", "heads", 1, head) for head in heads),
     }
     assert {row.interval_over for row in results if row.metric.startswith("path_to")} <= {"pairs", ""}
     assert objective == pytest.approx(
