@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 Fault = Callable[[str, str], str | None]
@@ -55,12 +55,17 @@ def environment(url: str) -> dict[str, str]:
 
 
 class FaultyProxy:
-    """Passes requests on to a server, apart from those that `fault` chooses; `requests` has all of them."""
+    """Passes requests on to a server, apart from those that `fault` chooses; `requests` has all of them.
+
+    Conditional puts are passed on one at a time: moto looks whether an object exists and then writes it, in two steps,
+    where real stores take one.
+    """
 
     def __init__(self, server: str) -> None:
         self.fault: Fault = lambda _method, _path: None
         self.requests: list[tuple[str, str, str | None]] = []
         self.delay = 0.0
+        one_condition = threading.Lock()
         host = server.removeprefix("http://")
         proxy = self
 
@@ -78,11 +83,12 @@ class FaultyProxy:
                     return self.send(code, {"Content-Type": "application/xml"}, content)
                 if kind == "lose":
                     return self.hang_up()
-                connection = http.client.HTTPConnection(host, timeout=20)
-                connection.request(self.command, self.path, body, dict(self.headers))
-                answer = connection.getresponse()
-                content, headers = answer.read(), dict(answer.getheaders())
-                connection.close()
+                with one_condition if "If-None-Match" in self.headers else nullcontext():
+                    connection = http.client.HTTPConnection(host, timeout=20)
+                    connection.request(self.command, self.path, body, dict(self.headers))
+                    answer = connection.getresponse()
+                    content, headers = answer.read(), dict(answer.getheaders())
+                    connection.close()
                 if kind == "lose the answer":
                     return self.hang_up()
                 if kind == "slow":

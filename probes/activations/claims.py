@@ -3,6 +3,8 @@
 A claim is a file that names its process and its texts. The process touches it every few seconds while it computes, and
 deletes it when the texts are stored. The claim of a process that has died, or that has not touched its claim for a
 minute, is void: its texts are taken over.
+
+Machines that share an object store have claims there as well (`remote.ClaimLog`).
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from probes.activations.remote import ClaimLog
+from probes.activations.remote import claim_log as remote_claims
 from probes.files import remove_litter, write_text
-from probes.locks import has_died, this_process, words_for
+from probes.locks import SECONDS_BETWEEN_LOOKS, has_died, this_process, words_for
 
 _log = logging.getLogger(__name__)
 
@@ -36,15 +40,22 @@ class Claims:
 
     Attributes:
         lock_file: The lock; claims are files beside it whose names begin as its name does.
+        log: The claims of all machines on one object store; `None` without one.
     """
 
     lock_file: Path
+    log: ClaimLog | None = None
     _beats: dict[str, tuple[int, float]] = field(default_factory=dict)  # claim → its last beat, and when it was seen
     _own: set[str] = field(default_factory=set)
 
+    @property
+    def seconds_between_looks(self) -> float:
+        """How long who waits for another process pauses before it looks again."""
+        return SECONDS_BETWEEN_LOOKS if self.log is None else remote_claims.SECONDS_BETWEEN_LOOKS
+
     def of_others(self) -> dict[str, frozenset[str]]:
         """The texts of each valid claim of another process, by words that name the process; void claims are deleted."""
-        found: dict[str, frozenset[str]] = {}
+        found = {} if self.log is None else self.log.of_others()
         for path in sorted(self.lock_file.parent.glob(f"{self.lock_file.stem}.*.claim")):
             if path.name in self._own:
                 continue
@@ -73,15 +84,23 @@ class Claims:
         thread = threading.Thread(target=beat, daemon=True, name="claim")
         thread.start()
         try:
-            yield
+            with nullcontext() if self.log is None else self.log.beating():
+                yield
         finally:
             stop.set()
             thread.join()
             claim.unlink(missing_ok=True)
             self._own.discard(claim.name)
 
-    def claim(self, texts: Sequence[str]) -> Path:
-        """Claim some texts; only for who holds the lock and has looked at the claims of others."""
+    def claim(self, texts: Sequence[str]) -> Path | None:
+        """Claim some texts; only for who holds the lock and has looked at the claims of others, and then at the stores.
+
+        Returns:
+            The claim; `None` if another machine has claimed or released texts meanwhile, so that all must be looked at
+            again.
+        """
+        if self.log is not None and not self.log.claim(texts):
+            return None
         path = self.lock_file.with_suffix(f".{uuid.uuid4().hex}.claim")
         self._own.add(path.name)
         return write_text(path, json.dumps({"process": this_process(), "texts": list(texts)}))

@@ -22,7 +22,7 @@ from probes.activations.store import ActivationStore, names_under
 from probes.activations.workers import Extraction, helped
 from probes.backbones import LayerSpec, ReadableBackbone, TokenizedTexts
 from probes.kept_files import check_writable
-from probes.locks import SECONDS_BETWEEN_LOOKS, Patience, process_lock
+from probes.locks import Patience, process_lock
 from probes.token_values import token_mode
 from probes.values import Layer, Reading
 
@@ -155,6 +155,10 @@ class _Wanted:
         """The lock of the backbone."""
         return next(iter(self.stores.values())).lock_file
 
+    def claims(self) -> Claims:
+        """The claims on texts of the backbone."""
+        return next(iter(self.stores.values())).claims()
+
     def lacking(self) -> dict[Reading, set[str]]:
         """The texts that each store lacks, after those that it has were verified."""
         lacking = {}
@@ -173,8 +177,9 @@ class _Wanted:
         self.stores[reading].add(names, self.layers[reading], values, offsets=offsets)
 
     def newest_files(self) -> list[int]:
-        """When a file was last added to each store: it changes while other runs get on."""
-        return [store.folder.stat().st_mtime_ns for store in self.stores.values() if store.folder.exists()]
+        """When a file was last added to each store, and how many shards it knows: this changes while others get on."""
+        times = [store.folder.stat().st_mtime_ns for store in self.stores.values() if store.folder.exists()]
+        return [*times, *(store.num_shards for store in self.stores.values())]
 
 
 def _claimed_shards(
@@ -193,11 +198,11 @@ def _claimed_shards(
     most_tokens = _TOKENS_OF_A_TEXT * settings.texts_per_shard
     if any(token_mode(reading) is not None for reading in wanted.stores):
         most_tokens = min(most_tokens, _TOKENS_OF_WORDS)
-    claims, is_first = Claims(wanted.lock_file), True
+    claims, is_first = wanted.claims(), True
     patience = Patience(what, timeout, wanted.newest_files)
     while True:
         with process_lock(wanted.lock_file, what=what, timeout=timeout, progress=wanted.newest_files):
-            others = claims.of_others()
+            others = claims.of_others()  # before the stores are looked at: what was released is stored
             if is_first:
                 claims.remove_litter()
                 for store in wanted.stores.values() if not others else ():
@@ -210,10 +215,12 @@ def _claimed_shards(
             lengths = {text: len(ids[text]) for text in missing.difference(*others.values())}
             texts = next_shard(lengths, most_texts=settings.texts_per_shard, most_tokens=most_tokens, limit=limit)
             claim = claims.claim(texts) if texts else None
+        if claim is None and texts:
+            continue  # another machine was faster
         if claim is None:
             busy = [who for who, claimed in others.items() if claimed & missing]
             patience.look(lambda busy=busy: " and ".join(busy))
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            time.sleep(claims.seconds_between_looks)
             continue
         with claims.beating(claim):
             yield texts, [reading for reading, lacks in lacking.items() if lacks.intersection(texts)], missing

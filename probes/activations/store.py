@@ -16,7 +16,8 @@ import transformers
 from safetensors import safe_open
 from torch import Tensor
 
-from probes.activations.remote import RemoteShards, open_objects
+from probes.activations.claims import Claims
+from probes.activations.remote import ClaimLog, RemoteShards, open_objects
 from probes.activations.shards import DamagedShardError, ShardHeader, check_values, read_header, write_shard
 from probes.backbones import TokenizedTexts
 from probes.files import remove_litter, replaced_file, write_text
@@ -83,8 +84,9 @@ class ActivationStore:
         self._headers: dict[str, ShardHeader] = {}
         self._places: dict[str, list[tuple[str, int]]] = defaultdict(list)  # text id → (shard, row in it)
         self._verified: dict[str, tuple[int, ...]] = {}  # shard → its state on disk when it was verified
+        self._objects = None if remote is None else open_objects(remote)
         self._remote = (
-            None if remote is None else RemoteShards(open_objects(remote), self.folder, self._identity, limit=limit)
+            None if self._objects is None else RemoteShards(self._objects, self.folder, self._identity, limit=limit)
         )
         self._check_identity()
         self.refresh()
@@ -97,6 +99,16 @@ class ActivationStore:
         for path in sorted(self.folder.glob("[!.]*.safetensors")):  # a dot begins a file that is being written
             if path.name not in self._headers and (header := self._checked_header(path)) is not None:
                 self._index(path.name, header)
+
+    def claims(self) -> Claims:
+        """A process's claims on texts of the store's backbone: here, and where the object store is, if there is one."""
+        log = None if self._objects is None else ClaimLog(self._objects, self.fingerprint)
+        return Claims(self.lock_file, log)
+
+    @property
+    def num_shards(self) -> int:
+        """Shards that are indexed."""
+        return len(self._headers)
 
     def missing(self, text_ids: Sequence[str], layers: Sequence[Layer]) -> list[str]:
         """The texts for which the store lacks some of the layers, without repetitions, in the given order."""

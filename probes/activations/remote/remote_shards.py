@@ -45,6 +45,7 @@ class RemoteShards:
         self._log_folder = folder / f"log-{hashlib.sha256(objects.url.encode()).hexdigest()[:8]}"
         self._log = ShardLog(objects, self._prefix, self._log_folder)
         self._entries: dict[str, list[Entry]] = {}  # shard → the objects that hold it
+        self._found: dict[str, ShardHeader] = {}  # shards of others that were found while an entry was appended
         self._checked: set[str] = set()  # shards whose object this process has written, or read and compared
         self._new_bytes = 0 if limit is None else limit  # the first check of the limit comes with the first file
 
@@ -57,7 +58,8 @@ class RemoteShards:
 
     def new_shards(self) -> dict[str, ShardHeader]:
         """The headers of shards that were added since the last call, by this process or another."""
-        return self._taken(self._log.new_entries())
+        found, self._found = self._found, {}
+        return found | self._taken(self._log.new_entries())
 
     def fetch(self, shards: Iterable[str]) -> None:
         """Copy shards to the local folder, several at once; afterwards it lacks those that are damaged.
@@ -106,7 +108,7 @@ class RemoteShards:
         name = f"{self._prefix}/shards/{path.stem}-{uuid.uuid4().hex[:12]}{path.suffix}"
         content = path.read_bytes()
         self._objects.write(name, content)
-        self._taken(self._log.append(Entry(shard, name, header)))
+        self._found |= self._taken(self._log.append(Entry(shard, name, header)))
         self._checked.add(shard)
         self._new_bytes += len(content)
         self._keep_to_limit()
@@ -120,7 +122,7 @@ class RemoteShards:
         except PermissionError as error:
             _log.warning("%s. Others will find the damage by themselves.", error)
             found = [damaged]
-        self._taken(found)
+        self._found |= self._taken(found)
 
     def _fetch(self, shard: str) -> list[Entry]:
         """Copy one shard; returns the objects that turned out to be damaged."""

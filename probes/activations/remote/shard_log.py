@@ -8,23 +8,18 @@ its shard, so that whatever the log names has been written completely.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from probes.activations.remote.numbered_log import contents_from, entry_name, sealed, unsealed
 from probes.activations.remote.objects import Objects
 from probes.activations.shards import ShardHeader
 from probes.files import write_text
-from probes.kept_files import fast_digest
 
 _log = logging.getLogger(__name__)
-
-_MOST_AT_ONCE = 64
-"""Entries that are asked for at the same time; the number grows while there are more."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +38,13 @@ class Entry:
 
     def to_bytes(self) -> bytes:
         """JSON with a digest."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        return json.dumps({"entry": text, "digest": fast_digest(text.encode())}).encode()
+        return sealed(asdict(self))
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Entry | None:
         """The entry; `None` if it is damaged."""
         try:
-            sealed = json.loads(content)
-            if fast_digest(sealed["entry"].encode()) != sealed["digest"]:
-                return None
-            fields = json.loads(sealed["entry"])
+            fields = unsealed(content)
             header = fields["header"]
             if header is not None:
                 plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in header.items()}
@@ -73,7 +64,7 @@ class ShardLog:
     """
 
     def __init__(self, objects: Objects, prefix: str, kept: Path) -> None:
-        self._objects, self._prefix, self._kept = objects, prefix, kept
+        self._objects, self._prefix, self._kept = objects, f"{prefix}/log", kept
         self._next = 0
         self._files = {int(file.name[:8]): file for file in kept.glob("[0-9]*-*")}
 
@@ -82,16 +73,9 @@ class ShardLog:
         while (content := self._kept_content(self._next)) is not None:
             if (entry := self._taken(content)) is not None:
                 yield entry
-        at_once = 1
-        with ThreadPoolExecutor(max_workers=16) as threads:
-            while True:
-                numbers = range(self._next, self._next + at_once)
-                for content in threads.map(self._content, numbers):
-                    if content is None:
-                        return
-                    if (entry := self._taken(content)) is not None:
-                        yield entry
-                at_once = min(2 * at_once, _MOST_AT_ONCE)
+        for content in contents_from(self._objects, self._prefix, self._next):
+            if (entry := self._taken(content)) is not None:
+                yield entry
 
     def append(self, entry: Entry) -> list[Entry]:
         """Add an entry.
@@ -103,7 +87,7 @@ class ShardLog:
         content = entry.to_bytes()
         while True:
             try:
-                self._objects.create(self._name(self._next), content)
+                self._objects.create(entry_name(self._prefix, self._next), content)
             except FileExistsError:
                 # Another process took the number, or this one did and the answer was lost.
                 found += self.new_entries()
@@ -119,9 +103,8 @@ class ShardLog:
         self._next += 1
         entry = Entry.from_bytes(content)
         if entry is None:
-            _log.warning(
-                "'%s/%s' is damaged; the texts that it names are computed again.", self._objects.url, self._name(number)
-            )
+            name = entry_name(self._prefix, number)
+            _log.warning("'%s/%s' is damaged; the texts that it names are computed again.", self._objects.url, name)
             return None
         if number not in self._files:
             self._files[number] = write_text(self._kept / f"{number:08d}-{entry.shard}.json", content.decode())
@@ -135,16 +118,3 @@ class ShardLog:
                 return content
             self._files.pop(number)
         return None
-
-    def _content(self, number: int) -> bytes | None:
-        """The bytes of an entry of the object store; `None` if there is no such entry."""
-        try:
-            content = self._objects.read(self._name(number))
-            if Entry.from_bytes(content) is None:  # a damaged answer, or a damaged object
-                content = self._objects.read(self._name(number))
-        except FileNotFoundError:
-            return None
-        return content
-
-    def _name(self, number: int) -> str:
-        return f"{self._prefix}/log/{number:08d}.json"

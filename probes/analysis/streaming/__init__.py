@@ -3,7 +3,8 @@
 Call `update` for every batch and `compute` once. Whatever the batches, the value equals that of the function of the
 same name on all rows at once in float64, up to rounding. Calling the metric itself also computes the value of the
 batch, which is slow and raises for fewer than 4 rows. Sums are float64 and live on the metric's device. Measures that
-need all rows at once are computed on a sample of them (`SampledMeasure`).
+need all rows at once are computed on a sample of them (`SampledMeasure`). `streamed_cka_pairs` is no metric: it
+reads the rows several times, so that every layer can be compared with every other in bounded memory.
 """
 
 from probes.analysis.streaming.cca import PWCCA as PWCCA
@@ -13,6 +14,7 @@ from probes.analysis.streaming.cosines import MatchedCosine as MatchedCosine
 from probes.analysis.streaming.covariance_spectra import EffectiveRank as EffectiveRank
 from probes.analysis.streaming.covariance_spectra import MatrixEntropy as MatrixEntropy
 from probes.analysis.streaming.covariance_spectra import ParticipationRatio as ParticipationRatio
+from probes.analysis.streaming.layer_pairs import streamed_cka_pairs as streamed_cka_pairs
 from probes.analysis.streaming.linear_cka import LinearCKA as LinearCKA
 from probes.analysis.streaming.linear_cka import LinearLabelCKA as LinearLabelCKA
 from probes.analysis.streaming.linear_cka import MinibatchCKA as MinibatchCKA
