@@ -142,9 +142,12 @@ def draw(points: list[Point]) -> Figure:
     for work in dict.fromkeys(point.work for point in points):
         of_work = [point for point in points if point.work == work]
         rows = [point.rows for point in of_work]
-        slope = np.polyfit(np.log(rows), np.log([point.seconds for point in of_work]), 1)[0] if len(rows) > 1 else 0
-        print(f"{work}: seconds grow as rows^{slope:.2f}")
-        seconds.plot(rows, [point.seconds for point in of_work], "o-", label=f"{work}: rows^{slope:.2f}")
+        label = work
+        if len(rows) > 1:
+            slope = np.polyfit(np.log(rows), np.log([point.seconds for point in of_work]), 1)[0]
+            label = f"{work}: rows^{slope:.2f}"
+            print(f"{work}: seconds grow as rows^{slope:.2f}")
+        seconds.plot(rows, [point.seconds for point in of_work], "o-", label=label)
         memory.plot(rows, [point.peak_gib for point in of_work], "o-", label=work)
     seconds.set(xscale="log", yscale="log", xlabel="training rows", ylabel="seconds")
     memory.set(xscale="log", ylim=(0, 2), xlabel="training rows", ylabel="peak of the process, GiB")
