@@ -20,7 +20,7 @@ from probes.backbones import tiny_backbone
 
 # A clean process that forks the machines: clients of S3 have threads, which do not survive a fork.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["store_machines"])
+CONTEXT.set_forkserver_preload(["probes.activations.fill", "probes.backbones.tiny"])
 
 
 def machine(
