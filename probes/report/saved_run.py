@@ -198,7 +198,7 @@ class SavedRun:
                     x_name=first.backbone,
                     y_name=first.reference or first.backbone,
                     reading=Reading(*reading.split(".")) if reading else primary,
-                    n=rows_of_task.get(task, {}).get("test", 0),
+                    n=rows_of_task.get(task, {}).get("train" if quantity == "cka_train" else "test", 0),
                 )
             )
         return tuple(found)

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from probes.activations import ExtractionSettings, extract
 from probes.analysis import LabelCKA, LayerAnalysis, ReferenceCKA, cka_pairs
 from probes.backbones import FrozenBackbone, tiny_backbone
 from probes.backbones.tiny import byte_tokenizer
-from probes.report import FilesOnly, read_results
+from probes.report import FilesOnly, read_results, read_run
 from probes.studies import CompareStudy, RunContext
 from probes.tasks import Split, Suite, Task
 from probes.values import Layer, Result
@@ -51,7 +52,8 @@ def compare(
         "analysis": LayerAnalysis(MEASURES if measures is None else measures),
     }
     context = RunContext.of(logger=FilesOnly(), seed=0, cache_dir=tmp_path / "cache", output_dir=tmp_path / "out")
-    return CompareStudy(name=name).run(context, **{**parts, **options})
+    study = options.pop("study", None) or CompareStudy(name=name)
+    return study.run(context, **{**parts, **options})
 
 
 def matrix_of(folder: Path, task: str, name: str = "cka") -> np.ndarray:
@@ -88,6 +90,26 @@ def test_another_backbone_is_below_one_and_the_numbers_are_those_of_its_activati
     np.testing.assert_allclose(matched, expected.diagonal(), atol=1e-5)
     every = matched + [result.value for result in cells(tmp_path, "reference_cka", "b").values()]
     assert mean == pytest.approx(np.mean(every))
+
+
+@pytest.mark.parametrize("max_bytes", [1, 2**30])
+def test_training_rows_that_are_read_block_by_block_give_the_cka_of_all_of_them(tmp_path, max_bytes):
+    of_test, of_train = task("a").splits["test"], task("a", rows=40).splits["test"]
+    suite = Suite("s", (replace(task("a"), splits={"train": of_train, "test": of_test}),))
+    deeper = partial(tiny_backbone, seed=1, num_layers=5, hidden_size=16)
+    extraction = ExtractionSettings(texts_per_shard=8)
+    study = CompareStudy(training_rows=True, max_bytes=max_bytes)
+    compare(tmp_path, deeper, suite=suite, extraction=extraction, study=study)
+    x, y = (extract(load(), of_train.prompts).values for load in (tiny_backbone, deeper))
+    np.testing.assert_allclose(matrix_of(tmp_path, "a", "cka_train"), cka_pairs(x, y), atol=1e-5)
+    assert np.abs(matrix_of(tmp_path, "a", "cka_train") - matrix_of(tmp_path, "a")).max() > 0.01
+    found = {matrix.quantity: matrix.n for matrix in read_run(tmp_path / "out").layer_by_layer}
+    assert found == {"cka": 16, "cka_train": 40}
+
+
+def test_sums_without_memory_are_refused():
+    with pytest.raises(ValueError, match=r"`study\.max_bytes` must be at least 1"):
+        CompareStudy(max_bytes=0)
 
 
 def test_a_deeper_backbone_has_more_columns_and_is_matched_by_depth(tmp_path):
