@@ -137,6 +137,8 @@ def in_small(command: str) -> list[str]:
     for key, small in _SMALL.items():
         if key in f"{found.get('study', '')} {found.get('experiment', '')} {found.get('probe', '')}".split():
             found |= small
+    if found.get("suite") == "next_word":
+        found |= {"suite.tasks": "[pronoun]"}
     if found.get("suite") == "conllu":
         found |= {"suite": "treebank"}
         del found["suite.path"]

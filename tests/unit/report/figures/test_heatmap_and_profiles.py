@@ -25,7 +25,7 @@ class TestHeatmap:
         assert axes.get_ylim() == (-0.5, 3.5)  # layer 0 at the bottom
         assert [label.get_text() for label in axes.get_xticklabels()] == ["sst2", "trec", "topic"]
         assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1", "2", "final"]
-        assert figure.axes[1].get_ylabel() == "probe/accuracy (share of rows)"
+        assert figure.axes[1].get_ylabel() == "probe/accuracy\n(share of rows)"
 
     @pytest.mark.parametrize("draw", [heatmap, profiles])
     def test_labels_of_a_large_matrix_are_neither_cut_off_nor_overlapping(self, draw):

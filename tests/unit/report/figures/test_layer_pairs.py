@@ -39,7 +39,7 @@ def test_rows_are_the_layers_of_x_from_the_bottom_and_columns_the_layers_of_y():
 
 
 def test_the_colour_bar_shows_the_unit_beside_the_quantity():
-    assert layer_by_layer_heatmap(replace(a_layer_by_layer(), unit="bits")).axes[-1].get_ylabel() == "cka (bits)"
+    assert layer_by_layer_heatmap(replace(a_layer_by_layer(), unit="bits")).axes[-1].get_ylabel() == "cka\n(bits)"
 
 
 def test_the_line_joins_the_corners_and_says_whether_layers_or_relative_depths_are_equal():
