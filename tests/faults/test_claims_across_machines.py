@@ -9,33 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from fault_samples import TEXTS, filled
-from object_servers import FaultyProxy, environment, first, s3_server
+from object_servers import first
 from store_machines import CONTEXT, computed, machine
 
 from probes.activations import ExtractionSettings, open_stores
-from probes.activations.remote import ClaimLog, claim_log, objects, open_objects
+from probes.activations.remote import ClaimLog, claim_log, open_objects
 from probes.backbones import tiny_backbone
 
 pytest.importorskip("moto")
 pytest.importorskip("obstore")
 
 MANY = [f"{i} {'word ' * (i % 7)}" for i in range(48)]
-
-
-@pytest.fixture(scope="module")
-def server():
-    with s3_server() as url:
-        yield url
-
-
-@pytest.fixture
-def proxy(server, monkeypatch):
-    proxy = FaultyProxy(server)
-    for key, value in environment(proxy.url).items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.setattr(objects, "_FIRST_PAUSE", 0.01)
-    yield proxy
-    proxy.close()
 
 
 def values(root: Path, remote: str | None, texts: list[str]) -> torch.Tensor:

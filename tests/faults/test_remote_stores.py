@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from fault_samples import TEXTS, filled, flip_bit
-from object_servers import FaultyProxy, environment, first, s3_server
+from object_servers import FaultyProxy, first
 
 from probes.activations import ExtractionSettings
 from probes.activations.extract import open_stores
@@ -22,22 +22,6 @@ moto = pytest.importorskip("moto")
 pytest.importorskip("obstore")
 
 SHARDS = 3
-
-
-@pytest.fixture(scope="module")
-def server():
-    with s3_server() as url:
-        yield url
-
-
-@pytest.fixture
-def proxy(server, monkeypatch):
-    proxy = FaultyProxy(server)
-    for key, value in environment(proxy.url).items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.setattr(objects, "_FIRST_PAUSE", 0.01)
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture
