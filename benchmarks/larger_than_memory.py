@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from peak import more_gib, peak_gib
 
 from probes.activations import ActivationStore
-from probes.analysis.streaming import LinearCKA
+from probes.analysis.streaming import streamed_cka_pairs
 from probes.studies.suite_activations import StoredRows
 from probes.training import (
     LabelledActivations,
@@ -39,6 +39,7 @@ from probes.training import (
 from probes.values import Activations, Reading
 
 FEATURES, FILE_ROWS, HELD = 576, 512, 2000
+SUMS = 450 * 2**20  # bytes of the sums behind linear CKA: the 496 pairs of 31 layers take three passes over the rows
 READING = Reading("decoder", "residual", "last")
 WORKS = ("ridge", "lda", "linear CKA", "logistic, one epoch")
 FIGURE = Path(__file__).parent / "larger_than_memory.png"
@@ -84,12 +85,18 @@ def write(folder: Path, files: int, layers: int) -> None:
             store.add(names(number), range(layers), generated(number, layers))
 
 
+def file_numbers(rows: int, files: int) -> list[int]:
+    return [number % files for number in range(-(-rows // FILE_ROWS))]
+
+
+def stored(folder: Path, rows: int, files: int, layers: int) -> StreamedRows:
+    texts = tuple(name for number in file_numbers(rows, files) for name in names(number))[:rows]
+    return StreamedRows(StoredRows(opened(folder), texts, tuple(range(layers))))
+
+
 def task(folder: Path, rows: int, files: int, layers: int) -> TaskData:
-    numbers = [number % files for number in range(-(-rows // FILE_ROWS))]
-    texts = tuple(name for number in numbers for name in names(number))[:rows]
-    targets = torch.cat([classes(number) for number in numbers])[:rows]
-    streamed = StreamedRows(StoredRows(opened(folder), texts, tuple(range(layers))))
-    ids = tuple(str(row) for row in range(rows))
+    targets = torch.cat([classes(number) for number in file_numbers(rows, files)])[:rows]
+    streamed, ids = stored(folder, rows, files, layers), tuple(str(row) for row in range(rows))
     parts = {"train": LabelledActivations(Activations(streamed, tuple(range(layers)), ids, READING), targets)}
     for split, first in (("validation", 10**5), ("test", 10**5 + 10)):
         blocks = range(first, first + -(-HELD // FILE_ROWS))
@@ -100,17 +107,23 @@ def task(folder: Path, rows: int, files: int, layers: int) -> TaskData:
     return TaskData(task="generated", kind="classification", labels=("a", "b"), **parts)
 
 
-def cka(data: TaskData) -> torch.Tensor:
-    """Of every layer with the next."""
-    layers = len(data.layers)
-    metric = LinearCKA(layers - 1, FEATURES, FEATURES)
-    for _, values in data.train.values.blocks():
-        metric.update(values[:-1], values[1:])
-    return metric.compute()
+def check_pairs(values: torch.Tensor, rows: int) -> None:
+    """Compares the CKA of all pairs of layers with that of the distribution which `generated` draws from.
+
+    Layers share nothing but the class, by which feature 0 is moved in each: the covariance of layers i and j is aᵢ aⱼ
+    there and 0 elsewhere, that of a layer with itself diag(1/k) with aᵢ² more in the first place.
+    """
+    moves = torch.linspace(0, 1, len(values), dtype=torch.float64)
+    own = ((1 + moves**2) ** 2 + (1 / torch.arange(2, FEATURES + 1, dtype=torch.float64)).square().sum()).sqrt()
+    expected = (moves**2).outer(moves**2) / own.outer(own)
+    off = ~torch.eye(len(values), dtype=torch.bool)
+    error = (values - expected)[off].abs().max().item()
+    assert error < 5 / rows**0.5, error
+    assert expected[off].max() > 0.1  # the control: there is something to find
+    print(f"largest error of a pair: {error:.1e}", file=sys.stderr)
 
 
 def measure(work: str, rows: int, files: int, layers: int, folder: Path) -> Point:
-    data = task(folder, rows, files, layers)
     shared = {"bootstrap_samples": 100, "permutations": 20}
     settings = {
         "ridge": ProbeSettings(fit="ridge", **shared),
@@ -124,8 +137,10 @@ def measure(work: str, rows: int, files: int, layers: int, folder: Path) -> Poin
     def run() -> None:
         start = time.perf_counter()
         if work == "linear CKA":
-            cka(data)
+            values = stored(folder, rows, files, layers)
+            check_pairs(streamed_cka_pairs(lambda: ((of_block,) for _, of_block in values.blocks()), max_bytes=SUMS), rows)
         else:
+            data = task(folder, rows, files, layers)
             scores = fit_task(data, settings[work], default_trainer, 0).profile("accuracy").estimates.values
             learns = work != "logistic, one epoch" or rows >= 100_000  # a short epoch teaches little
             assert scores[0] < 0.56, scores

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from probes.answers import LanguageModel
 from probes.backbones import AlignedTexts, FrozenBackbone, LayerSpec, Ranges, Spans, TokenizedTexts, pad_right
+from probes.files import file_name
 from probes.kept_files import folder_fault, manifest_digest, read_sealed_json, write_sealed_json
 from probes.tuning.adapters import quiet_tuning
 from probes.tuning.answer_scores import AnswerScores
@@ -71,7 +72,8 @@ class TunedBackbone:
         self.base, self.tuned = base, tuned
         self.name = base.name if tuned.folder is None else f"{base.name}+{tuned.name}"
         self.tokenizer, self.pad_id, self.decoder_input = base.tokenizer, base.pad_id, base.decoder_input
-        file = f"{tuned.key}-transformers-{transformers.__version__}.json"  # a fingerprint covers the configuration too
+        model = f"{file_name(tuned.name)}-{tuned.key}"  # models of equal data under other names have files of their own
+        file = f"{model}-transformers-{transformers.__version__}.json"  # a fingerprint covers the configuration too
         self._cache_dir, self._fingerprint_file = cache_dir, cache_dir / "adapters" / "fingerprints" / file
 
     @property

@@ -184,7 +184,7 @@ FINGERPRINT_FAULTS = {
 def test_a_damaged_fingerprint_is_computed_again(cache, expected, caplog, name: str):
     model = tuned(cache)
     right = TunedBackbone(tiny_backbone(), model, cache).fingerprint()
-    (file,) = (cache / "adapters" / "fingerprints").glob(f"{model.key}*")
+    (file,) = (cache / "adapters" / "fingerprints").glob(f"{model.name}-{model.key}*")
     (other,) = (f for f in file.parent.iterdir() if f != file)
     FINGERPRINT_FAULTS[name](file, other)
     assert TunedBackbone(tiny_backbone(), model, cache).fingerprint() == right

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import getpass
+import json
 import os
 import shutil
 import signal
@@ -19,10 +20,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SLURM = (
+    "hydra.sweep.dir=sweep", "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null",
+    "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=3", "hydra.launcher.timeout_min=10",
+)  # fmt: skip
 SWEEP = (
     "-m", "experiment=quick", "suite.tasks=[topic]", "analysis=none", "logger=csv", "backbone.layers=[1],[9]",
-    "hydra.sweep.dir=sweep", "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null",
-    "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2", "hydra.launcher.timeout_min=10",
+)  # fmt: skip
+SUBMIT = (
+    "submit", "experiment=layer_by_layer", "backbone=tiny", "logger=csv", "suite.tasks=[sentiment]", "suite.max_rows=32",
+    "study.mixture.unseen=[]", "study.mixture.replicate_tasks=0", "study.similarity_rows=30", "~study.similarity.pwcca",
+    "~study.similarity.rsa", "study.maps.layers=0", "~analysis.between.between_share", "probe.penalties=[0.1]",
+    "tuning.max_steps=3", "tuning.generate_rows=2", "tuning.max_new_tokens=2", "trainer=ddp", "trainer.accelerator=cpu",
+    "trainer.devices=2", "hydra.launcher.tasks_per_node=2",
 )  # fmt: skip
 
 
@@ -98,15 +108,35 @@ def cluster(tmp_path, monkeypatch) -> Iterator[None]:
             process.wait(timeout=30)
 
 
-def test_the_jobs_of_a_sweep_are_jobs_of_slurm(cluster, tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *SWEEP], cwd=tmp_path,
-        env=os.environ | {"PROBES_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}, capture_output=True,
+def run_train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PROBES_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *words, *SLURM], cwd=folder, env=environment, capture_output=True,
         text=True, check=False, timeout=600,
     )  # fmt: skip
+
+
+def job_table(sweep: Path) -> list[dict[str, str]]:
+    with (sweep / "jobs.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_jobs_of_a_sweep_are_jobs_of_slurm(cluster, tmp_path):
+    done = run_train(tmp_path, *SWEEP)
     assert done.returncode == 1, done.stdout + done.stderr
-    with (tmp_path / "sweep/jobs.csv").open() as file:
-        good, failed = csv.DictReader(file)
+    good, failed = job_table(tmp_path / "sweep")
     assert (good["state"], failed["state"]) == ("finished", "failed")
     assert failed["error"].startswith("Backbone 'tiny-0' has no layer 9.")
     assert [path.name for path in (tmp_path / "sweep/.submitit").glob("*/*submission.sh")]
+
+
+def test_the_ranks_of_every_job_of_a_study_are_tasks_of_slurm(cluster, tmp_path):
+    done = run_train(tmp_path, *SUBMIT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = job_table(tmp_path / "sweep")
+    assert [job["state"] for job in jobs] == ["finished"] * 6  # 2 models are tuned, 3 are read, and all compared
+    records = [json.loads(path.read_text()) for path in (tmp_path / "cache/adapters").glob("*-*/tuning.json")]
+    assert [record["processes"] for record in records] == [2, 2]
+    logs = [path.read_text() for path in (tmp_path / "sweep/.submitit").glob("*/*_log.out")]
+    assert len(logs) == 12  # of two tasks a job
+    assert (tmp_path / "sweep/5/results.csv").stat().st_size > 1000

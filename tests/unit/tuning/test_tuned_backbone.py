@@ -118,6 +118,16 @@ def test_the_fingerprint_is_computed_once_and_kept_for_each_model(tuned, tmp_pat
     assert json.loads(file.read_text())["content"] == {"fingerprint": fingerprint}
 
 
+def test_models_of_equal_data_under_two_names_keep_a_fingerprint_each(tuned, tmp_path, caplog):
+    other = tune("twin", tiny_backbone(), toy_splits(), SETTINGS, trainer=default_trainer, seed=0, cache_dir=tmp_path)
+    assert other.key == tuned.key
+    for model in (tuned, other, tuned):
+        TunedBackbone(tiny_backbone(), model, tmp_path).fingerprint()
+    names = {path.name.split("-")[0] for path in (tmp_path / "adapters" / "fingerprints").iterdir()}
+    assert names == {"toy", "twin"}
+    assert "belongs to something else" not in caplog.text
+
+
 def test_members_that_extraction_does_not_need_are_not_answered_by_the_base(tuned, tmp_path):
     backbone = TunedBackbone(tiny_backbone(), tuned, tmp_path)
     for name in ("load_with_head", "stacks", "num_layers", "parameters"):
