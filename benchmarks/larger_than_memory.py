@@ -138,7 +138,8 @@ def measure(work: str, rows: int, files: int, layers: int, folder: Path) -> Poin
         start = time.perf_counter()
         if work == "linear CKA":
             values = stored(folder, rows, files, layers)
-            check_pairs(streamed_cka_pairs(lambda: ((of_block,) for _, of_block in values.blocks()), max_bytes=SUMS), rows)
+            pairs = streamed_cka_pairs(lambda: ((of_block,) for _, of_block in values.blocks()), max_bytes=SUMS)
+            check_pairs(pairs, rows)
         else:
             data = task(folder, rows, files, layers)
             scores = fit_task(data, settings[work], default_trainer, 0).profile("accuracy").estimates.values

@@ -28,11 +28,11 @@ SWEEP = (
     "-m", "experiment=quick", "suite.tasks=[topic]", "analysis=none", "logger=csv", "backbone.layers=[1],[9]",
 )  # fmt: skip
 SUBMIT = (
-    "submit", "experiment=layer_by_layer", "backbone=tiny", "logger=csv", "suite.tasks=[sentiment]", "suite.max_rows=32",
-    "study.mixture.unseen=[]", "study.mixture.replicate_tasks=0", "study.similarity_rows=30", "~study.similarity.pwcca",
-    "~study.similarity.rsa", "study.maps.layers=0", "~analysis.between.between_share", "probe.penalties=[0.1]",
-    "tuning.max_steps=3", "tuning.generate_rows=2", "tuning.max_new_tokens=2", "trainer=ddp", "trainer.accelerator=cpu",
-    "trainer.devices=2", "hydra.launcher.tasks_per_node=2",
+    "submit", "experiment=layer_by_layer", "backbone=tiny", "logger=csv", "suite.tasks=[sentiment]",
+    "suite.max_rows=32", "study.mixture.unseen=[]", "study.mixture.replicate_tasks=0", "study.similarity_rows=30",
+    "~study.similarity.pwcca", "~study.similarity.rsa", "study.maps.layers=0", "~analysis.between.between_share",
+    "probe.penalties=[0.1]", "tuning.max_steps=3", "tuning.generate_rows=2", "tuning.max_new_tokens=2", "trainer=ddp",
+    "trainer.accelerator=cpu", "trainer.devices=2", "hydra.launcher.tasks_per_node=2",
 )  # fmt: skip
 
 
