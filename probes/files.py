@@ -7,8 +7,8 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,8 +52,9 @@ def replaced_file(path: Path) -> Iterator[Path]:
         path: The file to write. The temporary file lies beside it and has the same suffix.
     """
     with _temporary(path) as temporary:
+        permissions = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # `mkstemp` alone leaves files that only their owner can read
+        temporary.chmod(permissions)  # safetensors puts a file in its place that only its owner can read
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
@@ -69,8 +70,9 @@ def new_file(path: Path) -> Iterator[Path]:
         FileExistsError: There is.
     """
     with _temporary(path) as temporary:
+        permissions = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(permissions)
         _flush(temporary)
         os.link(temporary, path)
         _flush(path.parent)
@@ -87,10 +89,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         path: The folder to make; its parents are made as needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[-80:]}-"))
+    temporary = path.with_name(f".{path.name[-80:]}-{secrets.token_hex(4)}")
+    temporary.mkdir()
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
         for file in temporary.rglob("*"):
             _flush(file)
         _flush(temporary)
@@ -112,8 +114,12 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write a JSON file as a whole, and return its path; NaN becomes null, what JSON does not know its `str`."""
-    return write_text(path, json.dumps(_without_nan(content), indent=1, default=str) + "\n")
+    """Write a JSON file as a whole; numbers that are not finite become null, what JSON does not know its `str`.
+
+    Returns:
+        The path.
+    """
+    return write_text(path, json.dumps(_finite_only(content), indent=1, default=str, allow_nan=False) + "\n")
 
 
 def digest_of_json(content: Any, *, digits: int = 24) -> str:
@@ -151,9 +157,8 @@ def remove_litter(folder: Path, name: str = "*") -> None:
 def _temporary(path: Path) -> Iterator[Path]:
     """A hidden file beside `path`, which is gone when the block ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[-80:]}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem[-80:]}-{secrets.token_hex(4)}{path.suffix}")
+    temporary.touch(exist_ok=False)  # not `mkstemp`, which leaves files that only their owner can read
     try:
         yield temporary
     finally:
@@ -171,15 +176,9 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _without_nan(value: Any) -> Any:
+def _finite_only(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
+        return {str(key): _finite_only(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return [_finite_only(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

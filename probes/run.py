@@ -10,7 +10,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,7 @@ from probes.activations import is_url
 from probes.files import write_text
 from probes.report import FilesOnly
 from probes.runs.masking import mask_secrets
-from probes.runs.run_folder import config_digest, run_in_folder
+from probes.runs.run_folder import config_digest, is_finished, read_state, run_in_folder
 from probes.runs.targets import foreign_code, is_defined_by_known, is_known, targets_of
 from probes.studies import RunContext
 
@@ -51,10 +51,17 @@ def run(cfg: DictConfig) -> float:
             outside the known packages, or the folder holds what another run has left.
         Interrupted: A signal asked the run to end.
     """
-    with _output_dir(cfg) as output_dir:
-        if _rank() != 0:
-            return _run_study(cfg, output_dir)
-        return run_in_folder(output_dir, partial(_run_study, cfg, output_dir), **_circumstances(cfg))
+    folder, circumstances = _folder(cfg), _circumstances(cfg)
+    if _rank() == 0:
+        return run_in_folder(folder, partial(_run_study, cfg, folder), **circumstances)
+    if is_finished(state := read_state(folder), circumstances["digest"]):
+        return state.objective
+    with tempfile.TemporaryDirectory() as scratch, redirect_stdout(io.StringIO()):  # rank 0 alone writes and prints
+        return _run_study(cfg, Path(scratch))
+
+
+def _folder(cfg: DictConfig) -> Path:
+    return Path(HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else cfg.paths.output_dir)
 
 
 def _circumstances(cfg: DictConfig) -> dict[str, Any]:
@@ -182,16 +189,6 @@ def _built_nodes(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
     elif isinstance(node, ListConfig):
         for index, item in enumerate(node):
             yield from _built_nodes(item, f"{path}[{index}]")
-
-
-@contextmanager
-def _output_dir(cfg: DictConfig) -> Iterator[Path]:
-    """Where the run leaves its files; under DDP, what ranks other than zero write and print is discarded."""
-    if _rank() != 0:
-        with tempfile.TemporaryDirectory() as scratch, redirect_stdout(io.StringIO()):
-            yield Path(scratch)
-    else:
-        yield Path(HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else cfg.paths.output_dir)
 
 
 def _rank() -> int:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 from probes.files import digest_of_json, write_json
 from probes.locks import holder_of, process_lock
@@ -30,10 +30,12 @@ _LOCK = ".run.lock"
 _SECONDS_FOR_THE_LOCK = 0.1
 _RESULTS = ("results.csv", "provenance.json")
 """One of these tells of a run even where there is no state file."""
-_WRITTEN_FOLDERS = ("layer_by_task", "layer_by_layer", "figures", "maps", "predictions", "probes", ".hydra")
+_WRITTEN_FOLDERS = (
+    "layer_by_task", "layer_by_layer", "figures", "maps", "predictions", "probes", "tables", "attributions", ".hydra",
+)  # fmt: skip
 _WRITTEN = (
-    *_RESULTS, *_WRITTEN_FOLDERS, STATE_FILE, "config.yaml", "best_layers.csv", "report.html", "wandb_run_id.txt",
-    "wandb", "tensorboard",
+    *_RESULTS, *_WRITTEN_FOLDERS, STATE_FILE, "config.yaml", "best_layers.csv", "audit.csv", "report.html",
+    "wandb_run_id.txt", "mlflow_run_id.txt", "wandb", "tensorboard",
 )  # fmt: skip
 _LITTER = re.compile(r"\.(.+)-[a-z0-9_]{8}\.(csv|json|png|safetensors|txt|yaml)")
 """Names of half-written files: those of `probes.files.replaced_file`."""
@@ -108,6 +110,11 @@ def config_digest(config: Mapping[str, Any]) -> str:
     return digest_of_json(content | {"paths": paths})
 
 
+def is_finished(state: RunState | None, digest: str) -> TypeGuard[RunState]:
+    """Whether a folder's run has finished with the config of this digest."""
+    return state is not None and state.state == "finished" and state.config_digest == digest
+
+
 def new_numbered_folder(path: Path) -> Path:
     """Make a folder that did not exist: `path`, or `path-1`, `path-2` and so on if the name is taken."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +165,7 @@ def run_in_folder(
     with _alone_in(folder, key):
         earlier = read_state(folder)
         same = earlier is not None and earlier.config_digest == digest
-        if earlier is not None and same and earlier.state == "finished":
+        if is_finished(earlier, digest):
             _log.warning(
                 "The run in '%s' has finished with this config (%s): nothing is computed again. To compute it anew, "
                 "set `%s` to another folder.", folder, earlier.ended, key,

@@ -17,7 +17,7 @@ from integration.test_docs import PAGES, ROOT, commands_of
 
 from probes.cli import _COMMANDS, CONFIG_DIR
 from probes.run import run
-from probes.runs.run_folder import read_state
+from probes.runs.run_folder import _WRITTEN, read_state
 
 pytestmark = pytest.mark.slow
 
@@ -182,6 +182,8 @@ def test_the_command_works(command: str, place, monkeypatch, capsys):
     state = read_state(place / folder)
     assert state is not None
     assert state.state == "finished"
+    left = {path.name for path in (place / folder).iterdir()} - {".run.lock", "train.log", "probes.log"}
+    assert left <= set(_WRITTEN), "`resume=true` would leave these files among those of another run"
 
 
 def test_the_pages_have_the_commands_that_are_run():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -98,3 +101,16 @@ def test_a_new_file_is_made_once_and_never_replaced(tmp_path):
     with pytest.raises(RuntimeError):
         _fail_in(new_file(tmp_path / "other"))
     assert [place.name for place in tmp_path.rglob("*") if place.is_file()] == ["entry.json"]
+
+
+def test_threads_that_write_at_once_leave_the_umask_and_the_permissions_as_they_are(tmp_path, umask):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: write_text(tmp_path / f"{number}.txt", ""), range(200)))
+    after = os.umask(umask)
+    assert after == umask
+    assert {mode(path) for path in tmp_path.iterdir()} == {0o666 & ~umask}
+
+
+def test_json_holds_null_for_numbers_that_are_not_finite(tmp_path):
+    path = write_json(tmp_path / "a.json", {"a": [math.inf, -math.inf, math.nan, 1.5]})
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {"a": [None, None, None, 1.5]}
