@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from probes.analysis import LayerAnalysis, result_rows
 from probes.analysis.effects import effect_estimates, normalised_effect
-from probes.answers import LanguageModel
+from probes.answers import LanguageModel, Questions
 from probes.backbones import FrozenBackbone
 from probes.interventions import KeptArrays, PromptPair, generated_pairs
 from probes.interventions.heads import HeadSwap, contradictory_signs, learn_gates
@@ -229,10 +230,20 @@ class HeadMasks:
         )
         return gates.double().numpy()
 
-    def _swaps(self, pairs: Sequence[PromptPair]) -> list[HeadSwap]:
-        source, target = (
+    def _questions(self, pairs: Sequence[PromptPair]) -> tuple[Questions, Questions]:
+        """What the model reads of pairs: the clean prompts, and the corrupted ones."""
+        clean, corrupted = (
             pair_questions(self.lm, pairs, side, tokens_per_batch=1024) for side in ("clean", "corrupted")
         )
+        return clean, corrupted
+
+    @cached_property
+    def _read(self) -> list[list[str]]:
+        """Digests of the tokens of both parts."""
+        return [[questions.digest for questions in self._questions(part)] for part in (self.train, self.test)]
+
+    def _swaps(self, pairs: Sequence[PromptPair]) -> list[HeadSwap]:
+        source, target = self._questions(pairs)
         return [
             HeadSwap.of(self.lm, theirs, own, changed_groups(own, theirs)[self.settings.positions])
             for theirs, own in zip(source.batches, target.batches, strict=True)
@@ -244,8 +255,8 @@ class HeadMasks:
         return self._log_odds(swaps, np.zeros(shape, dtype=bool)), self._log_odds(swaps, np.ones(shape, dtype=bool))
 
     def _of_source(self) -> np.ndarray:
-        questions = pair_questions(self.lm, self.test, "clean", tokens_per_batch=1024)
-        found = self.lm.log_probs(questions).numpy()
+        clean, _ = self._questions(self.test)
+        found = self.lm.log_probs(clean).numpy()
         return found[:, 0] - found[:, 1]
 
     def _log_odds(self, swaps: Sequence[HeadSwap], heads: np.ndarray) -> np.ndarray:
@@ -257,9 +268,10 @@ class HeadMasks:
         return total.numpy()
 
     def _kept(self, what: str, compute: Callable[[], dict[str, np.ndarray]], **more: object) -> dict[str, np.ndarray]:
-        pairs = [[asdict(pair) for pair in part] for part in (self.train, self.test)]
         settings = {name: value for name, value in vars(self.settings).items() if name not in ("pairs", "control")}
-        return self.kept.get({"heads": what, "of": pairs, "settings": settings, "seed": self.seed, **more}, compute)
+        return self.kept.get(
+            {"heads": what, "of": self._read, "settings": settings, "seed": self.seed, **more}, compute
+        )
 
     def _number(self, quantity: str, estimates: Estimates, unit: str, control: str = "") -> LayerProfile:
         return LayerProfile(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -154,13 +154,17 @@ class Lenses:
 
         `unigram` has that of the model's own distribution averaged over training tokens, shape `(1, texts)`.
         """
-        return self.kept.get({**self._key, "held out": digest_of_json(list(self.held_out_texts))}, self._held_out)
+        return self.kept.get({**self._key, "held out": self._tokens_of(self.held_out_texts)}, self._held_out)
 
-    @property
+    @cached_property
     def _key(self) -> dict[str, Any]:
         settings = None if self.tuned is None else vars(self.tuned)
-        texts = digest_of_json(list(self.train_texts))
+        texts = self._tokens_of(self.train_texts)
         return {"tuned lens": settings, "texts": texts, "layers": list(self.layers), "seed": self.seed}
+
+    def _tokens_of(self, texts: Sequence[str]) -> str:
+        """A digest of the tokens that the model reads of texts."""
+        return digest_of_json(self.lm.backbone.tokenize(texts).text_ids if texts else ())
 
     def _look(self, name: str, questions: Questions) -> dict[str, np.ndarray]:
         translators = self.translators() if name == LENSES[1] else None
