@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.analysis.effects import effect_estimates, log_odds_of_right
+from probes.analysis.effects import effect_estimates, log_odds_of_right, without_null
 from probes.answers import LanguageModel, OptionBatch, Questions
 from probes.files import digest_of_json
 from probes.interventions import KeptArrays
@@ -262,7 +262,7 @@ def _gain(gain: np.ndarray, labels: np.ndarray, **common: Any) -> LayerProfile:
 
 def _untested(values: np.ndarray, labels: np.ndarray) -> Estimates:
     """Class-balanced means with intervals, of quantities that have no null."""
-    return replace(effect_estimates(values, labels, note=""), null=None, p_cell=None)
+    return without_null(effect_estimates(values, labels, note=""))
 
 
 def _of_right(values: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -108,6 +108,9 @@ def test_a_run_leaves_shares_that_add_up_and_their_difference_from_a_reference(t
     assert objective == pytest.approx(by_name["attribution/share/instruction", ""], abs=0.05)
     assert np.isfinite(objective)
     assert by_name["attribution/completeness_error", ""] < 0.2  # with four nodes
+    for row in results:  # a share cannot be 0 by chance, a difference of shares can
+        if row.metric.startswith("attribution/share"):
+            assert (row.p_cell is None, row.null_mean is None) == ("share/" in row.metric,) * 2
     texts = read_attributions(tmp_path / "out" / "attributions" / "sentiment.csv")
     prompts = suite.tasks[0].splits["test"].prompts
     assert [(text.role, text.row) for text in texts] == [(role, row) for role in ("", "reference") for row in range(24)]
