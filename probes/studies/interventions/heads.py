@@ -14,7 +14,7 @@ from probes.analysis import LayerAnalysis, result_rows
 from probes.analysis.effects import effect_estimates, normalised_effect
 from probes.answers import LanguageModel
 from probes.backbones import FrozenBackbone
-from probes.interventions import KeptArrays, PromptPair, generated_pairs
+from probes.interventions import KeptArrays, PromptPair, check_kinds, generated_pairs
 from probes.interventions.heads import HeadSwap, contradictory_signs, learn_gates
 from probes.progress import tracked
 from probes.report import path_lines, print_screen, report_findings, write_report, write_results
@@ -28,6 +28,7 @@ OPEN = 0.5
 """A head belongs to the mask if its gate is above."""
 CONTROL = "contradictory_pairs"
 _SHARE = "share of the gap"
+_PAIRS = "study.heads.pairs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ class HeadSettings:
     control: bool = True
 
     def __post_init__(self) -> None:
+        check_kinds(self.pairs, key=_PAIRS)
         if self.positions not in POSITIONS:
             raise ValueError(
                 f"Unknown positions '{self.positions}'. There are {list(POSITIONS)}. Set `study.heads.positions`."
@@ -153,7 +155,7 @@ class HeadMasks:
         Raises:
             ValueError: Too few are left for the test.
         """
-        pairs = generated_pairs(kind, lm.backbone, settings.train + settings.test, seed=seed)
+        pairs = generated_pairs(kind, lm.backbone, settings.train + settings.test, seed=seed, key=_PAIRS)
         train = pairs[: min(settings.train, len(pairs) // 2)]
         return cls(lm, kind, train, pairs[len(train) : len(train) + settings.test], settings, kept, seed)
 

@@ -164,6 +164,7 @@ def test_lists_name_all_items_and_then_all_but_the_missing_one():
         ({"recall_items": 1}, r"2 to \d+ items; got 1. Set `study\.recall_items`"),
         ({"recall_lists": 5}, r"5 lists of 3 items are too few.*study\.recall_lists"),
         ({"other_components": 1}, r"study\.other_components` must be at least 2"),
+        ({"top": 3, "remove": 4}, r"`study\.remove` takes channels from the `study\.top` \(3\).*got 4"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message: str):
