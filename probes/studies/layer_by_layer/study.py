@@ -145,7 +145,7 @@ class LayerByLayerStudy:
             whole = suite()
             refuse_words(whole, "layer_by_layer")
             loaded = mark_unseen(with_answers(whole), self.mixture.unseen)
-            check_models(loaded, self.only_models)
+            check_models(loaded, self.mixture, self.only_models)
         with context.logged():
             with context.stage("backbone"):
                 base = backbone()
