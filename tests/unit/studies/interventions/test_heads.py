@@ -108,6 +108,16 @@ def test_no_pair_is_both_learned_on_and_judged_on():
     assert len(found.test) == 48
 
 
+@pytest.mark.parametrize("tokens", [64, 1024])
+def test_a_pass_has_at_most_the_tokens_that_are_allowed(tokens: int):
+    settings = HeadSettings(train=24, test=24, tokens_per_batch=tokens)
+    masks = HeadMasks.of(planted_circuit(), "read", settings, None, 0)  # pyright: ignore[reportArgumentType]
+    swaps = masks._swaps(masks.test)
+    assert max(swap.batch.input_ids.numel() for swap in swaps) <= tokens
+    assert sum(len(swap.batch.rows.unique()) for swap in swaps) == 24
+    assert (len(swaps) > 1) == (tokens == 64)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -115,6 +125,7 @@ def test_no_pair_is_both_learned_on_and_judged_on():
         ({"test": 2}, r"study\.heads\.test` must be at least 4"),
         ({"penalty": 0.0}, r"study\.heads\.penalty` and"),
         ({"pairs_per_step": 1}, r"pairs_per_step` must be at least 2"),
+        ({"tokens_per_batch": 0}, r"study\.heads\.tokens_per_batch` must be at least 1"),
         ({"pairs": ["weather"]}, r"kinds of pairs; got \['weather'\].*agreement.*study\.heads\.pairs"),
     ],
 )
