@@ -181,27 +181,7 @@ class SavedRun:
     @cached_property
     def layer_by_layer(self) -> tuple[LayerByLayer, ...]:
         """The matrices of every layer of one model against every layer of another."""
-        first = next((row for row in self.rows if row.layer is not None), Result())
-        primary = Reading(first.stack, first.site, first.pooling)
-        rows_of_task = self.provenance.get("tasks", {})
-        found = []
-        name_of_file = {file_name(task): task for task in rows_of_task}
-        for path in sorted((self.path / "layer_by_layer").glob("*/*.csv")):
-            task = name_of_file.get(path.stem, path.stem)
-            quantity, _, reading = path.parent.name.partition("@")
-            found.append(
-                read_layer_by_layer(
-                    path,
-                    task=task,
-                    quantity=quantity,
-                    unit="CKA" if quantity.startswith("cka") else "",
-                    x_name=first.backbone,
-                    y_name=first.reference or first.backbone,
-                    reading=Reading(*reading.split(".")) if reading else primary,
-                    n=rows_of_task.get(task, {}).get("train" if quantity == "cka_train" else "test", 0),
-                )
-            )
-        return tuple(found)
+        return tuple(map(read_layer_by_layer, sorted((self.path / "layer_by_layer").glob("*/*.csv"))))
 
     @cached_property
     def maps(self) -> Mapping[str, list[TaskMap]]:

@@ -170,11 +170,12 @@
 
   function drawPair() {
     const pair = content.pairs[Number(element("pair").value)];
-    const text = pair.xLayers.map((a, i) => pair.yLayers.map((b, j) => `${escaped(pair.xName)} layer ${escaped(a)}<br>${escaped(pair.yName)} layer ${escaped(b)}<br><b>${number(pair.value[i][j])}</b>${pair.n ? `<br>n ${pair.n}` : ""}`));
+    const text = pair.xLayers.map((a, i) => pair.yLayers.map((b, j) => `${escaped(pair.xName)} layer ${escaped(a)}<br>${escaped(pair.yName)} layer ${escaped(b)}<br><b>${number(at(pair.value, i, j))}</b> ${escaped(pair.unit)}${pair.n ? `<br>n ${pair.n}` : ""}`));
     const layout = layoutOf(560);
     layout.xaxis = { ...axis(), title: { text: escaped(pair.yName) }, ...layerTicks(pair.yLayers) };
     layout.yaxis = { ...axis(), title: { text: escaped(pair.xName) }, ...layerTicks(pair.xLayers) };
     const trace = { type: "heatmap", z: pair.value, x: pair.yLayers.map((_, j) => j), y: pair.xLayers.map((_, i) => i), text, hoverinfo: "text", colorscale: "Viridis", colorbar: { title: { text: escaped(pair.quantity) }, thickness: 14, outlinewidth: 0 } };
+    element("pairs-plot").setAttribute("aria-label", `${pair.quantity} of all pairs of layers of ${pair.xName} and ${pair.yName}, ${pair.task}`);
     return Plotly.react("pairs-plot", [trace], layout, options);
   }
 
