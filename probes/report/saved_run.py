@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from probes.training import LayerProbes
 
 _FIRST_QUANTITY = {"layer_by_layer": "tuning_gain", "compare": "reference_cka"}
-"""Study → the quantity that answers its question."""
+"""Kind of study → the quantity that answers its question."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ class SavedRun:
         """`running`, `finished`, `failed` or `interrupted`; empty if the folder does not say."""
         state = read_state(self.path)
         return "" if state is None else state.state
+
+    @property
+    def kind(self) -> str:
+        """The kind of study, such as `layer_by_layer`: by its class, or by its name where the config names no class."""
+        target = (self.config.get("study") or {}).get("_target_", "").rpartition(".")[2]
+        if target:
+            return re.sub(r"(?<!^)(?=[A-Z])", "_", target.removesuffix("Study")).lower()
+        return self.rows[0].study if self.rows else ""
 
     @property
     def results(self) -> pd.DataFrame:
@@ -153,7 +162,7 @@ class SavedRun:
         """
         if not self.quantities:
             raise KeyError(f"The run {self.path} has no layer × task matrix.")
-        of_study = _FIRST_QUANTITY.get(self.rows[0].study)
+        of_study = _FIRST_QUANTITY.get(self.kind)
         if of_study in self.quantities:
             return of_study
         main = [name for name in self.quantities if name.removeprefix("probe/") in MAIN_METRIC.values()]
