@@ -189,10 +189,11 @@ class LayerByLayerStudy:
                     context.output_dir, comparisons[0], sides, findings, self.maps, logger=context.logger
                 )
                 report_model_patching(context.output_dir, findings.profiles, logger=context.logger)
+                objective = context.log_objective(_mean_gain(report.results, loaded))
         page = write_report(context.output_dir)
         lines = path_lines(report=page, picture=pictures[0], everything=context.output_dir)
         print_screen(layer_table(report.results, GAIN), *lines)
-        return _mean_gain(report.results, loaded)
+        return objective
 
     def _compare(self, suite: Suite, read: ReadModels, analysis: LayerAnalysis) -> list[Comparison]:
         """Compare the models of every task under every reading, and put the profiles into the analysis' table."""

@@ -6,12 +6,14 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from logged_objectives import with_logged_objective
 from safetensors.torch import load_file, save_file
 from study_samples import TUNING, toy_suite, toy_task
 
@@ -79,7 +81,10 @@ class Study:
             cache_dir=cache or folder / "cache",
             output_dir=self.out,
         )
-        self.objective = LayerByLayerStudy(**settings).run(context, **parts)
+        study = LayerByLayerStudy(**settings)
+        run = partial(study.run, context, **parts)
+        stops = {"only_models", "stop_after"} & options.keys()  # before there is an objective
+        self.objective = run() if stops else with_logged_objective(run)
 
     @property
     def facts(self) -> dict[str, Any]:
