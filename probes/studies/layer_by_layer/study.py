@@ -90,8 +90,8 @@ class LayerByLayerStudy:
     mixture: MixtureSettings = field(default_factory=MixtureSettings)
     maps: MapSettings = field(default_factory=MapSettings)
     similarity: Mapping[str, SimilarityMeasure] = field(default_factory=dict)
-    similarity_rows: int = 400
-    similarity_every: int = 1
+    similarity_rows: int = 200
+    similarity_every: int = 4
     with_probes: bool = True
     patch_models: bool = False
     patching: ModelPatchingSettings = field(default_factory=ModelPatchingSettings)
