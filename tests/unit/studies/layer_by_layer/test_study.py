@@ -175,9 +175,8 @@ class TestResults:
 
 class TestLimits:
     def test_without_a_step_everything_is_the_base(self, tmp_path):
-        study = Study(
-            tmp_path, tuning=replace(TUNING, max_steps=0), with_probes=True, similarity={"p": procrustes_similarity}
-        )
+        similarity: dict[str, Any] = {"similarity": {"p": procrustes_similarity}, "similarity_every": 1}
+        study = Study(tmp_path, tuning=replace(TUNING, max_steps=0), with_probes=True, **similarity)
         for metric in ("cka/control_vs_base", "cka/control_vs_experimental", "cka/control_vs_control"):
             np.testing.assert_allclose([r.value for r in study.cells(metric).values()], 1, atol=1e-6)
         for metric in ("tuning_gain", "tuning_gain_biased", "tuning_gain_by/p", "probe_gain/macro_f1"):
