@@ -27,7 +27,7 @@ from probes.report import (
 )
 from probes.studies.layer_by_layer.comparison import GAIN, Comparison, SimilarityMeasure
 from probes.studies.layer_by_layer.figures import MapSettings, report_figures
-from probes.studies.layer_by_layer.job_graph import BASE
+from probes.studies.layer_by_layer.job_graph import BASE, split_replicate
 from probes.studies.layer_by_layer.mixture import MixtureSettings, mark_unseen, watched_rows, with_answers
 from probes.studies.layer_by_layer.model_patching import ModelPatching, ModelPatchingSettings
 from probes.studies.layer_by_layer.models import (
@@ -83,7 +83,7 @@ class LayerByLayerStudy:
         stop_after: Stop after this stage, `tune` or `read`.
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: A number is out of its range, or the base alone is named and not read.
     """
 
     name: str = "layer_by_layer"
@@ -102,6 +102,12 @@ class LayerByLayerStudy:
         for key, least in {"similarity_rows": 2, "similarity_every": 1}.items():
             if getattr(self, key) < least:
                 raise ValueError(f"`study.{key}` must be at least {least}; got {getattr(self, key)}.")
+        only = {split_replicate(model)[0] for model in self.only_models or ()}
+        if only == {BASE} and self.stop_after != "read":
+            raise ValueError(
+                f"`study.only_models` names the base alone, which is read and not tuned; got {self.stop_after} in "
+                "`study.stop_after`. Set it to read."
+            )
 
     def run(
         self,

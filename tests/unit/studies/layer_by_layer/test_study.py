@@ -329,6 +329,12 @@ class TestStages:
         with pytest.raises(ValueError, match=rf"`study\.{key}` must be at least {least}; got 0"):
             LayerByLayerStudy(**{key: 0})
 
+    @pytest.mark.parametrize("stage", ["tune", None])
+    def test_the_base_alone_is_refused_where_it_is_not_read(self, stage: str | None):
+        with pytest.raises(ValueError, match=rf"base alone.*got {stage} in `study\.stop_after`\. Set it to read"):
+            LayerByLayerStudy(only_models=["base:0"], stop_after=stage)
+        assert LayerByLayerStudy(only_models=["base"], stop_after="read").only_models == ["base"]
+
     def test_the_mixture_settings_decide_what_is_unseen(self, whole, tmp_path):
         study = Study(tmp_path, cache=cache_of(whole), mixture=MixtureSettings(replicate_tasks=0, unseen=["near"]))
         means = {task: r.value for (task, layer), r in study.cells("group_mean/tuning_gain").items() if layer == 3}
