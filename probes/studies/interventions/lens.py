@@ -68,8 +68,8 @@ class LensStudy:
                 raise ValueError(f"`study.{key}` must be at least 1; got {getattr(self, key)}.")
         if self.text_file is not None and not Path(self.text_file).expanduser().is_file():
             raise ValueError(
-                f"There is no file '{self.text_file}'. Set `study.text_file` to a file of texts, one a line, or to null "
-                "for the suite's training prompts."
+                f"There is no file '{self.text_file}'. Set `study.text_file` to a file of texts, one a line, or to "
+                "null for the suite's training prompts."
             )
 
     def run(

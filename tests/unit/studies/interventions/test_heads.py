@@ -15,6 +15,7 @@ from probes.report import FilesOnly, read_results
 from probes.studies import HeadSettings, HeadsStudy, RunContext
 from probes.studies.interventions.heads import CONTROL, HeadMasks
 
+
 @pytest.fixture(scope="module", autouse=True)
 def planted_pairs():
     with pytest.MonkeyPatch.context() as patch:
