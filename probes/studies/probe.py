@@ -168,8 +168,7 @@ class ProbeStudy:
                 report = report_findings(
                     context.output_dir, analysis.finish(), names=names, logger=context.logger, best_layers=best
                 )
-                objective = _mean_of_known(fit.objective for fit in primary.values())
-                context.logger.summarize({"objective": objective})
+                objective = context.log_objective(_mean_of_known(fit.objective for fit in primary.values()))
         page = write_report(context.output_dir)
         classes = {task.name: len(task.labels) for task in loaded_suite.tasks if task.labels}
         print_best_layers(

@@ -136,8 +136,7 @@ class ReadersStudy:
             del loaded
             with context.stage("report"):
                 report = report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
-                objective = float(np.mean(gains)) if gains else math.nan
-                context.logger.summarize({"objective": objective})
+                objective = context.log_objective(float(np.mean(gains)) if gains else math.nan)
         page = write_report(context.output_dir)
         rows = [row for row in report.results if row.split == "test" and not row.control and row.role in self.attentive]
         lines = path_lines(report=page, picture=report.heatmaps[0], everything=context.output_dir)

@@ -113,12 +113,13 @@ class TransferStudy:
                 report = report_findings(
                     context.output_dir, findings, names=names, logger=context.logger, best_layers=best
                 )
+                values = [row.value for row in report.results if row.metric.startswith("transfer/minus_own_")]
+                objective = context.log_objective(float(np.nanmean(values)) if np.isfinite(values).any() else math.nan)
         page = write_report(context.output_dir)
         metric = "minus_own_" + MAIN_METRIC["regression" if _is_regression(loaded_suite) else "classification"]
         lines = path_lines(report=page, picture=report.heatmaps[0], everything=context.output_dir)
         print_screen(layer_table(report.results, f"transfer/{metric}"), *lines)
-        values = [row.value for row in report.results if row.metric.startswith("transfer/minus_own_")]
-        return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+        return objective
 
     def _trained(
         self,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from logged_objectives import with_logged_objective
 
 from probes.cli import CONFIG_DIR
 from probes.report import read_results
@@ -73,7 +74,8 @@ def test_probes_of_tasks_that_share_labels_are_tried_on_each_other(tmp_path):
         paths = (f"paths.cache_dir={tmp_path / 'cache'}", f"paths.output_dir={tmp_path / 'out'}", "logger=csv")
         data = ("suite.tasks=[subject_number,object_number,tense]", "suite.max_rows=60", "backbone=tiny")
         small = ("study.resamples=50", "study.permutations=50", "study.training_sets=3", "study.shuffles=3")
-        run(compose("train", overrides=["study=transfer", *paths, *data, *small, "probe.training_sets=0"]))
+        cfg = compose("train", overrides=["study=transfer", *paths, *data, *small, "probe.training_sets=0"])
+        with_logged_objective(lambda: run(cfg))
     out = tmp_path / "out"
     rows = read_results(out / "results.csv")
     pairs = {row.task for row in rows if row.metric == "transfer/minus_own_macro_f1"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from logged_objectives import with_logged_objective
 
 from probes.cli import CONFIG_DIR
 from probes.run import run
@@ -39,7 +40,8 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
         "probe.min_validation_rows=20",
         *(f"study.attentive.{n}.min_validation_rows=20" for n in ("attention", "multi_max")),
     )
-    objective = run(configured(folder, "study=readers", *quick, *few, *settings))
+    cfg = configured(folder, "study=readers", *quick, *few, *settings)
+    objective = with_logged_objective(lambda: run(cfg))
     return folder / "out", objective
 
 

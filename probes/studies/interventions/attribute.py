@@ -130,9 +130,10 @@ class AttributeStudy:
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
             with context.stage("report"):
                 report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
+                objective = context.log_objective(float(np.mean(shares)) if shares else math.nan)
         page = write_report(context.output_dir)
         print_screen(*path_lines(report=page, everything=context.output_dir))
-        return float(np.mean(shares)) if shares else math.nan
+        return objective
 
     def _task(
         self, lm: LanguageModel, answered: AnsweredTask, context: RunContext, role: str

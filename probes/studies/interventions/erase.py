@@ -125,17 +125,19 @@ class EraseStudy:
             with context.stage("report"):
                 report = report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
                 first = self.erasure.erasers[0]
+                used = analysis.table.group(f"usedness/{first}", reading)
                 score = f"probe/{MAIN_METRIC['classification']}"
                 picture = report_decodable_and_used(
                     context.output_dir,
                     analysis.table.group(score, reading),
-                    analysis.table.group(f"usedness/{first}", reading),
+                    used,
                     logger=context.logger,
                 )
+                objective = context.log_objective(mean_of_largest(used))
         page = write_report(context.output_dir)
         lines = path_lines(report=page, picture=picture, everything=context.output_dir)
         print_screen(layer_table(report.results, f"usedness/{first}"), *lines)
-        return mean_of_largest(analysis.table.group(f"usedness/{first}", reading))
+        return objective
 
 
 def _others(

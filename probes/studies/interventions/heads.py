@@ -122,10 +122,12 @@ class HeadsStudy:
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
             with context.stage("report"):
                 report = report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
+                known = np.isfinite(effects).any()
+                objective = context.log_objective(float(np.nanmean(effects)) if known else math.nan)
         page = write_report(context.output_dir)
         picture = next(iter(report.heatmaps), None)  # none where no pairs are told apart
         print_screen(*path_lines(report=page, picture=picture, everything=context.output_dir))
-        return float(np.nanmean(effects)) if np.isfinite(effects).any() else math.nan
+        return objective
 
 
 @dataclass(frozen=True)

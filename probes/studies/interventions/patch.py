@@ -90,16 +90,17 @@ class PatchStudy:
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
             with context.stage("report"):
                 report = report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
+                first = analysis.table.profiles[0].quantity
+                largest = [
+                    np.nanmax(profile.estimates.values)
+                    for profile in analysis.table.group(first, _reading(lm, self.patching.sites[0]))
+                    if np.isfinite(profile.estimates.values).any()
+                ]
+                objective = context.log_objective(float(np.mean(largest)) if largest else math.nan)
         page = write_report(context.output_dir)
-        first = analysis.table.profiles[0].quantity
         lines = path_lines(report=page, picture=report.heatmaps[0], everything=context.output_dir)
         print_screen(layer_table(report.results, first), *lines)
-        largest = [
-            np.nanmax(profile.estimates.values)
-            for profile in analysis.table.group(first, _reading(lm, self.patching.sites[0]))
-            if np.isfinite(profile.estimates.values).any()
-        ]
-        return float(np.mean(largest)) if largest else math.nan
+        return objective
 
     def _patches(
         self, lm: LanguageModel, other: LanguageModel | None, context: RunContext

@@ -90,8 +90,8 @@ class LayerByLayerStudy:
     mixture: MixtureSettings = field(default_factory=MixtureSettings)
     maps: MapSettings = field(default_factory=MapSettings)
     similarity: Mapping[str, SimilarityMeasure] = field(default_factory=dict)
-    similarity_rows: int = 400
-    similarity_every: int = 1
+    similarity_rows: int = 200
+    similarity_every: int = 4
     with_probes: bool = True
     patch_models: bool = False
     patching: ModelPatchingSettings = field(default_factory=ModelPatchingSettings)
@@ -189,10 +189,11 @@ class LayerByLayerStudy:
                     context.output_dir, comparisons[0], sides, findings, self.maps, logger=context.logger
                 )
                 report_model_patching(context.output_dir, findings.profiles, logger=context.logger)
+                objective = context.log_objective(_mean_gain(report.results, loaded))
         page = write_report(context.output_dir)
         lines = path_lines(report=page, picture=pictures[0], everything=context.output_dir)
         print_screen(layer_table(report.results, GAIN), *lines)
-        return _mean_gain(report.results, loaded)
+        return objective
 
     def _compare(self, suite: Suite, read: ReadModels, analysis: LayerAnalysis) -> list[Comparison]:
         """Compare the models of every task under every reading, and put the profiles into the analysis' table."""

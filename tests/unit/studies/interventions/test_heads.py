@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from logged_objectives import with_logged_objective
 from planted_circuit import circuit_pairs, planted_circuit
 
 from probes.analysis import LayerAnalysis
@@ -38,7 +39,8 @@ def settings() -> HeadSettings:
 
 def run_study(folder, cache=None) -> float:
     context = RunContext.of(logger=FilesOnly(), seed=0, cache_dir=cache or folder / "cache", output_dir=folder / "out")
-    return HeadsStudy(heads=settings()).run(context, backbone=backbone, analysis=LayerAnalysis())
+    study = HeadsStudy(heads=settings())
+    return with_logged_objective(lambda: study.run(context, backbone=backbone, analysis=LayerAnalysis()))
 
 
 @pytest.fixture(scope="module")

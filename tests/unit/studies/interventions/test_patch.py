@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from intervention_runs import cells
+from logged_objectives import with_logged_objective
 from toy_language_model import LAYERS, toy_language_model, toy_pairs, toy_tokenizer, trained_model
 
 from probes.analysis import LayerAnalysis
@@ -115,9 +117,8 @@ def run_study(folder, *, reference=None, paths=None, **settings) -> float:
         logger=FilesOnly(), seed=0, cache_dir=folder / "cache", output_dir=folder / "out"
     )  # fmt: skip
     study = PatchStudy(patching=PatchingSettings(every=2, count=8, **settings), paths=paths or PathSettings())
-    return study.run(
-        context, backbone=tiny_backbone, reference_backbone=reference, analysis=LayerAnalysis()
-    )  # fmt: skip
+    parts: dict[str, Any] = {"backbone": tiny_backbone, "reference_backbone": reference, "analysis": LayerAnalysis()}
+    return with_logged_objective(lambda: study.run(context, **parts))
 
 
 def test_a_run_leaves_effects_of_every_kind_site_and_group(tmp_path, monkeypatch):

@@ -6,12 +6,14 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from logged_objectives import with_logged_objective
 from safetensors.torch import load_file, save_file
 from study_samples import TUNING, toy_suite, toy_task
 
@@ -79,7 +81,10 @@ class Study:
             cache_dir=cache or folder / "cache",
             output_dir=self.out,
         )
-        self.objective = LayerByLayerStudy(**settings).run(context, **parts)
+        study = LayerByLayerStudy(**settings)
+        run = partial(study.run, context, **parts)
+        stops = {"only_models", "stop_after"} & options.keys()  # before there is an objective
+        self.objective = run() if stops else with_logged_objective(run)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -170,9 +175,8 @@ class TestResults:
 
 class TestLimits:
     def test_without_a_step_everything_is_the_base(self, tmp_path):
-        study = Study(
-            tmp_path, tuning=replace(TUNING, max_steps=0), with_probes=True, similarity={"p": procrustes_similarity}
-        )
+        similarity: dict[str, Any] = {"similarity": {"p": procrustes_similarity}, "similarity_every": 1}
+        study = Study(tmp_path, tuning=replace(TUNING, max_steps=0), with_probes=True, **similarity)
         for metric in ("cka/control_vs_base", "cka/control_vs_experimental", "cka/control_vs_control"):
             np.testing.assert_allclose([r.value for r in study.cells(metric).values()], 1, atol=1e-6)
         for metric in ("tuning_gain", "tuning_gain_biased", "tuning_gain_by/p", "probe_gain/macro_f1"):
