@@ -10,6 +10,7 @@ from probes.metrics.classification import auroc as auroc
 from probes.metrics.predictions import Predictions as Predictions
 from probes.metrics.resampling import bootstrap_counts as bootstrap_counts
 from probes.metrics.resampling import permuted_orders as permuted_orders
+from probes.metrics.score_intervals import drawn as drawn
 from probes.metrics.score_intervals import errors_of_draws as errors_of_draws
 from probes.metrics.score_intervals import score_interval as score_interval
 from probes.metrics.score_intervals import widened as widened

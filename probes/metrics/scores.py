@@ -218,12 +218,15 @@ def permuted_scores(
         kind: Kind of task.
         logits: Shape `(layers, rows, classes)`.
         targets: Shape `(rows,)`, or `(rows, labels)`.
-        orders: Which row of logits each target is matched with, int64 `(permutations, rows)`.
+        orders: Which row of logits each target is matched with, int64 `(permutations, rows)`; without any there are
+            scores of none.
         names: Metrics to compute.
 
     Returns:
         Metric → float64 `(permutations, layers)`.
     """
+    if len(orders) == 0:
+        return {name: logits.new_empty(0, len(logits), dtype=torch.float64) for name in names}
     once = torch.ones(1, len(targets), device=logits.device)
     at_once = max(1, _PERMUTED_ELEMENTS // logits.numel())
     parts = []

@@ -14,6 +14,7 @@ from probes.activations import ExtractionSettings
 from probes.analysis import LayerTable
 from probes.backbones import FrozenBackbone
 from probes.metrics import MAIN_METRIC
+from probes.probe_measures.protocol import refuse_fewer
 from probes.probe_measures.transfer import (
     TrainedTask,
     angle_profile,
@@ -44,10 +45,13 @@ class TransferStudy:
             is divided into tasks of its own; `None` for whole tasks.
         centred: Whether a task's rows are shifted to the mean of the other task's training rows before its probe reads
             them, so that what all texts of a task share is no evidence for a class.
-        resamples: Of the test rows, behind each interval.
-        permutations: Draws of each null.
+        resamples: Of the test rows, behind each interval; 0 for none.
+        permutations: Draws of each null; 0 for none.
         training_sets: Halves of the training rows on which directions are refitted, for intervals of cosines; 0: none.
         shuffles: Of the training labels, whose directions are the null of cosines; 0 for none.
+
+    Raises:
+        ValueError: A number is less.
     """
 
     name: str = "transfer"
@@ -57,6 +61,9 @@ class TransferStudy:
     permutations: int = 200
     training_sets: int = 10
     shuffles: int = 20
+
+    def __post_init__(self) -> None:
+        refuse_fewer(self, "study", resamples=0, permutations=0, training_sets=0, shuffles=0)
 
     def run(
         self,

@@ -16,7 +16,7 @@ from probes.probe_measures.nuisances.linear_fit import Labelled, fit_linear, mai
 from probes.probe_measures.nuisances.residuals import residuals
 from probes.probe_measures.nuisances.strata import strata_of, within_strata
 from probes.probe_measures.nuisances.verdicts import verdict_of
-from probes.probe_measures.protocol import ProbedTask
+from probes.probe_measures.protocol import ProbedTask, refuse_fewer
 from probes.seeds import derive_seed
 from probes.training import Standardiser, is_exact
 from probes.training.scoring import NO_PROBE
@@ -38,14 +38,20 @@ class NuisanceAudit:
     Attributes:
         leave_out: Names of nuisances that are none, such as `words` where a task asks for words.
         max_words: The most words in the bag of words.
-        resamples: Of the test rows, behind each interval.
-        permutations: Draws of each null.
+        resamples: Of the test rows, behind each interval; 0 for none.
+        permutations: Draws of each null, at least 1, as verdicts rest on them.
+
+    Raises:
+        ValueError: A number is less.
     """
 
     leave_out: Sequence[str] = ()
     max_words: int = MAX_WORDS
     resamples: int = 1000
     permutations: int = 200
+
+    def __post_init__(self) -> None:
+        refuse_fewer(self, "analysis.probe_measures.nuisances", resamples=0, permutations=1)
 
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile]:
         """The profiles of one task; none if nothing that may explain its labels varies, or no layer has a probe."""
