@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -94,10 +95,22 @@ def attention(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = "suite.max_rows={train: 60, validation: 40, test: 40}"
     run(
         configured(
-            folder, "probe=attention", "probe.max_epochs=2", "probe.penalties=[0.0]", "suite.tasks=[topic]", sizes
+            folder,
+            "probe=attention",
+            "probe.max_epochs=2",
+            "probe.penalties=[0.0]",
+            "suite.tasks=[topic]",
+            sizes,
+            "analysis/probe_measures=[label_free]",
         )
     )
     return folder / "out"
+
+
+def test_nothing_is_read_for_measures_that_probes_of_tokens_do_not_have(attention: Path) -> None:
+    facts = json.loads((attention / "provenance.json").read_text())
+    assert facts["texts_computed"] == 140  # no altered copies
+    assert not [row for row in rows_of(attention) if row["metric"].startswith("label_free/")]
 
 
 def test_attention_is_a_probe_like_others_and_reads_tokens(attention: Path) -> None:
