@@ -11,7 +11,7 @@ from itertools import permutations
 import numpy as np
 
 from probes.activations import ExtractionSettings
-from probes.analysis import LayerTable
+from probes.analysis import LayerAnalysis, LayerTable
 from probes.backbones import FrozenBackbone
 from probes.metrics import MAIN_METRIC
 from probes.probe_measures.protocol import refuse_fewer
@@ -74,6 +74,7 @@ class TransferStudy:
         extraction: ExtractionSettings,
         probe: ProbeSettings,
         trainer: TrainerFactory,
+        analysis: LayerAnalysis,
     ) -> float:
         """Read every layer once, train the probes of each task, and apply them to the other tasks.
 
@@ -84,6 +85,7 @@ class TransferStudy:
             extraction: Poolings, sites, lengths.
             probe: Architecture and training of the probes.
             trainer: Makes the Lightning trainer of one task.
+            analysis: Holds all findings; its measures are not taken.
 
         Returns:
             Mean over pairs and layers of the transferred score minus that of the task's own probe.
@@ -97,7 +99,6 @@ class TransferStudy:
                 parts = [part for task in loaded_suite.tasks for part in divided(task, self.divide_by)]
                 loaded_suite = Suite(loaded_suite.name, tuple(parts))
             _check_pairs(loaded_suite)
-        table = LayerTable()
         with context.logged():
             with context.stage("backbone"):
                 loaded = backbone()
@@ -109,16 +110,15 @@ class TransferStudy:
             names = names_of(self.name, loaded_suite, activations.backbone)
             best = {}
             for number, reading in enumerate(activations.layers):
-                trained = self._trained(context, loaded_suite, activations, reading, probe, trainer, table)
+                trained = self._trained(context, loaded_suite, activations, reading, probe, trainer, analysis.table)
                 if number == 0:
                     fits = {name: task.fit.best_layers for name, task in trained.items()}
                     best = {name: layers for name, layers in fits.items() if layers is not None}
                 with context.stage("transfer"):
-                    self._add_pairs(list(trained.values()), table, probe, seed=context.seed)
+                    self._add_pairs(list(trained.values()), analysis.table, probe, seed=context.seed)
             with context.stage("report"):
-                findings = table.findings()
                 report = report_findings(
-                    context.output_dir, findings, names=names, logger=context.logger, best_layers=best
+                    context.output_dir, analysis.finish(), names=names, logger=context.logger, best_layers=best
                 )
         page = write_report(context.output_dir)
         metric = "minus_own_" + MAIN_METRIC["regression" if _is_regression(loaded_suite) else "classification"]
