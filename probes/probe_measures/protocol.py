@@ -112,9 +112,10 @@ def refuse_fewer(settings: object, key: str, **least: int) -> None:
 class ProbeMeasure(Protocol):
     """A quantity, or several, that need the probes of a task; a config names them under `analysis.probe_measures`.
 
-    A measure that needs more than the activations of the prompts says so by further members, which the study looks at
-    before it reads the suite:
+    A measure that needs more than the activations of the prompts, or certain tasks, says so by further members, which
+    the study looks at before it reads the suite:
 
+    - `check(tasks: Sequence[Task])`: raises a `ValueError` if its settings do not suit the tasks;
     - `variants(task) -> Mapping[str, Task]`: the same rows with other prompts, by names that no other measure uses;
       their activations come in `ProbedTask.variants`, from the same pass;
     - `random_weights = True`: activations of the same architecture with random weights, in `ProbedTask.random_weights`;

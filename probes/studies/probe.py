@@ -86,7 +86,8 @@ class ProbeStudy:
             Mean over tasks of validation macro-F1 at the validation-best layer; negative MSE for regression.
 
         Raises:
-            ValueError: No task has labels; or bad input, as the packages it passes through say.
+            ValueError: No task has labels, or a measure does not suit the tasks; or bad input, as the packages it
+                passes through say.
         """
         with context.stage("tasks"):
             whole_suite = suite()
@@ -96,6 +97,9 @@ class ProbeStudy:
             _refuse_words(loaded_suite)
             extraction = replace(extraction, tokens=extraction.tokens or "subwords")
         measures = () if all_tokens else analysis.probe_measures  # they need one vector a row
+        for measure in measures:
+            if hasattr(measure, "check"):
+                measure.check(loaded_suite.tasks)
         with context.logged():
             with context.stage("backbone"):
                 loaded = backbone()
