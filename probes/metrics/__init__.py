@@ -23,8 +23,5 @@ from probes.metrics.scores import UNITS as UNITS
 from probes.metrics.scores import ProbeMetric as ProbeMetric
 from probes.metrics.scores import Scores as Scores
 from probes.metrics.scores import TargetKind as TargetKind
-from probes.metrics.scores import classification_scores as classification_scores
-from probes.metrics.scores import multilabel_scores as multilabel_scores
 from probes.metrics.scores import permuted_scores as permuted_scores
-from probes.metrics.scores import regression_scores as regression_scores
 from probes.metrics.scores import score_rows as score_rows
