@@ -72,8 +72,7 @@ def main() -> None:
         if not _INFORMATION_FLAGS.intersection(arguments):
             overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("--")]
             check_overrides(overrides)
-            if any("strict_targets" in override for override in overrides):
-                refuse_foreign_hydra_nodes(overrides)
+            refuse_foreign_hydra_nodes(overrides)
         _run()
 
 
@@ -207,7 +206,7 @@ def _check_one(override: Override, text: str, before: Sequence[str]) -> None:
 
 def _is_read(cfg: DictConfig, key: str) -> bool:
     """Whether something may read an added key: it chooses an experiment, or is an argument of what a config builds."""
-    if key.startswith("experiment"):
+    if key == "experiment":
         return True
     parts = key.split(".")
     parents = (OmegaConf.select(cfg, ".".join(parts[:i]), throw_on_missing=False) for i in range(1, len(parts)))

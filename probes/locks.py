@@ -134,7 +134,7 @@ class Patience:
                 f"for {self._timeout:g} s. End that process, or set `paths.lock_timeout` higher (null waits for ever)."
             )
         if now >= self._remind_at:
-            _log.warning("Waiting for %s, which %s is computing.", self._what, who())
+            _log.warning("Waiting for %s, which %s has locked.", self._what, who())
             self._remind_at = now + _SECONDS_BETWEEN_REMINDERS
 
 

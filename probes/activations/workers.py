@@ -108,8 +108,8 @@ def helped(backbone: ReadableBackbone, extraction: Extraction) -> Iterator[Helpe
     load: Callable[[], ReadableBackbone] | None = getattr(backbone, "reload", None)
     if number > 1 and load is None:
         _log.warning(
-            "No further process can load '%s', which was made from a live model: this process reads it alone, whatever "
-            "`extraction.workers`.", backbone.name,
+            "No further process can load '%s' (it is streamed, recorded, or was made from a model in memory): this "
+            "process reads it alone, as with `extraction.workers=1`.", backbone.name,
         )  # fmt: skip
     if number == 1 or load is None:
         yield Helpers({})

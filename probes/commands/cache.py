@@ -25,6 +25,10 @@ from probes.activations.shards import DamagedShardError, check_values, read_head
 from probes.kept_files import MANIFEST, folder_fault, read_key, resume_point_fault, sealed_fault
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_REMAINS = (
+    "activations/*/*.corrupt*", "interventions/*.corrupt*", "rates/*.corrupt*", "adapters/*.ckpt",
+    "adapters/*.corrupt*", "adapters/*/*.json.corrupt*",
+)  # fmt: skip
 _DAYS = {"h": 1 / 24, "d": 1, "w": 7}
 
 
@@ -33,8 +37,8 @@ class Entry:
     """One thing in the cache that is kept or deleted as a whole.
 
     Attributes:
-        kind: `activations`, `model`, `converted`, `record` (scores and fingerprints), `effects` (of interventions) or
-            `remains`.
+        kind: `activations`, `model`, `converted`, `record` (scores, fingerprints and rates), `effects` (of
+            interventions) or `remains`.
         path: Its folder or file.
         lock: The lock that a run holds while it writes the entry; `None` if there is none.
         description: What it holds.
@@ -90,9 +94,8 @@ def entries(cache: Path) -> list[Entry]:
         *(_folder("converted", folder) for folder in sorted(cache.glob("converted/*")) if folder.is_dir()),
         *(_file("record", file) for file in sorted(cache.glob("adapters/*/*.json")) if _is_record(file)),
         *(_file("effects", file) for file in sorted(cache.glob("interventions/*.arrays"))),
-        *(_file("remains", file) for file in sorted(cache.glob("activations/*/*.corrupt*"))),
-        *(_file("remains", file) for file in sorted(cache.glob("interventions/*.corrupt*"))),
-        *(_file("remains", file) for file in sorted(cache.glob("adapters/*.ckpt"))),
+        *(_file("record", file) for file in sorted(cache.glob("rates/*.json"))),
+        *(_file("remains", file) for pattern in _REMAINS for file in sorted(cache.glob(pattern)) if file.is_file()),
     ]
     return sorted(found, key=lambda entry: (entry.last_used, str(entry.path)))
 
@@ -203,7 +206,7 @@ def _store(folder: Path) -> Entry:
         description, lock = identity["reading"], folder.parent / f"{identity['fingerprint'][:32]}.lock"
     except (OSError, ValueError, KeyError, TypeError):
         description, lock = "without a readable description", None
-    files = [file for file in folder.iterdir() if ".corrupt" not in file.name]
+    files = [file for file in folder.rglob("*") if file.is_file() and ".corrupt" not in file.name]
     texts = sum(file.suffix == ".safetensors" for file in files)
     return _entry("activations", folder, files, lock, f"{description}, {texts} shards")
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import transformers
 
 from probes.files import digest_of_json
 from probes.kept_files import read_resume_point, write_resume_point
+
+_log = logging.getLogger(__name__)
+
+_FORMAT = 1
+"""Part of every key; raise it when the same model, data and settings give other arrays."""
 
 
 class KeptArrays:
@@ -18,14 +26,15 @@ class KeptArrays:
 
     Args:
         folder: Where they are kept.
-        shared: What all keys share, such as the model's fingerprint.
+        shared: What all keys share, such as the model's fingerprint; versions of libraries are added.
     """
 
     def __init__(self, folder: Path, shared: Mapping[str, Any]) -> None:
-        self.folder, self.shared = folder, dict(shared)
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        self.folder, self.shared = folder, {"format": _FORMAT, **versions, **shared}
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """What is kept under a key; where nothing is, or it is damaged, it is computed and kept.
+        """What is kept under a key; where nothing is, or it is damaged, it is computed, and kept if the folder allows.
 
         Args:
             key: Everything that decides the arrays besides what all keys share; JSON values.
@@ -38,7 +47,10 @@ class KeptArrays:
             arrays = dict(compute())
             stream = io.BytesIO()
             np.savez(stream, allow_pickle=False, **arrays)
-            write_resume_point(path, stream.getvalue(), key=digest)
+            try:
+                write_resume_point(path, stream.getvalue(), key=digest)
+            except PermissionError as error:
+                _log.warning("%s. The run goes on, and would compute this again if it were resumed.", error)
             return arrays
         with np.load(io.BytesIO(payload), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}

@@ -11,7 +11,7 @@ METHODS = ("lora", "dora", "ia3", "ln", "full")
 SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("auto", "float32", "bfloat16")
 _PROMPT_METHODS = ("prefix", "prompt", "prefix_tuning", "prompt_tuning", "p_tuning")
-_WITHOUT_EFFECT_ON_WEIGHTS = (
+_NOT_OF_THE_MODEL = (
     "checkpoint_every_n_steps", "generate_rows", "max_new_tokens", "shard_weights", "verify", "lock_timeout"
 )  # fmt: skip
 
@@ -117,8 +117,8 @@ class TuningSettings:
         return self.validate_every_n_steps or self.validate_every_n_epochs * -(-rows // self.batch_size)
 
     def identity(self) -> dict[str, object]:
-        """The fields that affect the tuned weights."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _WITHOUT_EFFECT_ON_WEIGHTS}
+        """The fields that decide the tuned weights, and which losses are recorded beside them."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_OF_THE_MODEL}
 
     def _check_choices(self) -> None:
         if self.method in _PROMPT_METHODS:

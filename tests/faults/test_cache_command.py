@@ -20,6 +20,7 @@ from probes.activations.claims import Claims
 from probes.backbones import tiny_backbone
 from probes.commands.cache import entries, main, to_prune
 from probes.interventions.kept_arrays import KeptArrays
+from probes.kept_files import write_sealed_json
 from probes.trainers import default_trainer
 from probes.tuning import TunedBackbone, TuningSettings, tune
 
@@ -118,6 +119,26 @@ def test_prune_by_size_deletes_what_was_not_used_for_longest(cache):
     assert [entry.path for entry in chosen] == [second]
     assert to_prune(found, older_than=None, max_size=total, now=time.time()) == []
     assert len(to_prune(found, older_than=None, max_size=0, now=time.time())) == len(found)
+
+
+def test_rates_logs_of_stores_and_what_was_set_aside_beside_models_are_entries(cache):
+    before = {entry.path: entry for entry in entries(cache)}
+    store = stores(cache)[0]
+    (store / "log-1").mkdir()
+    (store / "log-1" / "00000000.json").write_bytes(b"0" * 5000)
+    (cache / "rates").mkdir()
+    write_sealed_json(cache / "rates" / "1.json", {"matrix": 1.0}, key="1")
+    names = ("toy-1.ckpt.corrupt", "base/a.json.corrupt", "fingerprints/b.json.corrupt-1")
+    remains = [cache / "adapters" / name for name in names]
+    for path in remains:
+        path.write_text("damaged")
+    after = {entry.path: entry for entry in entries(cache)}
+    assert after[store].size == before[store].size + 5000
+    new = after.keys() - before.keys()
+    assert {after[path].kind for path in new if path not in remains} == {"record"}
+    assert {after[path].kind for path in remains} == {"remains"}
+    run(cache, "prune", "--yes")
+    assert not [path for path in remains if path.exists()]
 
 
 def test_prune_without_limits_deletes_only_what_was_set_aside(cache):

@@ -258,6 +258,24 @@ def test_a_shard_beyond_the_limit_is_copied_when_it_is_read_and_not_whenever_it_
     assert torch.equal(store.read(texts, [0]), store.read(texts, [0]))
 
 
+def test_a_copy_that_another_process_deletes_before_it_is_opened_is_copied_again(tmp_path, monkeypatch):
+    remote = f"file://{tmp_path}/store"
+    filled(tiny_backbone(), tmp_path / "one", remote=remote)
+    store, texts = store_of_folder(tmp_path / "two", remote)
+    keep, deleted = remote_shards.RemoteShards.keep_local, []
+
+    def kept_and_deleted(self, shard: str) -> None:
+        keep(self, shard)
+        if shard not in deleted:
+            (store.folder / shard).unlink()
+            deleted.append(shard)
+
+    monkeypatch.setattr(remote_shards.RemoteShards, "keep_local", kept_and_deleted)
+    alone, _ = store_of_folder(tmp_path / "one", remote)
+    assert torch.equal(store.read(texts, [0]), alone.read(texts, [0]))
+    assert len(deleted) >= SHARDS
+
+
 def test_a_shard_that_was_verified_is_not_verified_again_when_it_is_read(tmp_path, monkeypatch):
     remote = f"file://{tmp_path}/store"
     filled(tiny_backbone(), tmp_path / "one", remote=remote)

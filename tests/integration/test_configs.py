@@ -64,6 +64,7 @@ def _every_key_has_a_comment(path: Path):
     [
         ("sead=1", r"There is no config key `sead`\. Did you mean `seed`\?"),
         ("+sead=1", r"Nothing reads `sead`\. Did you mean `seed`\?"),
+        ("+experimental=1", r"Nothing reads `experimental`"),
         ("++sead=1", r"Nothing reads `sead`\. Did you mean `seed`\?"),
         ("sead=1,2", r"Did you mean `seed`\?"),
         ("backbone.layerz=all", r"no config key `backbone\.layerz`\. Did you mean `backbone\.layers`\?"),

@@ -48,7 +48,6 @@ class VllmFiles:
         name: The name in errors and results.
         layers: The layers to read by default: `all` of them, a number, or a list.
         chat_template: Render every text as the user's turn of a chat, as it was for vLLM.
-        cache_dir: Not used; whatever is configured as a backbone is given it.
 
     Raises:
         FileNotFoundError: The folder has no safetensors files.
@@ -69,9 +68,7 @@ class VllmFiles:
         name: str = "vllm",
         layers: LayerSpec = "all",
         chat_template: bool = False,
-        cache_dir: str | None = None,
     ) -> None:
-        del cache_dir
         self.name, self.layer_ids, self.layer_spec = name, tuple(layer_ids), layers
         self.tokenizer = Tokenizer(
             AutoTokenizer.from_pretrained(tokenizer), max_length=10**9, chat_template=chat_template
@@ -97,11 +94,6 @@ class VllmFiles:
             self._files[text], self._tokens[text] = path, ids
         self._fingerprint = digest_of_json(["vLLM", self.layer_ids, digests], digits=32)
         self.layers("decoder")  # refuses a layer that is not there
-
-    @property
-    def is_before_final_norm(self) -> bool:
-        """Always: the last layer that vLLM writes is the residual stream, which its final norm has not seen."""
-        return True
 
     def fingerprint(self) -> str:
         """A digest of all files and of the layers that they hold."""

@@ -158,8 +158,7 @@ def answered_suite(suite: Suite) -> Suite:
 
 def kept_arrays(lm: LanguageModel, cache_dir: Path, **settings: Any) -> KeptArrays:
     """Where results of a model are kept, by its weights and by settings that all of them share."""
-    shared = {"model": fingerprint(lm.model), "torch": torch.__version__, **settings}
-    return KeptArrays(cache_dir / "interventions", shared)
+    return KeptArrays(cache_dir / "interventions", {"model": fingerprint(lm.model), **settings})
 
 
 def edited_layers(lm: LanguageModel, every: int) -> tuple[int, ...]:

@@ -62,7 +62,7 @@ class AttributeStudy:
         tokens_per_batch: Tokens of one pass at most.
 
     Raises:
-        ValueError: There is no such method.
+        ValueError: There is no such method, or a number is out of its range.
     """
 
     name: str = "attribute"
@@ -73,6 +73,9 @@ class AttributeStudy:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"There is no method '{self.method}'. There are {', '.join(METHODS)}. Set `study.method`.")
+        for key in ("steps", "tokens_per_batch"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"`study.{key}` must be at least 1; got {getattr(self, key)}.")
 
     def run(
         self,

@@ -67,6 +67,11 @@ class ChannelsStudy:
         for key, least in {"top": 1, "remove": 0, "other_components": 2, "tokens_per_batch": 1}.items():
             if getattr(self, key) < least:
                 raise ValueError(f"`study.{key}` must be at least {least}; got {getattr(self, key)}.")
+        if self.remove > self.top:
+            raise ValueError(
+                f"`study.remove` takes channels from the `study.top` ({self.top}) that are listed; got {self.remove}. "
+                "Set the one lower or the other higher."
+            )
         if self.remove:
             recall_lists(self.recall_lists, items=self.recall_items, seed=0)  # refuses numbers that do not fit
 

@@ -39,7 +39,7 @@ from probes.studies.suite_activations import task_data
 from probes.tasks import Suite, Task
 from probes.trainers import TrainerFactory
 from probes.training import LabelledActivations, ProbeSettings, TaskData, TaskProbes, fit_task
-from probes.values import Activations, Estimates, LayerProfile, Reading
+from probes.values import Estimates, LayerProfile, Reading
 
 Found = Mapping[int, Mapping[str, np.ndarray]]
 """Layer → what `TaskErasure.at` found there."""
@@ -232,7 +232,7 @@ def _refits(
                     for layer, by_name in found.items()
                 ]
             )
-            kept = Activations(values, tuple(found), activations.row_ids, activations.reading)
+            kept = replace(activations, values=values, layers=tuple(found))
             splits[split] = LabelledActivations(kept, targets)
         fit: TaskProbes = fit_task(replace(data, **splits), settings, trainer, seed)
         score = fit.profile(MAIN_METRIC[data.kind])

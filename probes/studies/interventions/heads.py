@@ -12,9 +12,9 @@ from torch import Tensor
 
 from probes.analysis import LayerAnalysis, result_rows
 from probes.analysis.effects import effect_estimates, normalised_effect
-from probes.answers import LanguageModel
+from probes.answers import LanguageModel, Questions
 from probes.backbones import FrozenBackbone
-from probes.interventions import KeptArrays, PromptPair, generated_pairs
+from probes.interventions import KeptArrays, PromptPair, check_kinds, generated_pairs
 from probes.interventions.heads import HeadSwap, contradictory_signs, learn_gates
 from probes.progress import tracked
 from probes.report import path_lines, print_screen, report_findings, write_report, write_results
@@ -28,6 +28,7 @@ OPEN = 0.5
 """A head belongs to the mask if its gate is above."""
 CONTROL = "contradictory_pairs"
 _SHARE = "share of the gap"
+_PAIRS = "study.heads.pairs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class HeadSettings:
         pairs_per_step: Training pairs of one step at most.
         random_sets: Random sets of as many heads to compare with.
         control: Also learn masks from pairs that contradict each other, which should keep no head.
+        tokens_per_batch: Tokens of one pass at most.
 
     Raises:
         ValueError: A field is out of its range.
@@ -60,13 +62,15 @@ class HeadSettings:
     pairs_per_step: int = 16
     random_sets: int = 39
     control: bool = True
+    tokens_per_batch: int = 1024
 
     def __post_init__(self) -> None:
+        check_kinds(self.pairs, key=_PAIRS)
         if self.positions not in POSITIONS:
             raise ValueError(
                 f"Unknown positions '{self.positions}'. There are {list(POSITIONS)}. Set `study.heads.positions`."
             )
-        bounds = {"train": 4, "test": 4, "steps": 1, "pairs_per_step": 2, "random_sets": 2}
+        bounds = {"train": 4, "test": 4, "steps": 1, "pairs_per_step": 2, "random_sets": 2, "tokens_per_batch": 1}
         for key, least in bounds.items():
             if getattr(self, key) < least:
                 raise ValueError(f"`study.heads.{key}` must be at least {least}; got {getattr(self, key)}.")
@@ -153,7 +157,7 @@ class HeadMasks:
         Raises:
             ValueError: Too few are left for the test.
         """
-        pairs = generated_pairs(kind, lm.backbone, settings.train + settings.test, seed=seed)
+        pairs = generated_pairs(kind, lm.backbone, settings.train + settings.test, seed=seed, key=_PAIRS)
         train = pairs[: min(settings.train, len(pairs) // 2)]
         return cls(lm, kind, train, pairs[len(train) : len(train) + settings.test], settings, kept, seed)
 
@@ -230,9 +234,7 @@ class HeadMasks:
         return gates.double().numpy()
 
     def _swaps(self, pairs: Sequence[PromptPair]) -> list[HeadSwap]:
-        source, target = (
-            pair_questions(self.lm, pairs, side, tokens_per_batch=1024) for side in ("clean", "corrupted")
-        )
+        source, target = (self._questions(pairs, side) for side in ("clean", "corrupted"))
         return [
             HeadSwap.of(self.lm, theirs, own, changed_groups(own, theirs)[self.settings.positions])
             for theirs, own in zip(source.batches, target.batches, strict=True)
@@ -244,9 +246,11 @@ class HeadMasks:
         return self._log_odds(swaps, np.zeros(shape, dtype=bool)), self._log_odds(swaps, np.ones(shape, dtype=bool))
 
     def _of_source(self) -> np.ndarray:
-        questions = pair_questions(self.lm, self.test, "clean", tokens_per_batch=1024)
-        found = self.lm.log_probs(questions).numpy()
+        found = self.lm.log_probs(self._questions(self.test, "clean")).numpy()
         return found[:, 0] - found[:, 1]
+
+    def _questions(self, pairs: Sequence[PromptPair], side: str) -> Questions:
+        return pair_questions(self.lm, pairs, side, tokens_per_batch=self.settings.tokens_per_batch)
 
     def _log_odds(self, swaps: Sequence[HeadSwap], heads: np.ndarray) -> np.ndarray:
         """Log-odds of the source's answer with some heads patched, shape `(test pairs,)`."""

@@ -51,6 +51,9 @@ class LensStudy:
         text_file: A file of texts, one a line, to train the tuned lens on; by default the suite's training prompts.
         every: The last layer and every so many layers before it are looked at.
         tokens_per_batch: Tokens of one pass at most.
+
+    Raises:
+        ValueError: A number is out of its range, or there is no such file.
     """
 
     name: str = "lens"
@@ -58,6 +61,16 @@ class LensStudy:
     text_file: str | None = None
     every: int = 1
     tokens_per_batch: int = 1024
+
+    def __post_init__(self) -> None:
+        for key in ("every", "tokens_per_batch"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"`study.{key}` must be at least 1; got {getattr(self, key)}.")
+        if self.text_file is not None and not Path(self.text_file).expanduser().is_file():
+            raise ValueError(
+                f"There is no file '{self.text_file}'. Set `study.text_file` to a file of texts, one a line, or to null "
+                "for the suite's training prompts."
+            )
 
     def run(
         self,

@@ -18,7 +18,7 @@ from probes.interventions.paths import Place
 from probes.progress import tracked
 from probes.report import layer_table, path_lines, print_screen, report_findings, write_report, write_results
 from probes.studies.interventions.answered import edited_layers, kept_arrays, loaded_language_model
-from probes.studies.interventions.patching import Patching, PatchingSettings, pair_questions
+from probes.studies.interventions.patching import PATCHED_PAIRS, Patching, PatchingSettings, pair_questions
 from probes.studies.interventions.path_patching import PathPatching, PathSettings
 from probes.studies.run_context import RunContext
 from probes.values import LayerProfile, Reading, RunNames
@@ -108,7 +108,7 @@ class PatchStudy:
         settings = self.patching
         kept = kept_arrays(lm, context.cache_dir)
         for kind in settings.pairs:
-            pairs = generated_pairs(kind, lm.backbone, settings.count, seed=context.seed)
+            pairs = generated_pairs(kind, lm.backbone, settings.count, seed=context.seed, key=PATCHED_PAIRS)
             clean, corrupted = (
                 pair_questions(lm, pairs, side, tokens_per_batch=settings.tokens_per_batch)
                 for side in ("clean", "corrupted")

@@ -217,8 +217,7 @@ class ModelPatching:
 
     @cached_property
     def _kept(self) -> KeptArrays:
-        shared = {"model": self.tuner.base.fingerprint(), "torch": torch.__version__}
-        return KeptArrays(self.tuner.cache_dir / "interventions", shared)
+        return KeptArrays(self.tuner.cache_dir / "interventions", {"model": self.tuner.base.fingerprint()})
 
 
 @dataclass(frozen=True)

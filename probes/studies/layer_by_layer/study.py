@@ -81,6 +81,9 @@ class LayerByLayerStudy:
         only_models: Tune only these models, by task name or `mixture`, and stop; with `stop_after="read"` read them as
             well. A name means the models of all seeds, and with `:0`, `:1` … one of them; `base` is read alone.
         stop_after: Stop after this stage, `tune` or `read`.
+
+    Raises:
+        ValueError: A number is out of its range.
     """
 
     name: str = "layer_by_layer"
@@ -94,6 +97,11 @@ class LayerByLayerStudy:
     patching: ModelPatchingSettings = field(default_factory=ModelPatchingSettings)
     only_models: Sequence[str] | None = None
     stop_after: str | None = None
+
+    def __post_init__(self) -> None:
+        for key, least in {"similarity_rows": 2, "similarity_every": 1}.items():
+            if getattr(self, key) < least:
+                raise ValueError(f"`study.{key}` must be at least {least}; got {getattr(self, key)}.")
 
     def run(
         self,
@@ -137,7 +145,7 @@ class LayerByLayerStudy:
             whole = suite()
             refuse_words(whole, "layer_by_layer")
             loaded = mark_unseen(with_answers(whole), self.mixture.unseen)
-            check_models(loaded, self.only_models)
+            check_models(loaded, self.mixture, self.only_models)
         with context.logged():
             with context.stage("backbone"):
                 base = backbone()

@@ -173,3 +173,9 @@ def test_too_few_nodes_are_warned_about(caplog):
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match=r"no method 'saliency'.*integrated_gradients.*study\.method"):
         AttributeStudy(method="saliency")
+
+
+@pytest.mark.parametrize("key", ["steps", "tokens_per_batch"])
+def test_settings_out_of_range_are_refused(key: str):
+    with pytest.raises(ValueError, match=rf"`study\.{key}` must be at least 1; got 0"):
+        AttributeStudy(**{key: 0})

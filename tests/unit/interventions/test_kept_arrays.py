@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probes.interventions import KeptArrays
+from probes.interventions import KeptArrays, kept_arrays
 
 
 def counted(value: float):
@@ -50,3 +50,22 @@ def test_a_computation_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         KeptArrays(tmp_path, {}).get({}, fail)
     assert not list(tmp_path.iterdir())
+
+
+def test_arrays_of_another_version_of_a_library_are_computed_again(tmp_path, monkeypatch):
+    compute, calls = counted(2.0)
+    KeptArrays(tmp_path, {}).get({"layer": 1}, compute)
+    monkeypatch.setattr("transformers.__version__", "99.0")
+    KeptArrays(tmp_path, {}).get({"layer": 1}, compute)
+    assert len(calls) == 2
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning_and_not_the_arrays(tmp_path, monkeypatch, caplog):
+    def refused(*_, **__):
+        raise PermissionError("no place here")
+
+    monkeypatch.setattr(kept_arrays, "write_resume_point", refused)
+    compute, calls = counted(2.0)
+    assert KeptArrays(tmp_path, {}).get({"layer": 1}, compute)["b"].tolist() == [0, 1, 2]
+    assert "no place here. The run goes on" in caplog.text
+    assert len(calls) == 1

@@ -320,6 +320,11 @@ class TestStages:
             Study(tmp_path, mixture=MixtureSettings(unseen=["sst2"]), **missing)
         assert not list(tmp_path.rglob("adapters"))
 
+    @pytest.mark.parametrize(("key", "least"), [("similarity_every", 1), ("similarity_rows", 2)])
+    def test_similarity_of_no_layers_or_rows_is_refused(self, key: str, least: int):
+        with pytest.raises(ValueError, match=rf"`study\.{key}` must be at least {least}; got 0"):
+            LayerByLayerStudy(**{key: 0})
+
     def test_the_mixture_settings_decide_what_is_unseen(self, whole, tmp_path):
         study = Study(tmp_path, cache=cache_of(whole), mixture=MixtureSettings(replicate_tasks=0, unseen=["near"]))
         means = {task: r.value for (task, layer), r in study.cells("group_mean/tuning_gain").items() if layer == 3}
