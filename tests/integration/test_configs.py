@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from probes.cli import CONFIG_DIR, OverrideError, check_overrides
+from probes.cli import CONFIG_DIR, OverrideError, check_overrides, refuse_unknown_command
 from probes.run import check_arguments
 
 FILES = sorted(path for path in CONFIG_DIR.glob("*/*.yaml") if not path.stem.startswith("_"))
@@ -123,6 +123,15 @@ def test_a_mistyped_override_is_refused_with_the_closest_name(override: str, mes
 )
 def test_a_correct_override_is_accepted(override: str):
     check_overrides([override])
+
+
+def test_a_word_that_is_no_command_is_refused_with_the_closest_name():
+    with pytest.raises(
+        OverrideError, match=r"There is no command `cmopare`\. Did you mean `compare`\? There are cache"
+    ):
+        refuse_unknown_command("cmopare")
+    for word in ("compare", "seed=1", "-m", "~trainer.devices", "+experiment=quick", "--help"):
+        refuse_unknown_command(word)
 
 
 def test_an_argument_that_nothing_takes_is_refused_with_the_closest_name():
