@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
@@ -90,7 +90,24 @@ No two prompts are paired twice, in either order: a pair and its reverse say the
 """
 
 
-def generated_pairs(kind: str, backbone: FrozenBackbone, count: int, *, seed: int) -> list[PromptPair]:
+def check_kinds(kinds: Sequence[str], *, key: str) -> None:
+    """Refuse kinds of pairs that there are not.
+
+    Args:
+        kinds: Some of `PAIRS`.
+        key: The config key that names them, for messages.
+
+    Raises:
+        ValueError: One is not among `PAIRS`, or there is none.
+    """
+    unknown = [kind for kind in kinds if kind not in PAIRS]
+    if unknown or not kinds:
+        raise ValueError(
+            f"Wanted one or more kinds of pairs; got {list(kinds)}. There are {', '.join(PAIRS)}. Set `{key}`."
+        )
+
+
+def generated_pairs(kind: str, backbone: FrozenBackbone, count: int, *, seed: int, key: str) -> list[PromptPair]:
     """Pairs whose two prompts have equally many tokens, every second one with the roles exchanged.
 
     If there are fewer than asked for, all of them are taken, and the log says how many.
@@ -100,12 +117,12 @@ def generated_pairs(kind: str, backbone: FrozenBackbone, count: int, *, seed: in
         backbone: Its tokenizer decides which pairs are left.
         count: Pairs at most.
         seed: Decides which are drawn.
+        key: The config key that names the kinds, for messages.
 
     Raises:
         ValueError: There is no such kind, or fewer than 4 pairs are left.
     """
-    if kind not in PAIRS:
-        raise ValueError(f"There are no pairs '{kind}'. There are {', '.join(PAIRS)}. Set `study.patching.pairs`.")
+    check_kinds([kind], key=key)
     everything = PAIRS[kind]()
     random.Random(derive_seed(seed, "pairs", kind)).shuffle(everything)
     lengths = [list(map(len, backbone.tokenize([pair.clean, pair.corrupted]).ids)) for pair in everything]
@@ -113,7 +130,7 @@ def generated_pairs(kind: str, backbone: FrozenBackbone, count: int, *, seed: in
     if len(kept) < 4:
         raise ValueError(
             f"Only {len(kept)} of {len(everything)} pairs '{kind}' have prompts of equally many tokens in "
-            f"'{backbone.name}'. Leave them out of `study.patching.pairs`."
+            f"'{backbone.name}'. Leave them out of `{key}`."
         )
     if len(kept) < count:
         _log.warning(

@@ -24,7 +24,7 @@ _OF_PREDICTIONS = {
 class Predictions:
     """Predictions of one task's probes on its test rows.
 
-    Classes are int16, labels bool, numbers float32.
+    Classes are int32, labels bool, numbers float32.
 
     Attributes:
         task: Name of the task.
@@ -83,7 +83,7 @@ class Predictions:
     ) -> Predictions:
         """The predictions that logits `(layers, rows, classes)` stand for; numbers in the unit of the targets."""
         if kind == "classification":
-            predicted, dtype = logits.argmax(-1), np.int16
+            predicted, dtype = logits.argmax(-1), np.int32
         elif kind == "multilabel":
             predicted, dtype = logits > 0, np.bool_
         else:

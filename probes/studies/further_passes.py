@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -61,18 +61,43 @@ class FurtherPasses:
             seed=seed,
         )
 
-    def variants_of(self, data: TaskData, reading: Reading) -> dict[str, TaskData]:
-        """Name of a variant → the task's rows with its prompts; rows keep their names, so that scores are paired."""
-        found = {}
-        for name, task in self.variants.get(data.task, {}).items():
-            read = task_data(task, self.activations, reading)
-            splits = {split: _renamed(getattr(read, split), getattr(data, split)) for split in SPLITS}
-            found[name] = replace(read, task=data.task, **splits)
-        return found
+    def variants_of(self, data: TaskData, reading: Reading) -> Mapping[str, TaskData]:
+        """Name of a variant → the task's rows with its prompts; rows keep their names, so that scores are paired.
+
+        A variant is loaded each time it is looked up, so that not all of them are in memory at once.
+        """
+        return _Variants(self, data, reading)
 
     def random_weights_of(self, task: Task, reading: Reading) -> TaskData | None:
         """The task's rows in the same architecture with random weights, if they were read."""
         return None if self.random_weights is None else task_data(task, self.random_weights, reading)
+
+
+@dataclass(frozen=True)
+class _Variants(Mapping[str, TaskData]):
+    """The variants of a task, loaded when they are looked up."""
+
+    passes: FurtherPasses
+    data: TaskData
+    reading: Reading
+
+    @property
+    def _tasks(self) -> Mapping[str, Task]:
+        return self.passes.variants.get(self.data.task, {})
+
+    def __getitem__(self, name: str) -> TaskData:
+        read = task_data(self._tasks[name], self.passes.activations, self.reading)
+        splits = {split: _renamed(getattr(read, split), getattr(self.data, split)) for split in SPLITS}
+        return replace(read, task=self.data.task, **splits)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tasks  # without loading it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
 
 
 def read_with_further_passes(

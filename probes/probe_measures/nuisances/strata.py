@@ -10,6 +10,7 @@ from probes.metrics import (
     SCALES,
     TargetKind,
     bootstrap_counts,
+    drawn,
     errors_of_draws,
     permuted_scores,
     score_interval,
@@ -65,8 +66,8 @@ def within_strata(
         targets: Shape `(rows,)`, or `(rows, labels)`.
         strata: Stratum of each row, int64 `(rows,)`, or `(rows, labels)`; those with fewer than 8 rows, or in which all
             targets are equal, tell nothing and are left out.
-        resamples: Of the rows, for the interval.
-        permutations: Draws of the null.
+        resamples: Of the rows, for the interval; 0 for none.
+        permutations: Draws of the null; 0 for none.
         seed: Of both.
         sentences: Number of each row's sentence, int64 `(rows,)`, where rows are words: sentences are resampled, and
             there is no null, as words of a sentence are alike within a stratum, too.
@@ -91,7 +92,9 @@ def within_strata(
     for rows, columns in parts:
         own, truth = logits[:, rows, columns], targets[rows] if targets.ndim == 1 else targets[rows, columns]
         scores = score_rows(kind, own, truth, counts[:, rows], names={metric})
-        orders = torch.stack([torch.randperm(len(rows), generator=generator) for _ in range(permutations)])
+        orders = torch.empty(permutations, len(rows), dtype=torch.long)
+        for order in orders:
+            torch.randperm(len(rows), generator=generator, out=order)
         values.append(scores.values[metric])
         draws.append(scores.draws[metric])
         nulls.append(permuted_scores(kind, own, truth, orders, names={metric})[metric])
@@ -103,10 +106,10 @@ def within_strata(
     return Estimates(
         value.numpy(),
         count,
-        errors=errors_of_draws(draw).numpy(),
-        null=null.numpy() if sentences is None else None,
+        errors=drawn(errors_of_draws(draw)),
+        null=drawn(null) if sentences is None else None,
         note="the score is undefined",
-        interval=ends.numpy(),
+        interval=ends.numpy() if resamples > 0 else None,
         interval_over="rows" if sentences is None else "sentences",
     )
 

@@ -62,7 +62,7 @@ class AttributeStudy:
         tokens_per_batch: Tokens of one pass at most.
 
     Raises:
-        ValueError: There is no such method.
+        ValueError: There is no such method, or a number is out of its range.
     """
 
     name: str = "attribute"
@@ -73,6 +73,9 @@ class AttributeStudy:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"There is no method '{self.method}'. There are {', '.join(METHODS)}. Set `study.method`.")
+        for key in ("steps", "tokens_per_batch"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"`study.{key}` must be at least 1; got {getattr(self, key)}.")
 
     def run(
         self,
@@ -127,9 +130,10 @@ class AttributeStudy:
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
             with context.stage("report"):
                 report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
+                objective = context.log_objective(float(np.mean(shares)) if shares else math.nan)
         page = write_report(context.output_dir)
         print_screen(*path_lines(report=page, everything=context.output_dir))
-        return float(np.mean(shares)) if shares else math.nan
+        return objective
 
     def _task(
         self, lm: LanguageModel, answered: AnsweredTask, context: RunContext, role: str

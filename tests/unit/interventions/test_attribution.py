@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from logged_objectives import with_logged_objective
 from toy_language_model import ANSWERS, planted_directions, toy_language_model, toy_task
 
 from probes.analysis import LayerAnalysis
@@ -114,12 +115,14 @@ def test_parts_of_a_prompt_are_its_input_its_instruction_and_the_options_in_it()
 def test_a_run_leaves_shares_that_add_up_and_their_difference_from_a_reference(tmp_path):
     suite = starter_suite(["sentiment"], prompt="instruction", max_rows={"train": 40, "validation": 8, "test": 24})
     context = RunContext.of(logger=FilesOnly(), seed=0, cache_dir=tmp_path / "cache", output_dir=tmp_path / "out")
-    objective = AttributeStudy(method="integrated_gradients", steps=4).run(
-        context,
-        backbone=tiny_backbone,
-        reference_backbone=lambda: tiny_backbone(seed=1),
-        suite=lambda: suite,
-        analysis=LayerAnalysis(),
+    objective = with_logged_objective(
+        lambda: AttributeStudy(method="integrated_gradients", steps=4).run(
+            context,
+            backbone=tiny_backbone,
+            reference_backbone=lambda: tiny_backbone(seed=1),
+            suite=lambda: suite,
+            analysis=LayerAnalysis(),
+        )
     )
     results = read_results(tmp_path / "out" / "results.csv")
     for role in ("", "reference"):
@@ -201,3 +204,9 @@ def test_too_few_nodes_are_warned_about(caplog):
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match=r"no method 'saliency'.*integrated_gradients.*study\.method"):
         AttributeStudy(method="saliency")
+
+
+@pytest.mark.parametrize("key", ["steps", "tokens_per_batch"])
+def test_settings_out_of_range_are_refused(key: str):
+    with pytest.raises(ValueError, match=rf"`study\.{key}` must be at least 1; got 0"):
+        AttributeStudy(**{key: 0})

@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge
 
 from probes.probe_measures import nuisances
 from probes.probe_measures.main_scores import Scored
-from probes.probe_measures.nuisances.features import BLOCK_NORM, NuisanceGroup
+from probes.probe_measures.nuisances.features import BLOCK_NORM, NUISANCES, NuisanceGroup
 from probes.probe_measures.nuisances.linear_fit import Labelled, fit_linear
 from probes.probe_measures.nuisances.residuals import hat_matrix, residuals
 from probes.probe_measures.nuisances.strata import strata_of, within_strata
@@ -32,6 +32,13 @@ def test_only_what_varies_is_a_nuisance():
     assert "last word" not in names(task([f"{word} end." for word in ("one", "two", "six", "ten") for _ in range(3)]))
     assert "last word" in names(task([f"end {word}" for word in ("one", "two", "six", "ten") for _ in range(3)]))
     assert "last word" in names(task([f"end{mark}" for mark in ".?" for _ in range(6)]))
+
+
+def test_nuisances_of_texts_are_those_that_an_audit_can_leave_out():
+    prompts = [f"{first} {'so ' * (i % 3)}end{'.?'[i % 2]}" for i, first in enumerate("abcd" * 6)]
+    found = names(task(prompts))
+    assert len(found) == 5
+    assert set(found) < set(NUISANCES)
 
 
 def test_templates_are_what_many_prompts_begin_or_end_with():
