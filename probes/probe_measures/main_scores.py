@@ -105,6 +105,7 @@ def predictions_of(data: TaskData, logits: Tensor, layers: Sequence[Layer]) -> P
         layers=tuple(layers),
         row_ids=data.test.activations.row_ids,
         sentences=None if data.sentences is None else data.sentences["test"].numpy().astype(np.int32),
+        depth=data.depth,
     )
 
 

@@ -101,8 +101,11 @@ def within_strata(
     weights = torch.tensor(shares, dtype=torch.float64)
     count = len(torch.cat([rows for rows, _ in parts]).unique())
     value, draw, null = (_weighted_mean(torch.stack(part), weights) for part in (values, draws, nulls))
-    units = count if sentences is None else len(sentences.unique())
-    ends = torch.stack(score_interval(value, draw, rows=units, scale=SCALES[kind, metric]))
+    units, scale = count, SCALES[kind, metric]
+    if sentences is not None:
+        units = len(sentences.unique())
+        scale = "share_of_labels" if scale == "share" else scale  # a sentence has more than one answer
+    ends = torch.stack(score_interval(value, draw, rows=units, scale=scale))
     return Estimates(
         value.numpy(),
         count,

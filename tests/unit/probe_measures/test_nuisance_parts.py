@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from probes.probe_measures import nuisances
-from probes.probe_measures.main_scores import Scored
+from probes.probe_measures.main_scores import Scored, main_score_estimates
 from probes.probe_measures.nuisances.features import BLOCK_NORM, NUISANCES, NuisanceGroup
 from probes.probe_measures.nuisances.linear_fit import Labelled, fit_linear
 from probes.probe_measures.nuisances.residuals import hat_matrix, residuals
@@ -137,6 +137,20 @@ def test_a_score_that_comes_from_the_strata_alone_is_at_the_chance_of_its_strata
     alone = within_strata("classification", logits, targets, targets, **settings)
     assert np.isnan(alone.values).all()
     assert "one label alone" in alone.note
+
+
+def test_words_in_one_stratum_have_the_interval_of_their_main_score():
+    generator = torch.Generator().manual_seed(0)
+    sentences, targets = torch.arange(400) // 20, torch.arange(400) % 2
+    right = torch.rand(400, generator=generator) < 0.8
+    logits = torch.nn.functional.one_hot(torch.where(right, targets, 1 - targets), 2).float()[None]
+    settings = {"resamples": 500, "permutations": 10, "seed": 0, "sentences": sentences}
+    found = within_strata("classification", logits, targets, torch.zeros_like(targets), **settings)
+    main = main_score_estimates("classification", logits, targets, **settings)
+    assert found.values[0] == pytest.approx(main.values[0])
+    assert found.interval is not None
+    np.testing.assert_allclose(found.interval, main.interval, atol=0.02)
+    assert np.diff(found.interval, axis=0).item() < 0.12  # of 20 rows it would be 0.3 wide
 
 
 def test_labels_have_strata_of_their_own_and_equal_weights():
