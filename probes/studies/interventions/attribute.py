@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from probes.analysis import LayerAnalysis, result_rows
-from probes.analysis.effects import effect_estimates, log_odds_of_right
+from probes.analysis.effects import effect_estimates, log_odds_of_right, without_null
 from probes.answers import LanguageModel
 from probes.backbones import FrozenBackbone
 from probes.interventions.attribution import (
@@ -143,6 +143,7 @@ class AttributeStudy:
         found = kept_arrays(lm, context.cache_dir).get(key, partial(self._shares, lm, answered))
         labels = answered.labels("test").numpy()
         profiles = [_profile(answered.task.name, f"share/{part}", found[part], labels, role) for part in PARTS]
+        profiles = [replace(profile, estimates=without_null(profile.estimates)) for profile in profiles]
         if "completeness_error" in found:
             profiles.append(self._completeness(answered.task.name, found["completeness_error"], role))
         own = answer_profiles(answered, found["log_probs"], found["content_free"])

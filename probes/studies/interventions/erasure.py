@@ -127,6 +127,7 @@ class TaskErasure:
         settings["from_layer_on"] = list(self.settings.from_layer_on)
         key = {"erase": self.answered.key, "layer": layer, "settings": settings, "seed": self.seed}
         key["others"] = {name: questions.digest for name, questions in self.others.items()}
+        key["texts"] = self._texts.digest if self.settings.collateral_rows else None
         return self.kept.get(key, partial(self._compute, layer))
 
     def unedited(self) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from logged_objectives import with_logged_objective
 from planted_circuit import circuit_pairs, planted_circuit
 
 from probes.analysis import LayerAnalysis
-from probes.backbones import FrozenBackbone
+from probes.backbones import FrozenBackbone, tiny_backbone
 from probes.interventions import pairs as pairs_module
 from probes.report import FilesOnly, read_results
 from probes.studies import HeadSettings, HeadsStudy, RunContext
@@ -105,7 +106,7 @@ def test_a_second_run_learns_nothing_and_finds_the_same(finished, tmp_path, monk
     assert run_study(tmp_path, folder / "cache") == objective
 
 
-def test_no_pair_is_both_learned_on_and_judged_on():
+def test_pairs_are_shared_out_between_learning_and_judging():
     found = HeadMasks.of(planted_circuit(), "read", HeadSettings(train=60, test=60), None, 0)  # pyright: ignore[reportArgumentType]
     assert len(found.train) == 48
     assert len(found.test) == 48
@@ -119,6 +120,15 @@ def test_a_pass_has_at_most_the_tokens_that_are_allowed(tokens: int):
     assert max(swap.batch.input_ids.numel() for swap in swaps) <= tokens
     assert sum(len(swap.batch.rows.unique()) for swap in swaps) == 24
     assert (len(swaps) > 1) == (tokens == 64)
+
+
+@pytest.mark.parametrize("kind", ["facts", "boxes"])
+def test_no_pair_is_both_learned_on_and_judged_on_in_either_order(kind: str):
+    settings = HeadSettings(train=7, test=7)
+    found = HeadMasks.of(SimpleNamespace(backbone=tiny_backbone()), kind, settings, None, 0)  # pyright: ignore[reportArgumentType]
+    train, test = ([frozenset((pair.clean, pair.corrupted)) for pair in part] for part in (found.train, found.test))
+    assert len(train) == len(test) == 7
+    assert len({*train, *test}) == 14
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,18 @@ def test_pairs_have_prompts_of_equally_many_tokens_and_alternate():
     assert again == pairs != others
 
 
+@pytest.mark.parametrize(("kind", "count"), [("facts", 14), ("boxes", 56)])
+def test_no_two_prompts_are_paired_twice_in_either_order(kind: str, count: int, caplog):
+    pairs = generated_pairs(kind, tiny_backbone(), 100, seed=0)
+    assert len(pairs) == count
+    assert len({frozenset((pair.clean, pair.corrupted)) for pair in pairs}) == count
+    assert f"{count} pairs '{kind}' have" in caplog.text
+    assert "100 were asked for" in caplog.text
+    caplog.clear()
+    assert len(generated_pairs(kind, tiny_backbone(), count, seed=0)) == count
+    assert not caplog.text
+
+
 def test_what_cannot_be_patched_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"Only 0 of \d+ pairs 'agreement'.*study\.patching\.pairs"):
         generated_pairs("agreement", tiny_backbone(), 8, seed=0, key=PATCHED_PAIRS)  # a plural is one byte longer
