@@ -57,14 +57,17 @@ def main_score_estimates(
     null = permuted_scores(kind, logits, targets, orders, names={metric})[metric]
     ends = scores.interval(metric)
     assert ends is not None
+    resampled = rows if units is None else units
+    errors = errors_of_draws(scores.draws[metric], units=resampled).numpy()
     return Estimates(
         scores.values[metric].numpy(),
         rows,
-        errors=errors_of_draws(scores.draws[metric]).numpy(),
+        errors=errors,
         null=null.numpy(),
         note="the score is undefined",
         interval=torch.stack(ends).numpy(),
         interval_over="rows" if sentences is None else "sentences",
+        freedom=((len(errors), resampled - 1),),
     )
 
 

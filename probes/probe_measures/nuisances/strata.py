@@ -100,14 +100,16 @@ def within_strata(
     value, draw, null = (_weighted_mean(torch.stack(part), weights) for part in (values, draws, nulls))
     units = count if sentences is None else len(sentences.unique())
     ends = torch.stack(score_interval(value, draw, rows=units, scale=SCALES[kind, metric]))
+    errors = errors_of_draws(draw, units=units).numpy()
     return Estimates(
         value.numpy(),
         count,
-        errors=errors_of_draws(draw).numpy(),
+        errors=errors,
         null=null.numpy() if sentences is None else None,
         note="the score is undefined",
         interval=ends.numpy(),
         interval_over="rows" if sentences is None else "sentences",
+        freedom=((len(errors), units - 1),),
     )
 
 
