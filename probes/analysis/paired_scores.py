@@ -79,11 +79,13 @@ def paired_score_difference(
     value = other.values[metric] - one.values[metric]
     draws = other.draws[metric] - one.draws[metric]
     ends = torch.stack(score_interval(value, draws, rows=units, scale="difference"))
-    errors, over = errors_of_draws(draws), of
+    errors, over = errors_of_draws(draws, units=units), of
+    freedom = [(len(errors), units - 1)]
     over_sets = _errors_over_training_sets(first, second, matched) if metric == MAIN_METRIC[first.kind] else None
     if over_sets is not None:
         ends, over = widened(ends, value, over_sets), f"{of} and training sets"
         errors = torch.cat([errors, over_sets])
+        freedom.append((len(over_sets), len(over_sets) - 1))
     return Estimates(
         value.numpy(),
         rows,
@@ -94,6 +96,7 @@ def paired_score_difference(
         interval=ends.numpy() if resamples > 0 else None,
         interval_over=over,
         remarks=layer_remarks(first.layers, matched),
+        freedom=tuple(freedom),
     )
 
 

@@ -109,7 +109,8 @@ def mixtures_up_to(probed: ProbedTask, trained: TrainedBank, depths: list[int]) 
     positions = segment_positions(layer_positions(data.layers), depths)
     expected = expected_layer(scores.values[metric], positions)[None]
     draws = expected_layer(scores.draws[metric], positions)[:, None] if scores.draws else None
-    errors = None if draws is None else errors_of_draws(draws).numpy()
+    rows = len(data.test.targets)
+    errors = None if draws is None else errors_of_draws(draws, units=rows).numpy()
     gain = scores.values[metric][-1] - scores.values[metric][0]
     spread = None if not scores.draws else (scores.draws[metric][:, -1] - scores.draws[metric][:, 0]).std()
     clear = spread is not None and gain > 2 * spread
@@ -122,9 +123,10 @@ def mixtures_up_to(probed: ProbedTask, trained: TrainedBank, depths: list[int]) 
         layers=(None,),
         estimates=Estimates(
             np.where(clear, expected.numpy(), np.nan),
-            len(data.test.targets),
+            rows,
             errors=errors if clear else None,
             note="the mixture of all layers is not clearly better than the first layer alone",
+            freedom=() if errors is None else ((len(errors), rows - 1),),
         ),
     )
 

@@ -95,12 +95,14 @@ class OrdinalProbe:
             interval=torch.stack(score_interval(spearman, draws, rows=rows, scale="correlation")) if samples else None,
             null=null if len(null) else None,
         )
+        errors = errors_of_draws(draws - nominal.draws["spearman"], units=rows)
         yield profile("mean_absolute_error", "classes", distance.mean(1), errors=of_rows)
         yield profile(
             "gain",
             "rank correlation",
             spearman - nominal.values["spearman"],
-            errors=errors_of_draws(draws - nominal.draws["spearman"]) if samples else None,
+            errors=errors if samples else None,
+            freedom=((len(errors), rows - 1),),
             null=torch.zeros(1, int(live.sum())),
             alternative="two-sided",
         )

@@ -289,6 +289,7 @@ def _at(estimates: Estimates, place: int) -> Estimates:
         interval=None if estimates.interval is None else estimates.interval[:, here],
         interval_over=estimates.interval_over,
         note=estimates.note,
+        freedom=estimates.freedom,
     )
 
 
@@ -299,7 +300,7 @@ def _gain(ours: Estimates, theirs: Estimates, remarks: tuple[str, ...]) -> Estim
     null = None if errors is None else np.zeros((1, len(values)))
     return Estimates(
         values, ours.n, errors=errors, null=null, alternative="two-sided", interval_over="rows", remarks=remarks,
-        note="constant layer: no probe to compare",
+        note="constant layer: no probe to compare", freedom=ours.freedom,
     )  # fmt: skip
 
 

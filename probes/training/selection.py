@@ -49,18 +49,25 @@ class Selection:
 
     def notes(self, settings: ProbeSettings) -> list[str]:
         """Return a note per layer that says whether its probe, or a control, diverged or did not converge; or `""`."""
-        notes = []
-        for gap in _of_chosen(self.trained.gaps, self.chosen).amax(1).tolist():
-            if gap == float("inf"):
-                notes.append("diverged: the loss was never finite")
-            elif gap > settings.tolerance:  # never true for NaN, which minibatches give
-                notes.append(
-                    f"not converged: objective within {gap:.1e} of the optimum; the tolerance is "
-                    f"{settings.tolerance:.1e}"
-                )
-            else:
-                notes.append("")
-        return notes
+        return convergence_notes(_of_chosen(self.trained.gaps, self.chosen).amax(1), settings.tolerance)
+
+
+def convergence_notes(gaps: Tensor, tolerance: float) -> list[str]:
+    """Say of each probe that it diverged or did not converge; or `""`.
+
+    Args:
+        gaps: Bounds on (objective − optimum) / objective, shape `(probes,)`; NaN of minibatches, which have none.
+        tolerance: The largest bound that needs no note.
+    """
+    notes = []
+    for gap in gaps.tolist():
+        if gap == float("inf"):
+            notes.append("diverged: the loss was never finite")
+        elif gap > tolerance:  # never true for NaN
+            notes.append(f"not converged: objective within {gap:.1e} of the optimum; the tolerance is {tolerance:.1e}")
+        else:
+            notes.append("")
+    return notes
 
 
 def select(train: Rows, validation: Rows, spec: BankSpec) -> Selection:

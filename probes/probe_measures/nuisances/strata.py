@@ -106,14 +106,16 @@ def within_strata(
         units = len(sentences.unique())
         scale = "share_of_labels" if scale == "share" else scale  # a sentence has more than one answer
     ends = torch.stack(score_interval(value, draw, rows=units, scale=scale))
+    errors = errors_of_draws(draw, units=units)
     return Estimates(
         value.numpy(),
         count,
-        errors=drawn(errors_of_draws(draw)),
+        errors=drawn(errors),
         null=drawn(null) if sentences is None else None,
         note="the score is undefined",
         interval=ends.numpy() if resamples > 0 else None,
         interval_over="rows" if sentences is None else "sentences",
+        freedom=((len(errors), units - 1),),
     )
 
 

@@ -118,6 +118,25 @@ def test_covariates_that_tell_the_label_leave_nothing_to_learn_of_it():
     assert useless.weights.norm() > 0.9 * free.weights.norm()
 
 
+def test_probes_without_a_penalty_are_audited_at_the_penalties_of_linear_ones_and_say_if_they_do_not_converge():
+    generator = torch.Generator().manual_seed(0)
+    targets = {split: torch.arange(rows) % 2 for split, rows in {"train": 60, "validation": 60}.items()}
+    x = {split: torch.randn(1, len(y), 80, generator=generator) for split, y in targets.items()}  # separable
+    fits = {}
+    for settings in (
+        ProbeSettings(min_validation_rows=50),
+        ProbeSettings(min_validation_rows=50, penalties=(0.0,), fit="minibatch"),
+        ProbeSettings(min_validation_rows=50, max_iterations=1),
+    ):
+        labelled = Labelled("classification", 2, targets, settings, 0)
+        fits[settings.penalties, settings.max_iterations] = fit_linear(x, labelled, out_of_fold=True)
+    linear, mlp, stopped = fits.values()
+    torch.testing.assert_close(mlp.weights, linear.weights, rtol=0, atol=0)
+    torch.testing.assert_close(mlp.out_of_fold, linear.out_of_fold, rtol=0, atol=0)
+    assert linear.remarks == mlp.remarks == ("",)
+    assert stopped.remarks[0].startswith("not converged")
+
+
 def test_strata_hold_rows_of_one_prediction_and_about_equal_confidence():
     logits = torch.tensor([[0.0, k] for k in (1.0, 2.0, 3.0, -1.0, -2.0, -3.0)])
     assert strata_of("classification", logits).tolist() == [3, 4, 5, 0, 1, 2]
