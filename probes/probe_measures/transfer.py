@@ -136,7 +136,9 @@ def probe_directions(task: TrainedTask, settings: ProbeSettings, *, sets: int, s
     orders += [torch.randperm(len(targets), generator=generator) for _ in range(shuffles)]
     row_weights = torch.ones(len(orders), len(targets))
     if sets > 0:
-        row_weights[:sets] = half_weights(len(targets), sets, seed=derive_seed(seed, "training sets"))
+        row_weights[:sets] = half_weights(
+            len(targets), sets, seed=derive_seed(seed, "training sets"), groups=data.groups_of("train")
+        )
     found = [_weights_of(probes)]
     if orders:
         of_layers = [
