@@ -169,10 +169,12 @@ def train_mixtures(probed: ProbedTask, depths: list[int], *, halves: int, max_ep
 
     seed = derive_seed(probed.seed, "mixtures")
     spec = BankSpec(data, ("mixture",), data.num_classes, False, settings, probed.trainer, seed, prepare)
-    train, validation = refit_rows(_side_by_side(data.train, 1), _side_by_side(data.validation, 1), spec)
+    of_train = replace(_side_by_side(data.train, 1), groups=data.groups_of("train"))
+    train, validation = refit_rows(of_train, _side_by_side(data.validation, 1), spec)
+    groups = train.groups
     train, validation = (_repeated(rows, len(depths) + halves) for rows in (train, validation))
     if halves > 0:
-        train.weights[len(depths) :] = half_weights(len(train), halves, seed=derive_seed(seed, "halves"))
+        train.weights[len(depths) :] = half_weights(len(train), halves, seed=derive_seed(seed, "halves"), groups=groups)
     return train_bank(train, validation, spec)
 
 
@@ -235,7 +237,8 @@ def concatenation(probed: ProbedTask) -> Iterator[LayerProfile]:
     )
     known, targets = torch.cat([values, validation], dim=1), torch.cat([data.train.targets, data.validation.targets])
     rows, folds = values.shape[1], probed.settings.folds
-    fold = fold_of_rows(data.kind, targets, folds, seed=derive_seed(probed.seed, "concatenation"))
+    groups = data.groups_of("train", "validation")
+    fold = fold_of_rows(data.kind, targets, folds, seed=derive_seed(probed.seed, "concatenation"), groups=groups)
     in_train = (torch.arange(len(targets)) < rows).float()
     weights = torch.stack([(fold != number).float() for number in range(folds)] + [in_train])
     # From the largest penalty down, as `argmax` returns the first of equal scores.

@@ -118,7 +118,13 @@ def ordinal_predictions(probed: ProbedTask) -> Tensor:
     values = torch.cat([data.train.activations.values, data.validation.activations.values], dim=1)
     classes = torch.cat([data.train.targets, data.validation.targets])
     grades, count = classes.float(), len(data.train.targets)
-    fold = fold_of_rows("classification", classes, settings.folds, seed=derive_seed(probed.seed, "ordinal"))
+    fold = fold_of_rows(
+        "classification",
+        classes,
+        settings.folds,
+        seed=derive_seed(probed.seed, "ordinal"),
+        groups=data.groups_of("train", "validation"),
+    )
     in_train = (torch.arange(len(classes)) < count).float()
     weights = torch.stack([(fold != number).float() for number in range(settings.folds)] + [in_train])
     places = [(fold == number).nonzero()[:, 0] for number in range(settings.folds)]

@@ -98,7 +98,8 @@ class VInformation:
         data, settings = probed.data, probed.settings
         train, test = data.train, data.test
         sets = settings.sets_to_refit(len(train.targets), exact=True)
-        weights = half_weights(len(train.targets), sets, seed=derive_seed(probed.seed, "training sets"))
+        seed, groups = derive_seed(probed.seed, "training sets"), data.groups_of("train")
+        weights = half_weights(len(train.targets), sets, seed=seed, groups=groups)
         constants = [
             majority_logits(data.kind, train.targets[half > 0], len(test.targets), classes=data.num_classes)[0]
             for half in weights

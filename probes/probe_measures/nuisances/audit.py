@@ -102,7 +102,9 @@ class _TaskAudit:
         self.layers = probed.fit.probes.probed_layers
         self.metric = MAIN_METRIC[data.kind]
         targets = {split: getattr(data, split).targets for split in SPLITS}
-        self.labelled = Labelled(data.kind, data.num_classes, targets, probed.settings, probed.seed)
+        self.labelled = Labelled(
+            data.kind, data.num_classes, targets, probed.settings, probed.seed, data.groups_of("train")
+        )
         self.sentences = None if data.sentences is None else data.sentences["test"]
 
     def profiles(self) -> Iterator[LayerProfile]:

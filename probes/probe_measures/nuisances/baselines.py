@@ -69,7 +69,7 @@ class Baselines:
         features = tfidf(_texts(probed.task), max_features=self.max_words, longest=2)
         mean = features["train"].mean(0)
         targets = {split: getattr(data, split).targets for split in SPLITS}
-        labelled = Labelled(data.kind, data.num_classes, targets, probed.settings, probed.seed)
+        labelled = Labelled(data.kind, data.num_classes, targets, probed.settings, probed.seed, data.groups_of("train"))
         x = {split: (_TFIDF_NORM * (rows - mean))[None] for split, rows in features.items()}
         fit = fit_linear(x, labelled)
         logits = fit.logits(x["test"])

@@ -30,6 +30,7 @@ class Labelled:
         targets: Split → targets, as in `LabelledActivations`.
         settings: Penalties (`linear_penalties`), tolerance and class weights.
         seed: Decides folds.
+        groups: Of the training rows, as in `TaskData.groups`.
     """
 
     kind: TargetKind
@@ -37,6 +38,7 @@ class Labelled:
     targets: Mapping[str, Tensor]
     settings: ProbeSettings
     seed: int
+    groups: Tensor | None = None
 
     @property
     def has_validation(self) -> bool:
@@ -46,7 +48,8 @@ class Labelled:
     @property
     def fold(self) -> Tensor:
         """Fold of each training row, int64 `(rows,)`, stratified by the targets."""
-        return fold_of_rows(self.kind, self.targets["train"], FOLDS, seed=derive_seed(self.seed, "nuisances")).clamp(0)
+        seed = derive_seed(self.seed, "nuisances")
+        return fold_of_rows(self.kind, self.targets["train"], FOLDS, seed=seed, groups=self.groups).clamp(0)
 
 
 @dataclass(frozen=True)
