@@ -90,6 +90,8 @@ class Estimates:
             if not tested, or not yet.
         p_cell: p of each value by itself, shape `(layers,)`; `None` likewise.
         remarks: What else must be reported for each layer, one string a layer; `()` for nothing.
+        freedom: For each source of errors, such as test rows and training sets, in the order of `errors`: how many of
+            them it has, and their degrees of freedom; `()` for one source, with one less than its errors.
     """
 
     values: np.ndarray
@@ -103,6 +105,7 @@ class Estimates:
     p: np.ndarray | None = None
     p_cell: np.ndarray | None = None
     remarks: tuple[str, ...] = ()
+    freedom: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

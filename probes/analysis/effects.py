@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import t as student_t
 
+from probes.analysis.intervals import sum_of_variances
 from probes.values import Alternative, Estimates
 
 
@@ -75,8 +76,8 @@ def effect_estimates(
         )
         freedom_of_rows, draws = int((counts - 1).sum()), 1 if random is None else len(random)
         of_draws = np.zeros_like(values) if random is None else class_balanced_mean(random, labels).var(0, ddof=1)
-        variance, freedom = _welch((of_rows, freedom_of_rows), (of_draws / draws, draws - 1))
-        tested = _welch((of_rows, freedom_of_rows), (of_draws * (1 + 1 / draws), draws - 1))
+        variance, freedom = sum_of_variances((of_rows, freedom_of_rows), (of_draws / draws, draws - 1))
+        tested = sum_of_variances((of_rows, freedom_of_rows), (of_draws * (1 + 1 / draws), draws - 1))
         distance = np.where(values == null, 0.0, (values - null) / np.sqrt(tested[0]))
     reach = student_t.ppf(0.975, freedom) * np.sqrt(variance)
     tails = {
@@ -135,15 +136,3 @@ def normalised_effect(changes: np.ndarray, gaps: np.ndarray, *, over: str = "pai
 def _variance(values: np.ndarray) -> np.ndarray:
     """Over rows, shape `(layers,)` for `(layers, rows)`; NaN of a single row."""
     return values.var(-1, ddof=1) if values.shape[-1] > 1 else np.full(len(values), np.nan)
-
-
-def _welch(*parts: tuple[np.ndarray, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The sum of variances, each given with its degrees of freedom, and the sum's degrees of freedom, `(layers,)` each.
-
-    Source:
-        Welch 1947; Satterthwaite 1946.
-    """
-    known = [part for part in parts if part[1] > 0] or parts[:1]
-    total = np.sum([variance for variance, _ in known], axis=0)
-    freedom = total**2 / np.sum([variance**2 / degrees for variance, degrees in known], axis=0)
-    return total, np.where(np.isfinite(freedom), freedom, known[0][1])

@@ -15,7 +15,7 @@ of rows: for two independent Gaussians, 400 × 576, the debiased CKA is 0 but it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -30,18 +30,51 @@ HalfMeans = Literal["subtracted", "ignored", "added"]
 
 
 def confidence_interval(
-    values: np.ndarray, errors: np.ndarray, *, level: float = 0.95
+    values: np.ndarray, errors: np.ndarray, *, freedom: Sequence[tuple[int, int]] = (), level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper ends of a symmetric interval about each value, shape `(layers,)` each.
 
     Args:
         values: Shape `(layers,)`.
-        errors: Shape `(errors, layers)`, from `jackknife_errors` or `half_sample_errors`; their number less one is the
-            degrees of freedom of Student's t.
+        errors: Shape `(errors, layers)`, such as from `jackknife_errors` or `half_sample_errors`.
+        freedom: As in `Estimates`.
         level: Share of such intervals that hold the true value.
     """
-    half_width = student_t.ppf((1 + level) / 2, len(errors) - 1) * np.sqrt(np.square(errors).sum(0))
+    half_width = student_t.ppf((1 + level) / 2, degrees_of_freedom(errors, freedom)) * np.sqrt(np.square(errors).sum(0))
     return values - half_width, values + half_width
+
+
+def degrees_of_freedom(errors: np.ndarray, freedom: Sequence[tuple[int, int]] = ()) -> np.ndarray:
+    """Degrees of freedom of the variance that errors sum to, shape `(layers,)`: Satterthwaite's for several sources.
+
+    Args:
+        errors: Shape `(errors, layers)`.
+        freedom: Number of errors of each source, and their degrees of freedom, as in `Estimates`.
+
+    >>> errors = np.ones((1010, 1)) / np.sqrt(np.repeat([1000.0, 10.0], [1000, 10]))[:, None]  # two variances of 1
+    >>> degrees_of_freedom(errors, [(1000, 39), (10, 9)]).round(1)
+    array([29.2])
+    """
+    if len(freedom) < 2:
+        return np.full(errors.shape[1], freedom[0][1] if freedom else len(errors) - 1)
+    ends = np.cumsum([count for count, _ in freedom])[:-1]
+    variances = [part.sum(0) for part in np.split(np.square(errors), ends)]
+    return sum_of_variances(*zip(variances, (degrees for _, degrees in freedom), strict=True))[1]
+
+
+def sum_of_variances(*parts: tuple[np.ndarray, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The sum of variances, each given with its degrees of freedom, and the sum's degrees of freedom, `(layers,)` each.
+
+    Variances without a degree of freedom do not count; where there is no other, the sum is the first.
+
+    Source:
+        Welch 1947; Satterthwaite 1946.
+    """
+    known = [part for part in parts if part[1] > 0] or parts[:1]
+    total = np.sum([variance for variance, _ in known], axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        freedom = total**2 / np.sum([variance**2 / degrees for variance, degrees in known], axis=0)
+    return total, np.where(np.isfinite(freedom), freedom, known[0][1])
 
 
 def jackknife_errors(statistic: LeaveOneOut) -> np.ndarray:

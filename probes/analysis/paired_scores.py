@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.analysis.join import match_layers
+from probes.analysis.join import layer_remarks, match_layers
 from probes.metrics import (
     MAIN_METRIC,
     Predictions,
@@ -70,7 +70,7 @@ def paired_score_difference(
             f"'{metric}' cannot be computed from predictions of task '{first.task}' ({first.kind}). There are "
             f"{', '.join(first.metrics)}."
         )
-    matched = match_layers(first.layers, second.layers)
+    matched = match_layers(first.layers, second.layers, depth=first.depth, other_depth=second.depth)
     pair = torch.stack([first.logits(), second.logits(matched)])  # (2, layers, rows, classes)
     targets, rows = first.target_tensor(), len(first.row_ids)
     counts = bootstrap_counts(rows, resamples, seed=seed, groups=first.groups)
@@ -79,11 +79,13 @@ def paired_score_difference(
     value = other.values[metric] - one.values[metric]
     draws = other.draws[metric] - one.draws[metric]
     ends = torch.stack(score_interval(value, draws, rows=units, scale="difference"))
-    errors, over = errors_of_draws(draws), of
+    errors, over = errors_of_draws(draws, units=units), of
+    freedom = [(len(errors), units - 1)]
     over_sets = _errors_over_training_sets(first, second, matched) if metric == MAIN_METRIC[first.kind] else None
     if over_sets is not None:
         ends, over = widened(ends, value, over_sets), f"{of} and training sets"
         errors = torch.cat([errors, over_sets])
+        freedom.append((len(over_sets), len(over_sets) - 1))
     return Estimates(
         value.numpy(),
         rows,
@@ -93,7 +95,8 @@ def paired_score_difference(
         note="the score is undefined",
         interval=ends.numpy() if resamples > 0 else None,
         interval_over=over,
-        remarks=tuple("" if a == b else f"against layer {b}" for a, b in zip(first.layers, matched, strict=True)),
+        remarks=layer_remarks(first.layers, matched),
+        freedom=tuple(freedom),
     )
 
 

@@ -108,7 +108,7 @@ def interval_of(profile: LayerProfile) -> tuple[np.ndarray, np.ndarray]:
     if estimates.errors is None:
         unknown = np.full(len(profile.layers), np.nan)
         return unknown, unknown
-    return confidence_interval(estimates.values, estimates.errors)
+    return confidence_interval(estimates.values, estimates.errors, freedom=estimates.freedom)
 
 
 def _reading(row: Result) -> Reading:

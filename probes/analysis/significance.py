@@ -20,6 +20,7 @@ import numpy as np
 from scipy.stats import norm, pearson3, skew
 from scipy.stats import t as student_t
 
+from probes.analysis.intervals import degrees_of_freedom
 from probes.values import Alternative, Estimates, LayerProfile
 
 Tail = Literal["counted", "moments"]
@@ -176,7 +177,7 @@ def _p_of_errors(estimates: Estimates) -> np.ndarray:
         distance = (estimates.values - estimates.null[0]) / deviation
     outward = _outward(np.where(estimates.values == estimates.null[0], 0.0, distance), estimates.alternative)
     tails = 2 if estimates.alternative == "two-sided" else 1
-    p = tails * student_t.sf(outward, len(estimates.errors) - 1)
+    p = tails * student_t.sf(outward, degrees_of_freedom(estimates.errors, estimates.freedom))
     return np.where(np.isfinite(estimates.values), p, np.nan)
 
 

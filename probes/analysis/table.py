@@ -222,13 +222,19 @@ def _mean(name: str, profiles: Sequence[LayerProfile]) -> LayerProfile:
     values = np.stack([profile.estimates.values for profile in profiles])  # (tasks, layers)
     mean, count = values.mean(0), len(profiles)
     errors: np.ndarray | None
+    freedom: tuple[tuple[int, int], ...] = ()
     over = "tasks" if count >= 3 else "rows"
     if over == "tasks":
         errors = (values - mean) / np.sqrt(count * (count - 1))  # their squares sum to the variance of the mean
     else:
-        known = [profile.estimates.errors for profile in profiles if profile.estimates.errors is not None]
-        errors = np.concatenate(known) / count if len(known) == count else None
+        known = [
+            (own.errors, own.freedom or ((len(own.errors), len(own.errors) - 1),))
+            for own in (profile.estimates for profile in profiles)
+            if own.errors is not None
+        ]
+        errors = np.concatenate([errors for errors, _ in known]) / count if len(known) == count else None
+        freedom = tuple(source for _, sources in known for source in sources)
     rows = sum(profile.estimates.n for profile in profiles)
     first = profiles[0]
-    estimates = Estimates(mean, rows, errors, interval_over=over)
+    estimates = Estimates(mean, rows, errors, interval_over=over, freedom=freedom)
     return replace(first, quantity=f"group_mean/{first.quantity}", task=name, estimates=estimates)

@@ -100,17 +100,22 @@ def standard_errors(draws: Tensor, *, rows: int) -> Tensor:
     return (variance * rows / (rows - 1)).sqrt()
 
 
-def errors_of_draws(draws: Tensor) -> Tensor:
+def errors_of_draws(draws: Tensor, *, units: int) -> Tensor:
     """Bootstrap draws as errors: deviations scaled so that their squares sum to the variance.
+
+    However many draws there are, they have `units` − 1 degrees of freedom. The variance is corrected as by
+    `standard_errors`.
 
     Args:
         draws: Shape `(samples, layers)`; resamples in which the score is undefined at some layer are left out.
+        units: Rows, or groups of rows, that were resampled.
 
     Returns:
         Shape `(defined samples, layers)`, as `Estimates.errors`; NaN with one sample.
     """
     draws = draws[draws.isfinite().all(1)]
-    return (draws - draws.mean(0)) / max(len(draws) - 1, 0) ** 0.5
+    correction = units / max(units - 1, 1)
+    return (draws - draws.mean(0)) * correction**0.5 / max(len(draws) - 1, 0) ** 0.5
 
 
 def drawn(draws: Tensor) -> np.ndarray | None:

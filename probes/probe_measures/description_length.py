@@ -241,6 +241,7 @@ class Mean:
             self.values.numpy(),
             rows,
             errors=torch.cat([self.over_rows, self.over_orders]).numpy(),
+            freedom=tuple((len(errors), len(errors) - 1) for errors in (self.over_rows, self.over_orders)),
             interval=widened(ends, self.values, self.over_orders).numpy(),
             interval_over="rows and training sets",
             note=note,

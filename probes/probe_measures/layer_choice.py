@@ -109,7 +109,8 @@ def mixtures_up_to(probed: ProbedTask, trained: TrainedBank, depths: list[int]) 
     positions = segment_positions(layer_positions(data.layers), depths)
     expected = expected_layer(scores.values[metric], positions)[None]
     draws = expected_layer(scores.draws[metric], positions)[:, None] if scores.draws else None
-    errors = None if draws is None else errors_of_draws(draws).numpy()
+    rows = len(data.test.targets)
+    errors = None if draws is None else errors_of_draws(draws, units=rows).numpy()
     gain = scores.values[metric][-1] - scores.values[metric][0]
     spread = None if not scores.draws else (scores.draws[metric][:, -1] - scores.draws[metric][:, 0]).std()
     clear = spread is not None and gain > 2 * spread
@@ -122,9 +123,10 @@ def mixtures_up_to(probed: ProbedTask, trained: TrainedBank, depths: list[int]) 
         layers=(None,),
         estimates=Estimates(
             np.where(clear, expected.numpy(), np.nan),
-            len(data.test.targets),
+            rows,
             errors=errors if clear else None,
             note="the mixture of all layers is not clearly better than the first layer alone",
+            freedom=() if errors is None else ((len(errors), rows - 1),),
         ),
     )
 
@@ -167,10 +169,12 @@ def train_mixtures(probed: ProbedTask, depths: list[int], *, halves: int, max_ep
 
     seed = derive_seed(probed.seed, "mixtures")
     spec = BankSpec(data, ("mixture",), data.num_classes, False, settings, probed.trainer, seed, prepare)
-    train, validation = refit_rows(_side_by_side(data.train, 1), _side_by_side(data.validation, 1), spec)
+    of_train = replace(_side_by_side(data.train, 1), groups=data.groups_of("train"))
+    train, validation = refit_rows(of_train, _side_by_side(data.validation, 1), spec)
+    groups = train.groups
     train, validation = (_repeated(rows, len(depths) + halves) for rows in (train, validation))
     if halves > 0:
-        train.weights[len(depths) :] = half_weights(len(train), halves, seed=derive_seed(seed, "halves"))
+        train.weights[len(depths) :] = half_weights(len(train), halves, seed=derive_seed(seed, "halves"), groups=groups)
     return train_bank(train, validation, spec)
 
 
@@ -233,7 +237,8 @@ def concatenation(probed: ProbedTask) -> Iterator[LayerProfile]:
     )
     known, targets = torch.cat([values, validation], dim=1), torch.cat([data.train.targets, data.validation.targets])
     rows, folds = values.shape[1], probed.settings.folds
-    fold = fold_of_rows(data.kind, targets, folds, seed=derive_seed(probed.seed, "concatenation"))
+    groups = data.groups_of("train", "validation")
+    fold = fold_of_rows(data.kind, targets, folds, seed=derive_seed(probed.seed, "concatenation"), groups=groups)
     in_train = (torch.arange(len(targets)) < rows).float()
     weights = torch.stack([(fold != number).float() for number in range(folds)] + [in_train])
     # From the largest penalty down, as `argmax` returns the first of equal scores.

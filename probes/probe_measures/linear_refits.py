@@ -190,7 +190,10 @@ def select_by_loss(data: TaskData, settings: ProbeSettings, *, seed: int) -> Los
     else:
         values = held_out = torch.cat([train, validation], dim=1)
         targets = held_out_targets = torch.cat([data.train.targets, data.validation.targets])
-        folds = fold_of_rows(data.kind, targets, settings.folds, seed=derive_seed(seed, "loss selection"))
+        groups = data.groups_of("train", "validation")
+        folds = fold_of_rows(
+            data.kind, targets, settings.folds, seed=derive_seed(seed, "loss selection"), groups=groups
+        )
         in_train = (torch.arange(len(targets)) < rows).float()
         weights = torch.stack([(folds != fold).float() for fold in range(settings.folds)] + [in_train])
     count = held_out.shape[1]

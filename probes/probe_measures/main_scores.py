@@ -57,14 +57,17 @@ def main_score_estimates(
     scores = score_rows(kind, logits, targets, counts, groups=units, names={metric})
     null = permuted_scores(kind, logits, targets, orders, names={metric})[metric]
     ends = scores.interval(metric) if resamples > 0 else None
+    resampled = rows if units is None else units
+    errors = errors_of_draws(scores.draws[metric], units=resampled)
     return Estimates(
         scores.values[metric].numpy(),
         rows,
-        errors=drawn(errors_of_draws(scores.draws[metric])),
+        errors=drawn(errors),
         null=drawn(null),
         note="the score is undefined",
         interval=None if ends is None else torch.stack(ends).numpy(),
         interval_over="rows" if sentences is None else "sentences",
+        freedom=((len(errors), resampled - 1),),
     )
 
 
@@ -105,6 +108,7 @@ def predictions_of(data: TaskData, logits: Tensor, layers: Sequence[Layer]) -> P
         layers=tuple(layers),
         row_ids=data.test.activations.row_ids,
         sentences=None if data.sentences is None else data.sentences["test"].numpy().astype(np.int32),
+        depth=data.depth,
     )
 
 

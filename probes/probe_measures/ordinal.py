@@ -95,12 +95,14 @@ class OrdinalProbe:
             interval=torch.stack(score_interval(spearman, draws, rows=rows, scale="correlation")) if samples else None,
             null=null if len(null) else None,
         )
+        errors = errors_of_draws(draws - nominal.draws["spearman"], units=rows)
         yield profile("mean_absolute_error", "classes", distance.mean(1), errors=of_rows)
         yield profile(
             "gain",
             "rank correlation",
             spearman - nominal.values["spearman"],
-            errors=errors_of_draws(draws - nominal.draws["spearman"]) if samples else None,
+            errors=errors if samples else None,
+            freedom=((len(errors), rows - 1),),
             null=torch.zeros(1, int(live.sum())),
             alternative="two-sided",
         )
@@ -116,7 +118,13 @@ def ordinal_predictions(probed: ProbedTask) -> Tensor:
     values = torch.cat([data.train.activations.values, data.validation.activations.values], dim=1)
     classes = torch.cat([data.train.targets, data.validation.targets])
     grades, count = classes.float(), len(data.train.targets)
-    fold = fold_of_rows("classification", classes, settings.folds, seed=derive_seed(probed.seed, "ordinal"))
+    fold = fold_of_rows(
+        "classification",
+        classes,
+        settings.folds,
+        seed=derive_seed(probed.seed, "ordinal"),
+        groups=data.groups_of("train", "validation"),
+    )
     in_train = (torch.arange(len(classes)) < count).float()
     weights = torch.stack([(fold != number).float() for number in range(settings.folds)] + [in_train])
     places = [(fold == number).nonzero()[:, 0] for number in range(settings.folds)]

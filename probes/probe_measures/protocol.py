@@ -29,7 +29,8 @@ class ProbedTask:
         variants: Name → the same rows with other prompts, of all measures that ask for some; a study may load them
             when they are looked up.
         random_weights: The same rows in the same architecture with random weights; `None` if no measure asks for it.
-        token_paths: `prompt_entropy` and `token_curvature` of some test prompts, shape `(layers, texts)` each.
+        token_paths: `prompt_entropy` and `token_curvature` of some test prompts in the residual stream, shape
+            `(layers, texts)` each; empty for readings of anything else.
     """
 
     task: Task

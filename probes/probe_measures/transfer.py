@@ -147,7 +147,11 @@ def probe_directions(task: TrainedTask, settings: ProbeSettings, *, sets: int, s
     row_weights = torch.ones(len(orders), len(targets))
     if sets > 0:
         row_weights[:sets] = half_weights(
-            len(targets), sets, seed=derive_seed(seed, "training sets"), sentences=sentences
+            len(targets),
+            sets,
+            seed=derive_seed(seed, "training sets"),
+            sentences=sentences,
+            groups=data.groups_of("train"),
         )
     found = [_weights_of(probes)]
     if orders:

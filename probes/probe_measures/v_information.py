@@ -66,16 +66,18 @@ class VInformation:
         pointwise = self._pointwise(probed, selected.logits)
         rows = pointwise.shape[1]
         errors = (pointwise - pointwise.mean(1, keepdim=True)).T / (rows * (rows - 1)) ** 0.5
-        over = "rows"
+        over, freedom = "rows", [(rows, rows - 1)]
         if probed.settings.sets_to_refit(len(data.train.targets), exact=True) > 0:
             over_sets = errors_over_sets(self._refits(probed, selected))
             errors, over = torch.cat([errors, over_sets]), "rows and training sets"
+            freedom.append((len(over_sets), len(over_sets) - 1))
         estimates = Estimates(
             pointwise.mean(1).numpy(),
             rows,
             errors=errors.numpy(),
             null=np.zeros((1, len(data.layers))),
             interval_over=over,
+            freedom=tuple(freedom),
         )
         yield _profile(probed, estimates)
         yield self._table(probed, pointwise)
@@ -96,7 +98,8 @@ class VInformation:
         data, settings = probed.data, probed.settings
         train, test = data.train, data.test
         sets = settings.sets_to_refit(len(train.targets), exact=True)
-        weights = half_weights(len(train.targets), sets, seed=derive_seed(probed.seed, "training sets"))
+        seed, groups = derive_seed(probed.seed, "training sets"), data.groups_of("train")
+        weights = half_weights(len(train.targets), sets, seed=seed, groups=groups)
         constants = [
             majority_logits(data.kind, train.targets[half > 0], len(test.targets), classes=data.num_classes)[0]
             for half in weights

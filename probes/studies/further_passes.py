@@ -27,7 +27,9 @@ class FurtherPasses:
         activations: Of the tasks themselves, and of their variants.
         variants: Task → name of a variant → the task with the variant's prompts, under a name of its own.
         random_weights: The activations of the same architecture with random weights; `None` if no measure needs them.
-        token_paths: Task → quantity of the paths from token to token → its values, shape `(layers, texts)`.
+        token_paths: Task → quantity of the paths from token to token → its values, shape `(layers, texts)`, in the
+            residual stream of `token_stack`.
+        token_stack: The backbone's first stack.
         pairs: Tasks of pairs of texts that were read, because a measure asks for them.
     """
 
@@ -35,6 +37,7 @@ class FurtherPasses:
     variants: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
     random_weights: SuiteActivations | None = None
     token_paths: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    token_stack: str = ""
     pairs: Sequence[Task] = ()
 
     def pairs_of(self, task: Task, reading: Reading, *, probed: Sequence[LayerProfile], seed: int) -> TextPairs:
@@ -60,6 +63,11 @@ class FurtherPasses:
             probed=probed,
             seed=seed,
         )
+
+    def token_paths_of(self, task: Task, reading: Reading) -> Mapping[str, Tensor]:
+        """A task's paths from token to token, if a reading is of the residual stream that they were computed in."""
+        read = (reading.stack, reading.site) == (self.token_stack, "residual")
+        return self.token_paths.get(task.name, {}) if read else {}
 
     def variants_of(self, data: TaskData, reading: Reading) -> Mapping[str, TaskData]:
         """Name of a variant → the task's rows with its prompts; rows keep their names, so that scores are paired.
@@ -131,7 +139,7 @@ def read_with_further_passes(
         random = read_suite(suite, with_random_weights(backbone, seed=seed), extraction, cache_dir)
     texts = max((getattr(measure, "token_texts", 0) for measure in measures), default=0)
     paths = {task.name: _token_paths(task, backbone, extraction, texts) for task in suite.tasks} if texts > 0 else {}
-    return FurtherPasses(activations, variants, random, paths, pairs)
+    return FurtherPasses(activations, variants, random, paths, backbone.stacks[0], pairs)
 
 
 def _sides(task: Task) -> tuple[Task, Task]:

@@ -150,7 +150,7 @@ class ProbeStudy:
                         token_counts={split: activations.token_counts(task, split) for split in SPLITS},
                         variants={} if data.streamed else read.variants_of(data, reading),
                         random_weights=None if data.streamed else read.random_weights_of(task, reading),
-                        token_paths=read.token_paths.get(task.name, {}),
+                        token_paths=read.token_paths_of(task, reading),
                     )
                     # they need all rows
                     found = [item for measure in measures if not data.streamed for item in measure(probed)]

@@ -33,6 +33,7 @@ from probes.studies.probe import with_labels
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import facts_of, names_of, read_suite
 from probes.tasks import Suite, Task
+from probes.tasks.groups import groups_of_rows
 from probes.token_values import TokenActivations, token_mode
 from probes.trainers import TrainerFactory
 from probes.training import LabelledActivations, ProbeSettings, TaskData, TaskProbes, fit_task
@@ -289,6 +290,7 @@ def _at(estimates: Estimates, place: int) -> Estimates:
         interval=None if estimates.interval is None else estimates.interval[:, here],
         interval_over=estimates.interval_over,
         note=estimates.note,
+        freedom=estimates.freedom,
     )
 
 
@@ -299,7 +301,7 @@ def _gain(ours: Estimates, theirs: Estimates, remarks: tuple[str, ...]) -> Estim
     null = None if errors is None else np.zeros((1, len(values)))
     return Estimates(
         values, ours.n, errors=errors, null=null, alternative="two-sided", interval_over="rows", remarks=remarks,
-        note="constant layer: no probe to compare",
+        note="constant layer: no probe to compare", freedom=ours.freedom,
     )  # fmt: skip
 
 
@@ -317,7 +319,9 @@ def _data(task: Task, of_splits: Mapping[str, Activations] | Mapping[str, TokenA
         split: LabelledActivations(of_split, torch.tensor(task.splits[split].labels))
         for split, of_split in of_splits.items()
     }
-    return TaskData(task=task.name, kind=task.kind, labels=task.labels, ordered=task.ordered, **splits)  # pyright: ignore[reportArgumentType]
+    together = {split: torch.from_numpy(numbers) for split, numbers in groups_of_rows(task).items()}
+    data = TaskData(task=task.name, kind=task.kind, labels=task.labels, ordered=task.ordered, **splits)  # pyright: ignore[reportArgumentType]
+    return replace(data, groups=together or None)
 
 
 def weighed_texts(

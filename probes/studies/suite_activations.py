@@ -36,6 +36,7 @@ from probes.studies.read_texts import (
     with_kept_rows,
 )
 from probes.tasks import Suite, Task
+from probes.tasks.groups import groups_of_rows
 from probes.token_values import TokenActivations, token_mode
 from probes.training import LabelledActivations, StreamedRows, TaskData
 from probes.values import SPLITS, Activations, Layer, Reading, RunNames
@@ -304,6 +305,7 @@ def task_data(
     words = {split: task.splits[split].words for split in splits}
     groups = {split: torch.from_numpy(rows.sentence) for split, rows in words.items() if rows is not None}
     types = {split: rows.types for split, rows in words.items() if rows is not None}
+    together = {split: torch.from_numpy(numbers) for split, numbers in groups_of_rows(task).items()}
     return TaskData(
         task=task.name,
         kind=task.kind,
@@ -311,6 +313,7 @@ def task_data(
         ordered=task.ordered,
         sentences=groups or None,
         word_types=types or None,
+        groups=together or None,
         **splits,
     )
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from probes.tasks.checks import check_classes, check_leaks, check_prompts, check_splits
 from probes.tasks.labels import EncodedLabels, encode_labels
-from probes.tasks.splits import MaxRows, carve_validation, draw_rows, row_cap
+from probes.tasks.splits import MaxRows, carve_validation, connected, draw_rows, row_cap
 from probes.tasks.task import RawTask, Render, Split, Task
 from probes.values import SPLITS
 
@@ -29,6 +29,7 @@ def build_task(
     seed: int = 0,
     strict: bool = False,
     columns: Sequence[str] = (),
+    group: str | None = None,
 ) -> Task:
     """Encode the labels of a raw task, draw its rows and render its prompts.
 
@@ -39,6 +40,7 @@ def build_task(
         seed: Decides which rows go to a carved validation split and which rows are drawn.
         strict: Raise on prompts that two splits share instead of warning.
         columns: Fields of the rows to keep in `Split.columns`.
+        group: Field of the rows to keep in `Split.groups`; a carved validation split shares none with train.
 
     Raises:
         ValueError: Bad input; see `probes.tasks.checks` and `probes.tasks.labels`.
@@ -46,13 +48,13 @@ def build_task(
     check_splits(raw)
     encoded = encode_labels(raw)
     _check_order(raw, encoded)
-    positions = _split_positions(raw, encoded, render, seed)
+    positions = _split_positions(raw, encoded, render, seed, group)
     splits: dict[str, Split] = {}
     for split in SPLITS:
         origin, available = positions[split]
         labels = _take(encoded.labels[origin], available)
         drawn = draw_rows(labels, encoded.kind, row_cap(max_rows, split), seed=seed, task=raw.name, split=split)
-        splits[split] = _render_split(raw, encoded, render, origin, available[drawn], columns)
+        splits[split] = _render_split(raw, encoded, render, origin, available[drawn], columns, group)
     task = Task(
         raw.name,
         encoded.kind,
@@ -78,13 +80,16 @@ def _check_order(raw: RawTask, encoded: EncodedLabels) -> None:
         )
 
 
-def _split_positions(raw: RawTask, encoded: EncodedLabels, render: Render, seed: int) -> _Positions:
+def _split_positions(raw: RawTask, encoded: EncodedLabels, render: Render, seed: int, group: str | None) -> _Positions:
     if "validation" in raw.rows:
         return {split: (split, np.arange(len(raw.rows[split]))) for split in SPLITS}
     prompts = _rendered(raw, render, "train", np.arange(len(raw.rows["train"])))
     labels = encoded.labels["train"]
     strata = labels if encoded.kind == "classification" else [None] * len(labels)
-    in_validation = carve_validation(prompts, strata, seed=seed, task=raw.name)
+    keys: Sequence[Hashable] = prompts
+    if group is not None:
+        keys = connected([prompts, [str(row[group]) for row in raw.rows["train"]]]).tolist()
+    in_validation = carve_validation(keys, strata, seed=seed, task=raw.name)
     if not in_validation.any():
         raise ValueError(
             f"Task '{raw.name}' has no validation split and too few training rows ({len(prompts)}) to carve one from. "
@@ -102,13 +107,20 @@ def _split_positions(raw: RawTask, encoded: EncodedLabels, render: Render, seed:
 
 
 def _render_split(
-    raw: RawTask, encoded: EncodedLabels, render: Render, origin: str, positions: np.ndarray, columns: Sequence[str]
+    raw: RawTask,
+    encoded: EncodedLabels,
+    render: Render,
+    origin: str,
+    positions: np.ndarray,
+    columns: Sequence[str],
+    group: str | None,
 ) -> Split:
     prompts = _rendered(raw, render, origin, positions)
     check_prompts(raw, origin, positions.tolist(), prompts)
     labels, targets = _take(encoded.labels[origin], positions), _take(encoded.targets[origin], positions)
     kept = {name: _column(raw, origin, positions, name) for name in columns}
-    return Split(tuple(prompts), tuple(labels), tuple(targets), columns=kept)
+    groups = () if group is None else tuple(str(raw.rows[origin][position][group]) for position in positions.tolist())
+    return Split(tuple(prompts), tuple(labels), tuple(targets), columns=kept, groups=groups)
 
 
 def _column(raw: RawTask, origin: str, positions: np.ndarray, name: str) -> tuple[Any, ...]:

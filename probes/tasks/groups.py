@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from probes.tasks.splits import draw_splits
+import numpy as np
+
+from probes.tasks.splits import connected, draw_splits
 from probes.tasks.task import RawTask, Row, Split, Suite, Task
 from probes.values import SPLITS
 
@@ -119,6 +121,28 @@ def with_separate_groups(raw: RawTask, group: str | None, *, seed: int) -> RawTa
         split: [row for row, own in zip(rows, in_split, strict=True) if own == split] for split in shares
     }
     return replace(raw, rows=drawn, locations=dict.fromkeys(shares, f"counted within its split, drawn by `{group}`"))
+
+
+def groups_of_rows(task: Task) -> dict[str, np.ndarray]:
+    """Which training and validation rows belong together: those of one text, or of one value of `suite.group`.
+
+    Returns:
+        `train` and `validation` → number of each row's group, int64 `(rows,)`, of both splits together; empty if every
+        row, or every sentence of words, is a group of its own.
+
+    >>> rows = Split(("a", "b", "a"), (0, 1, 0), ("", "", ""))
+    >>> groups_of_rows(Task("t", "classification", ("x", "y"), dict.fromkeys(SPLITS, rows)))["train"].tolist()
+    [0, 1, 0]
+    """
+    train, validation = task.splits["train"], task.splits["validation"]
+    prompts, values = [*train.prompts, *validation.prompts], [*train.groups, *validation.groups]
+    singles = len(prompts)
+    if train.words is not None and validation.words is not None:  # the prompt of a word is its sentence
+        singles = sum(len(np.unique(words.sentence)) for words in (train.words, validation.words))
+    if len(set(prompts)) == singles and len(set(values)) == len(values):
+        return {}
+    numbers = connected([prompts, values] if values else [prompts]).astype(np.int64)
+    return {"train": numbers[: len(train)], "validation": numbers[len(train) :]}
 
 
 def divided(task: Task, column: str) -> tuple[Task, ...]:

@@ -91,7 +91,9 @@ def load_hub_suite(
         kept = [*nuisances, *([] if group is None else [group])]
         raw = _read(definition, dataset, source_splits, text_template, kept)
         raw = with_separate_groups(raw, group, seed=seed)
-        built.append(build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict, columns=nuisances))
+        built.append(
+            build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict, columns=nuisances, group=group)
+        )
     return aligned(Suite(suite_name, tuple(built)), align)
 
 

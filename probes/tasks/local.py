@@ -84,7 +84,9 @@ def load_local_suite(
         check_splits(raw)
         raw = with_separate_groups(raw, group, seed=seed)
         render = prompt_renderer(task, raw.rows["train"], prompt=prompt, template=template)
-        built.append(build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict, columns=nuisances))
+        built.append(
+            build_task(raw, render, max_rows=max_rows, seed=seed, strict=strict, columns=nuisances, group=group)
+        )
     return aligned(Suite(name or str(listing.get("name", folder.resolve().name)), tuple(built)), align)
 
 

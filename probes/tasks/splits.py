@@ -86,7 +86,7 @@ def draw_splits(
         3
     """
     rng = named_generator(seed, task, "splits")
-    sets = _connected(keys)
+    sets = connected(keys)
     classes = np.unique(_numbered(strata), return_inverse=True)[1]
     wanted = np.outer(list(shares.values()), np.bincount(classes))  # (splits, strata): numbers of rows
     placed = np.zeros_like(wanted)
@@ -176,8 +176,8 @@ def _numbered(values: Sequence[Hashable]) -> np.ndarray:
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
 
 
-def _connected(keys: Sequence[Sequence[Hashable]]) -> np.ndarray:
-    """The set of each row, `(rows,)`: rows with an equal entry in any column are in one set."""
+def connected(keys: Sequence[Sequence[Hashable]]) -> np.ndarray:
+    """Number of the set of each row, int64 `(rows,)`: rows with an equal entry in any column are in one set."""
     from scipy.sparse import coo_array  # imported here because it takes half a second
     from scipy.sparse.csgraph import connected_components
 

@@ -113,8 +113,11 @@ def table_suite(
             _check_groups(table, str(group), groups, in_split)
         if "validation" not in in_split and "train" in in_split:
             in_split = _with_validation(in_split, rows.prompts, read, groups, validation_share, seed=seed, task=task)
-    raw = _raw_task(task, table, rows, read, in_split, nuisances)
-    built = build_task(raw, lambda row: row["text"], max_rows=max_rows, seed=seed, strict=strict, columns=nuisances)
+    kept = [*nuisances, *([] if group is None else [group])]
+    raw = _raw_task(task, table, rows, read, in_split, kept)
+    built = build_task(
+        raw, lambda row: row["text"], max_rows=max_rows, seed=seed, strict=strict, columns=nuisances, group=group
+    )
     return aligned(Suite(task, (built,)), align)
 
 
@@ -275,11 +278,11 @@ def _with_validation(
 
 
 def _raw_task(
-    task: str, table: Table, rows: _Rows, labels: TableLabels, in_split: Sequence[str], nuisances: Sequence[str]
+    task: str, table: Table, rows: _Rows, labels: TableLabels, in_split: Sequence[str], kept: Sequence[str]
 ) -> RawTask:
     field = "targets" if labels.kind == "generation" else "label"
     by_split: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS if split in in_split}
-    columns = {name: table.column(name, "suite.nuisances") for name in nuisances}
+    columns = {name: table.column(name, "suite.nuisances") for name in kept}
     for number, prompt, value, own in zip(rows.numbers, rows.prompts, labels.values, in_split, strict=True):
         further = {name: values[number] for name, values in columns.items()}
         by_split[own].append({**further, "text": prompt, field: value})

@@ -40,6 +40,7 @@ class Split:
             its whole prompt.
         columns: Name → values of further columns, such as the source of each row, that an audit for nuisances needs.
         seconds: The second text of each row, of tasks of pairs of texts, whose first texts are the prompts; else empty.
+        groups: Value of `suite.group` of each row; empty without.
     """
 
     prompts: tuple[str, ...]
@@ -48,6 +49,7 @@ class Split:
     words: WordRows | None = None
     columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     seconds: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -66,6 +68,7 @@ class Split:
             words=None if self.words is None else self.words.at(np.asarray(rows, dtype=np.int64)),
             columns={name: of(values) for name, values in self.columns.items()},
             seconds=of(self.seconds) if self.seconds else (),
+            groups=of(self.groups) if self.groups else (),
         )
 
 

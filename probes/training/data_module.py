@@ -33,6 +33,7 @@ class Rows:
         targets: True targets first, then each control's; shape `(1 + controls, rows, ...)`.
         weights: Weight of each row in the loss, mean 1, shape `(1 + controls, rows)`.
         sentences: Number of each row's sentence, int64 `(rows,)`, where rows are words; `None`: rows are independent.
+        groups: Number of each row's group, as in `TaskData.groups`; `None`: no two rows are of one.
         token_axes: How many axes of a row's targets, the last ones, run over its tokens, padded to the longest row.
     """
 
@@ -41,6 +42,7 @@ class Rows:
     weights: Tensor
     token_axes: int = 0
     sentences: Tensor | None = None
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         return self.values.shape[1]
@@ -54,6 +56,7 @@ class Rows:
             targets=self.targets[:, rows],
             weights=self.weights[:, rows],
             sentences=sentences,
+            groups=None if self.groups is None else self.groups[rows],
         )
 
     def of_layers(self, layers: slice | Tensor) -> Rows:

@@ -135,7 +135,8 @@ def _rows(data: TaskData, split: str, live: Tensor, settings: ProbeSettings, see
     weights = torch.ones(targets.shape[:2])
     if settings.class_weights == "balanced" and data.kind == "classification":
         weights = class_weights(data.train.targets, data.num_classes)[targets]
-    return Rows(_of_layers(labelled.values, live), targets, weights, sentences=sentences)
+    values, groups = _of_layers(labelled.values, live), data.groups_of(split)
+    return Rows(values, targets, weights, sentences=sentences, groups=groups)
 
 
 def _of_layers(values: RowValues, layers: Tensor) -> RowValues:
@@ -239,16 +240,18 @@ def _predictions(data: TaskData, spec: BankSpec, outputs: SplitLogits, profiles:
         layers=spec.layers,
         row_ids=data.test.activations.row_ids,
         sentences=None if outputs.sentences is None else outputs.sentences.numpy().astype(np.int32),
+        depth=data.depth,
     )
     main = next(p for p in profiles if (p.metric, p.split, p.control) == (MAIN_METRIC[data.kind], "test", ""))
     if outputs.refits is None or main.estimates.errors is None:
         return predictions
-    sets = outputs.refits.shape[2]
+    sets, groups = outputs.refits.shape[2], data.groups_of("train")
+    halved = [spec.seed, sets, data.train.activations.row_ids, *([] if groups is None else groups.tolist())]
     probed = [data.layers.index(layer) for layer in spec.layers]
     return replace(
         predictions,
         training_errors=main.estimates.errors[-sets:, probed].astype(np.float32),
-        training_seed=digest_of_json([spec.seed, sets, data.train.activations.row_ids]),
+        training_seed=digest_of_json(halved),
     )
 
 
@@ -295,6 +298,7 @@ def fit_probes(
     x_test: Vectors | None = None,
     y_test: Array | None = None,
     ordered: bool = False,
+    groups: Array | None = None,
     seed: int = 0,
     trainer_factory: TrainerFactory = default_trainer,
     **settings: Any,
@@ -313,6 +317,8 @@ def fit_probes(
         x_test: Rows to report; without them, a fifth of the rows of `x` is held out, seeded and stratified.
         y_test: Their targets.
         ordered: Whether the classes are in order, so that Spearman's correlation is reported too.
+        groups: Number of the group of each row of `x`, `(rows,)`, such as that of its text: rows of a group are never
+            divided among folds, halves or held-out test rows. By default every row is one of its own.
         seed: Decides every random choice; 0 is a seed like any other.
         trainer_factory: Makes the Lightning trainers; one quiet CPU process by default.
         **settings: Fields of `ProbeSettings`.
@@ -328,8 +334,9 @@ def fit_probes(
     """
     train, test = (_layers_first(x), _targets(y)), _pair(x_test, y_test, "test")
     kind = _kind(train[1])
+    numbers = None if groups is None else torch.as_tensor(groups).long()
     if test is None:
-        train, test = _hold_out(kind, *train, seed=seed)
+        train, test, numbers = _hold_out(kind, *train, numbers, seed=seed)
     validation = _pair(x_validation, y_validation, "validation")
     if validation is None:
         validation = rows_at(train[0], slice(0, 0)), train[1][:0]
@@ -338,6 +345,8 @@ def fit_probes(
         split: _labelled(split, values, targets, names)
         for split, (values, targets) in (("train", train), ("validation", validation), ("test", test))
     }
+    if numbers is not None:  # every validation row is a group of its own
+        splits["groups"] = {"train": numbers, "validation": numbers.max() + 1 + torch.arange(len(validation[1]))}
     data = TaskData(task="task", kind=kind, labels=_labels(kind, train[1], labels), ordered=ordered, **splits)
     return fit_task(data, ProbeSettings(**settings), trainer_factory, seed)
 
@@ -374,11 +383,11 @@ def _labels(kind: TargetKind, targets: Tensor, labels: Sequence[str] | None) -> 
 
 
 def _hold_out(
-    kind: TargetKind, x: RowValues, y: Tensor, *, seed: int
-) -> tuple[tuple[RowValues, Tensor], tuple[RowValues, Tensor]]:
-    fold = fold_of_rows(kind, y, 5, seed=derive_seed(seed, "test"))
+    kind: TargetKind, x: RowValues, y: Tensor, groups: Tensor | None, *, seed: int
+) -> tuple[tuple[RowValues, Tensor], tuple[RowValues, Tensor], Tensor | None]:
+    fold = fold_of_rows(kind, y, 5, seed=derive_seed(seed, "test"), groups=groups)
     kept, held_out = (fold != 0).nonzero()[:, 0], (fold == 0).nonzero()[:, 0]
-    return (rows_at(x, kept), y[kept]), (rows_at(x, held_out), y[held_out])
+    return (rows_at(x, kept), y[kept]), (rows_at(x, held_out), y[held_out]), None if groups is None else groups[kept]
 
 
 def _labelled(split: str, values: RowValues, targets: Tensor, layers: tuple[Layer, ...]) -> LabelledActivations:

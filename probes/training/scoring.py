@@ -183,7 +183,7 @@ class TaskScorer:
         remarks = dict(zip(self.probed_layers, joined, strict=True))
         profiles = []
         for metric, values in _main_metric_first(scores.values, self.data.kind):
-            interval, errors, over = _uncertainty(scores, metric, outputs.units)
+            interval, errors, freedom, over = _uncertainty(scores, metric, outputs.units)
             why_none = self._why_without_interval(outputs, metric) if not control else [""] * len(self.probed_layers)
             if interval is not None and errors is not None:
                 without = torch.tensor([bool(reason) for reason in why_none])
@@ -202,6 +202,7 @@ class TaskScorer:
                 remarks=tuple(
                     "; ".join(filter(None, (remarks.get(layer, ""), reasons.get(layer, "")))) for layer in layers
                 ),
+                freedom=freedom,
             )
             profiles.append(self._profile(metric, outputs.split, estimates, layers, control=control))
         return profiles
@@ -269,22 +270,27 @@ def class_of_few_rows(targets: Tensor, labels: Sequence[str]) -> str:
     return f"class '{labels[rarest]}' has {int(counts[rarest])} test rows" if few else ""
 
 
-def _uncertainty(scores: Scores, metric: str, units: str) -> tuple[Tensor | None, Tensor | None, str]:
-    """Interval `(2, layers)` and errors `(errors, layers)` of a metric, `None` without resamples; what they are over.
+def _uncertainty(
+    scores: Scores, metric: str, units: str
+) -> tuple[Tensor | None, Tensor | None, tuple[tuple[int, int], ...], str]:
+    """Interval `(2, layers)`, errors `(errors, layers)` and their freedom as in `Estimates`, and what they are over.
 
-    Errors over test rows and over training sets stand one below the other, so that their squares sum to the sum of both
-    variances.
+    Without resamples, there are none. Errors over test rows and over training sets stand one below the other, so that
+    their squares sum to the sum of both variances.
     """
     ends = scores.interval(metric)
     if ends is None:
-        return None, None, units
-    interval, errors = torch.stack(ends), errors_of_draws(scores.draws[metric])
+        return None, None, (), units
+    resampled = scores.rows if scores.groups is None else scores.groups
+    interval, errors = torch.stack(ends), errors_of_draws(scores.draws[metric], units=resampled)
+    of_rows = (len(errors), resampled - 1)
     if metric not in scores.refits:
-        return interval, errors, units
+        return interval, errors, (of_rows,), units
     over_sets = training_set_errors(scores.refits[metric])
     errors = torch.cat([errors, over_sets])
     scale = SCALES.get((scores.kind, metric), "difference")
-    return widened(interval, scores.values[metric], over_sets, scale=scale), errors, f"{units} and training sets"
+    interval = widened(interval, scores.values[metric], over_sets, scale=scale)
+    return interval, errors, (of_rows, (len(over_sets), len(over_sets) - 1)), f"{units} and training sets"
 
 
 def _main_metric_first(values: Mapping[str, Tensor], kind: TargetKind) -> list[tuple[str, Tensor]]:

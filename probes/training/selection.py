@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from probes.training.data_module import Rows
 from probes.training.probe_settings import ProbeSettings
 from probes.training.ragged import concatenated_rows, rows_at
 from probes.training.train_bank import BankSpec, TrainedBank, train_bank
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,25 @@ class Selection:
 
     def notes(self, settings: ProbeSettings) -> list[str]:
         """Return a note per layer that says whether its probe, or a control, diverged or did not converge; or `""`."""
-        notes = []
-        for gap in _of_chosen(self.trained.gaps, self.chosen).amax(1).tolist():
-            if gap == float("inf"):
-                notes.append("diverged: the loss was never finite")
-            elif gap > settings.tolerance:  # never true for NaN, which minibatches give
-                notes.append(
-                    f"not converged: objective within {gap:.1e} of the optimum; the tolerance is "
-                    f"{settings.tolerance:.1e}"
-                )
-            else:
-                notes.append("")
-        return notes
+        return convergence_notes(_of_chosen(self.trained.gaps, self.chosen).amax(1), settings.tolerance)
+
+
+def convergence_notes(gaps: Tensor, tolerance: float) -> list[str]:
+    """Say of each probe that it diverged or did not converge; or `""`.
+
+    Args:
+        gaps: Bounds on (objective − optimum) / objective, shape `(probes,)`; NaN of minibatches, which have none.
+        tolerance: The largest bound that needs no note.
+    """
+    notes = []
+    for gap in gaps.tolist():
+        if gap == float("inf"):
+            notes.append("diverged: the loss was never finite")
+        elif gap > tolerance:  # never true for NaN
+            notes.append(f"not converged: objective within {gap:.1e} of the optimum; the tolerance is {tolerance:.1e}")
+        else:
+            notes.append("")
+    return notes
 
 
 def select(train: Rows, validation: Rows, spec: BankSpec) -> Selection:
@@ -87,9 +97,18 @@ def select(train: Rows, validation: Rows, spec: BankSpec) -> Selection:
 
 
 def fold_of_rows(
-    kind: TargetKind, targets: Tensor, folds: int, *, seed: int, sentences: Tensor | None = None
+    kind: TargetKind,
+    targets: Tensor,
+    folds: int,
+    *,
+    seed: int,
+    sentences: Tensor | None = None,
+    groups: Tensor | None = None,
 ) -> Tensor:
     """Assign rows to folds at random, stratified by their targets; or whole sentences at random.
+
+    Rows of one group are in one fold, which is drawn by the target of the first of them. A group that holds all rows of
+    a class stays in training. Where fewer than two groups can be held out, groups are ignored, with a warning.
 
     Args:
         kind: Kind of task. Classes, and in multi-label tasks sets of labels, are spread evenly over the folds; so are
@@ -98,14 +117,47 @@ def fold_of_rows(
         folds: Number of folds.
         seed: Decides the assignment; 0 is a seed like any other.
         sentences: Number of each row's sentence, where those of a sentence stay together.
+        groups: As in `TaskData.groups`, of the same rows.
 
     Returns:
-        Fold of each row, int64 `(rows,)`; −1 for the only row of a class, which always stays in training.
+        Fold of each row, int64 `(rows,)`; −1 for the only row, or group, of a class, which always stays in training.
     """
     generator = torch.Generator().manual_seed(derive_seed(seed, "folds"))
     if sentences is not None:
-        number = sentences.unique(return_inverse=True)[1]
+        number = (sentences if groups is None else groups).unique(return_inverse=True)[1]
         return (torch.randperm(int(number.max()) + 1, generator=generator) % folds)[number]
+    if groups is not None and len(groups.unique()) < len(groups):
+        number = groups.unique(return_inverse=True)[1]
+        first = torch.full((int(number.max()) + 1,), len(number)).scatter_reduce(
+            0, number, torch.arange(len(number)), "amin"
+        )
+        held_out = _without_whole_classes(targets, number) if kind == "classification" else torch.ones_like(first) > 0
+        if held_out.sum() >= 2:
+            fold = torch.full_like(first, -1)
+            fold[held_out] = _spread(kind, targets[first[held_out]], folds, generator)
+            return fold[number]
+        _log.warning(
+            "Of %d groups of rows (with one text, or one value of `suite.group`), fewer than two can be held out with "
+            "every class left to train on. Folds divide the rows without regard to groups.",
+            len(first),
+        )
+    fold = _spread(kind, targets, folds, generator)
+    if kind == "classification":
+        fold[(torch.bincount(targets) == 1)[targets]] = -1
+    return fold
+
+
+def _without_whole_classes(targets: Tensor, group: Tensor) -> Tensor:
+    """Whether each group, numbered from 0, leaves rows of every class to the others, bool `(groups,)`."""
+    pairs = torch.stack([targets, group], dim=1).unique(dim=0)  # (pairs, class and group)
+    groups_of_class = torch.bincount(pairs[:, 0])
+    leaves = torch.ones(int(group.max()) + 1, dtype=torch.bool)
+    leaves[pairs[groups_of_class[pairs[:, 0]] == 1, 1]] = False
+    return leaves
+
+
+def _spread(kind: TargetKind, targets: Tensor, folds: int, generator: torch.Generator) -> Tensor:
+    """A fold for each row, so that targets are spread evenly over folds."""
     if kind == "regression":
         # Of each block of neighbouring targets, one row goes to each fold.
         blocks = targets.argsort().split(folds)
@@ -115,10 +167,7 @@ def fold_of_rows(
     classes = targets if targets.ndim == 1 else targets.unique(dim=0, return_inverse=True)[1]
     shuffled = torch.randperm(len(classes), generator=generator)
     order = shuffled[classes[shuffled].argsort(stable=True)]  # by class, at random within a class
-    fold = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)) % folds)
-    if kind == "classification":
-        fold[(torch.bincount(classes) == 1)[classes]] = -1
-    return fold
+    return torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)) % folds)
 
 
 def with_word_type_controls(
@@ -204,6 +253,7 @@ def _out_of_fold_logits(rows: Rows, spec: BankSpec) -> tuple[Tensor, Rows]:
         spec.settings.folds,
         seed=derive_seed(spec.seed, "selection"),
         sentences=rows.sentences,
+        groups=rows.groups,
     )
     logits, order = [], []
     for number in range(spec.settings.folds):
@@ -226,6 +276,7 @@ def refit_rows(train: Rows, validation: Rows, spec: BankSpec) -> tuple[Rows, Row
         spec.settings.folds,
         seed=derive_seed(spec.seed, "stopping"),
         sentences=train.sentences,
+        groups=train.groups,
     )
     return train.at((fold != 0).nonzero()[:, 0]), train.at((fold == 0).nonzero()[:, 0])
 
@@ -236,6 +287,9 @@ def _concatenated(train: Rows, validation: Rows) -> Rows:
         torch.cat([train.targets, validation.targets], dim=1),
         torch.cat([train.weights, validation.weights], dim=1),
         sentences=_sentences_of_both(train, validation),
+        groups=None
+        if train.groups is None or validation.groups is None
+        else torch.cat([train.groups, validation.groups]),
     )
 
 

@@ -53,6 +53,9 @@ class TaskData:
             independent.
         word_types: Split → the word of each row as it is written, where rows are words: the controls give a word the
             same random label wherever it occurs. `None`: the controls' labels are shuffled.
+        groups: `train` and `validation` → number of each row's group, int64 `(rows,)`, equal in both for equal groups:
+            rows of one text, or one value of `suite.group`, which folds and halves of the rows do not divide. `None`:
+            no two rows are of one group.
 
     Raises:
         ValueError: The kind has no probes; splits differ in layers, reading or width; a target is out of range; a class
@@ -68,6 +71,7 @@ class TaskData:
     ordered: bool = False
     sentences: Mapping[str, Tensor] | None = None
     word_types: Mapping[str, tuple[str, ...]] | None = None
+    groups: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         kinds = get_args(TargetKind)
@@ -89,6 +93,11 @@ class TaskData:
     def layers(self) -> tuple[Layer, ...]:
         """Names of the layers."""
         return self.train.activations.layers
+
+    @property
+    def depth(self) -> int | None:
+        """Number of blocks of the stack; `None` where it is unknown."""
+        return getattr(self.train.activations, "depth", None)  # vectors of all tokens do not say
 
     @property
     def reading(self) -> Reading:
@@ -114,6 +123,12 @@ class TaskData:
     def num_classes(self) -> int:
         """Width of the logits: number of classes or labels, or 1 for regression."""
         return 1 if self.kind == "regression" else len(self.labels)
+
+    def groups_of(self, *splits: str) -> Tensor | None:
+        """Number of the group of each row of some splits, one after the other; `None` without groups, and of test."""
+        if self.groups is None or "test" in splits:
+            return None
+        return torch.cat([self.groups[split] for split in splits])
 
     def independent_rows(self, split: str, *, seed: int = 0) -> tuple[Activations, Tensor]:
         """Rows of one vector that are independent of each other, and their targets: all rows, or a word a sentence.

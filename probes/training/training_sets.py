@@ -54,7 +54,13 @@ def refitted_logits(
         Shape `(layers, 1 + controls, sets, rows, classes)`.
     """
     train, validation = refit_rows(train, validation, spec)
-    in_half = half_weights(len(train), sets, seed=derive_seed(spec.seed, "training sets"), sentences=train.sentences)
+    in_half = half_weights(
+        len(train),
+        sets,
+        seed=derive_seed(spec.seed, "training sets"),
+        sentences=train.sentences,
+        groups=train.groups,
+    )
     refits = Rows(train.values, *_of_every_set(train, sets))
     # replicas (1 + controls, sets), the set varying fastest
     refits = replace(refits, weights=refits.weights * in_half.repeat(len(train.targets), 1))
@@ -127,11 +133,16 @@ def _layers_of_one_penalty(selection: Selection) -> list[Tensor]:
     return [(selection.chosen == chosen).nonzero()[:, 0] for chosen in selection.chosen.unique()]
 
 
-def half_weights(rows: int, sets: int, *, seed: int, sentences: Tensor | None = None) -> Tensor:
+def half_weights(
+    rows: int, sets: int, *, seed: int, sentences: Tensor | None = None, groups: Tensor | None = None
+) -> Tensor:
     """Weights, mean 1 over rows, that keep a half of the rows in each set and drop the others, shape `(sets, rows)`.
 
-    With `sentences`, the number of each row's sentence, a half of the sentences is kept, with all of their rows.
+    With `sentences`, the number of each row's sentence, a half of the sentences is kept, with all of their rows; with
+    `groups`, as in `TaskData.groups`, a half of these, if there are several and one has several rows.
     """
+    if groups is not None and (sentences is not None or 1 < len(groups.unique()) < rows):
+        sentences = groups
     if sentences is not None:
         number = sentences.unique(return_inverse=True)[1]
         weights = half_weights(int(number.max()) + 1, sets, seed=seed)[:, number]

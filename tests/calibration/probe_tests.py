@@ -11,10 +11,12 @@ from calibration.similarity import correlated_layers
 from calibration.simulation import Claim, Simulation, covered
 
 from probes.analysis import LayerTable, interval_of
+from probes.analysis.between_tasks.tuning_gain import paired_difference
+from probes.probe_measures.main_scores import main_score_estimates
 from probes.seeds import derive_seed
 from probes.training import TaskProbes, fit_probes
 from probes.training.best_layers import best_layers_of
-from probes.values import SIGNIFICANCE_LEVEL
+from probes.values import SIGNIFICANCE_LEVEL, Estimates, LayerProfile
 
 FEATURES = 8
 ROWS = {"x": 120, "x_validation": 60, "x_test": 100}
@@ -66,6 +68,30 @@ def best_layer_right(seed: int) -> dict[str, np.ndarray]:
     best = fits.probes.layers.index(fits.validation_best_layer)
     low, high = interval_of(fits.profile("accuracy"))
     return {"accuracy at the best layer": covered(low[best : best + 1], high[best : best + 1], 0.5)}
+
+
+def gain_alarms(rows: int, seed: int) -> dict[str, np.ndarray]:
+    """The same of the gain of one model over another that is right as often, each row with probability 3/4."""
+    generator, table = torch.Generator().manual_seed(seed), LayerTable()
+    targets = torch.arange(rows) % 2
+
+    def scores() -> Estimates:
+        right = torch.rand(20, rows, generator=generator) < 0.75
+        logits = torch.nn.functional.one_hot(torch.where(right, targets, 1 - targets), 2).float()
+        return main_score_estimates(
+            "classification", logits, targets, resamples=1000, permutations=1, seed=seed % 2**31
+        )
+
+    for task in range(10):
+        gain = paired_difference(scores(), scores())
+        layers = tuple(range(20))
+        table.add([LayerProfile(quantity="probe_gain", unit="F1", layers=layers, task=str(task), estimates=gain)])
+    estimates = [profile.estimates for profile in table.findings().profiles if profile.quantity == "probe_gain"]
+    alone, corrected = (np.stack([getattr(one, column) for one in estimates]) for column in ("p_cell", "p"))
+    return {
+        "p of probe_gain, one cell": np.array([(alone <= SIGNIFICANCE_LEVEL).mean()]),
+        "p of probe_gain, any cell": np.array([(corrected <= SIGNIFICANCE_LEVEL).any()]),
+    }
 
 
 @dataclass(frozen=True)
@@ -127,6 +153,15 @@ SIMULATIONS = [
     _alarms(0.5, ("auroc", "cross_entropy_bits", "selectivity"), short=15, claim="equal"),
     _alarms(0.5, ("macro_f1",), short=0, claim="conservative"),  # permutations that score the same count against it
     _alarms(0.15, ("macro_f1", "accuracy", "selectivity"), short=0, claim="conservative"),
+    Simulation(
+        name="p of probe_gain, 40 rows",
+        setting="two equally good models, 10 tasks × 20 layers, 40 test rows",
+        right=partial(gain_alarms, 40),
+        rate="false alarms",
+        claim="conservative",
+        short=40,
+        long=1000,
+    ),
     Simulation(
         name="best layer",
         setting="random labels, chosen among 20 layers on validation",

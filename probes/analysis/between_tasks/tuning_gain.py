@@ -81,6 +81,7 @@ def paired_difference(minuend: Estimates, subtrahend: Estimates) -> Estimates:
         alternative="two-sided",
         note=minuend.note,
         interval_over=over,
+        freedom=minuend.freedom,
     )
 
 

@@ -59,7 +59,7 @@ class _Measured(NamedTuple):
         errors: As in `Estimates`, shape `(errors, layers)`.
         interval: Its ends, shape `(2, layers)`.
         null: Shape `(permutations, layers)`.
-        n: Pairs.
+        n: Pairs; errors have one degree of freedom less.
     """
 
     values: Tensor
@@ -102,6 +102,7 @@ def pair_profiles(pairs: TextPairs, settings: PairSettings) -> Iterator[LayerPro
             null=np.zeros((1, len(live))),
             alternative="two-sided",
             interval_over="pairs",
+            freedom=((len(one.errors), one.n - 1),),
         )
         yield of_layers(f"gain_over/tfidf_{name}", gain)
 
@@ -129,7 +130,8 @@ def _measured(pairs: TextPairs, first: Tensor, second: Tensor, settings: PairSet
         null = permuted_scores("regression", cosines, gold, orders, names={"spearman"})["spearman"]
         values, draws = scores.values["spearman"], scores.draws["spearman"]
         ends = torch.stack(score_interval(values, draws, rows=len(gold), scale="correlation"))
-        found["sts_spearman"] = _Measured(values, errors_of_draws(draws).numpy(), ends, null, len(gold))
+        errors = errors_of_draws(draws, units=len(gold))
+        found["sts_spearman"] = _Measured(values, errors.numpy(), ends, null, len(gold))
     matches = matching_rows(gold, settings.match_from)
     if len(matches) < LEAST_MATCHES:
         return found
@@ -242,6 +244,7 @@ def _estimates(one: _Measured) -> Estimates:
         interval=one.interval.numpy(),
         interval_over="pairs",
         note=_NOTE,
+        freedom=((len(one.errors), one.n - 1),),
     )
 
 

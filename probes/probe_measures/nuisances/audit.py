@@ -102,27 +102,32 @@ class _TaskAudit:
         self.layers = probed.fit.probes.probed_layers
         self.metric = MAIN_METRIC[data.kind]
         targets = {split: getattr(data, split).targets for split in SPLITS}
-        self.labelled = Labelled(data.kind, data.num_classes, targets, probed.settings, probed.seed)
+        self.labelled = Labelled(
+            data.kind, data.num_classes, targets, probed.settings, probed.seed, data.groups_of("train")
+        )
         self.sentences = None if data.sentences is None else data.sentences["test"]
 
     def profiles(self) -> Iterator[LayerProfile]:
         kind, targets = self.labelled.kind, self.labelled.targets["test"]
         alone = self._alone()
         for name, estimates in alone.estimates.items():
-            remark = "strongest by validation rows" if name == alone.strongest else ""
+            strongest = "strongest by validation rows" if name == alone.strongest else ""
+            remark = "; ".join(filter(None, (strongest, *estimates.remarks)))
             yield self._profile(f"alone_{name.replace(' ', '_')}", replace(estimates, remarks=(remark,)))
         standardised = self._standardised()
         together = list(dict.fromkeys((alone.strongest, next(reversed(alone.test)))))
         without = residuals(standardised, self.groups, self.labelled.fold)
         covariates = torch.cat([alone.train[name] for name in together], dim=1)
         fit = fit_linear(without.values, self.labelled, covariates=covariates)
-        logits = {"raw": self._raw_logits(standardised), "residual": fit.logits(without.values["test"])}
+        raw_logits, raw_remarks = self._raw_logits(standardised)
+        logits = {"raw": raw_logits, "residual": fit.logits(without.values["test"])}
         scores = {name: self._estimates(own) for name, own in logits.items()}
         best = max((cells_of(estimates)[0] for estimates in alone.estimates.values()), key=lambda cell: cell.value)
         cells = zip(cells_of(scores["raw"]), cells_of(scores["residual"]), strict=True)
         asked = alone.strongest in self.probed.task.asks_for
         verdicts = [verdict_of(raw, residual, best, alone.strongest, asked=asked) for raw, residual in cells]
-        residual = replace(scores["residual"], remarks=tuple(map(str, verdicts)))
+        said = zip(map(str, verdicts), fit.remarks, strict=True)
+        residual = replace(scores["residual"], remarks=tuple("; ".join(filter(None, of_layer)) for of_layer in said))
         yield self._of_layers(f"residual_{self.metric}", residual)
         predictions = {name: predictions_of(self.probed.data, own, self.layers) for name, own in logits.items()}
         difference = paired_score_difference(
@@ -132,7 +137,7 @@ class _TaskAudit:
             exchanges=self.settings.permutations,
             seed=self._seed("difference"),
         )
-        yield self._of_layers(f"raw_minus_residual_{self.metric}", difference)
+        yield self._of_layers(f"raw_minus_residual_{self.metric}", replace(difference, remarks=raw_remarks))
         yield self._explained_variance(without.explained)
         within = within_strata(
             kind,
@@ -149,17 +154,18 @@ class _TaskAudit:
 
     def _alone(self) -> _Alone:
         groups = list(self.groups) if len(self.groups) == 1 else [*self.groups, all_of(self.groups)]
-        targets, test, train, validation = self.labelled.targets, {}, {}, {}
+        targets, test, train, validation, estimates = self.labelled.targets, {}, {}, {}, {}
         for group in groups:
             features = {split: rows[None] for split, rows in group.features.items()}
             fit = fit_linear(features, self.labelled, out_of_fold=True)
             assert fit.out_of_fold is not None
             test[group.name], train[group.name] = fit.logits(features["test"])[0], fit.out_of_fold[0]
+            estimates[group.name] = replace(self._estimates(test[group.name][None]), remarks=fit.remarks)
             by = "validation" if self.labelled.has_validation else "train"
             logits = fit.logits(features["validation"]) if by == "validation" else fit.out_of_fold
             validation[group.name] = main_score(self.labelled.kind, logits, targets[by]).nan_to_num(-torch.inf).item()
         strongest = max((group.name for group in self.groups), key=lambda name: validation[name])
-        return _Alone(test, train, strongest, {name: self._estimates(logits[None]) for name, logits in test.items()})
+        return _Alone(test, train, strongest, estimates)
 
     def _standardised(self) -> dict[str, Tensor]:
         """Activations of the probed layers, standardised by the training rows."""
@@ -169,14 +175,15 @@ class _TaskAudit:
         standardiser, _ = Standardiser.of(values["train"])
         return {split: standardiser(own) for split, own in values.items()}
 
-    def _raw_logits(self, standardised: Mapping[str, Tensor]) -> Tensor:
-        """Test logits `(layers, rows, classes)` of the task's probes; of linear ones, fitted here, if these are not."""
+    def _raw_logits(self, standardised: Mapping[str, Tensor]) -> tuple[Tensor, tuple[str, ...]]:
+        """Test logits `(layers, rows, classes)` of the task's probes, or of linear ones fitted here; their remarks."""
         probes, data = self.probed.fit.probes, self.probed.data
         architecture = probes.architecture(data.in_features, data.num_classes)
         if not is_exact(self.probed.settings, architecture):
-            return fit_linear(standardised, self.labelled).logits(standardised["test"])
+            fit = fit_linear(standardised, self.labelled)
+            return fit.logits(standardised["test"]), fit.remarks
         logits = probes.logits(data.test.activations.values)
-        return logits[[data.layers.index(layer) for layer in self.layers]]
+        return logits[[data.layers.index(layer) for layer in self.layers]], ("",) * len(self.layers)
 
     def _estimates(self, logits: Tensor) -> Estimates:
         return main_score_estimates(

@@ -69,9 +69,10 @@ class Baselines:
         features = tfidf(_texts(probed.task), max_features=self.max_words, longest=2)
         mean = features["train"].mean(0)
         targets = {split: getattr(data, split).targets for split in SPLITS}
-        labelled = Labelled(data.kind, data.num_classes, targets, probed.settings, probed.seed)
+        labelled = Labelled(data.kind, data.num_classes, targets, probed.settings, probed.seed, data.groups_of("train"))
         x = {split: (_TFIDF_NORM * (rows - mean))[None] for split, rows in features.items()}
-        logits = fit_linear(x, labelled).logits(x["test"])
+        fit = fit_linear(x, labelled)
+        logits = fit.logits(x["test"])
         estimates = main_score_estimates(
             data.kind,
             logits,
@@ -81,6 +82,7 @@ class Baselines:
             seed=probed.seed,
             sentences=None if data.sentences is None else data.sentences["test"],
         )
+        estimates = replace(estimates, remarks=fit.remarks)
         yield replace(_profile(probed, f"baseline/tfidf_{metric}", estimates), layers=(None,))
         predictions = predictions_of(data, logits.expand(len(own.layers), -1, -1), own.layers)
         yield self._gain(probed, own, predictions, "tfidf")

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from probes.metrics import MAIN_METRIC, TargetKind, score_rows
+from probes.probe_measures.linear_refits import linear_penalties
 from probes.seeds import derive_seed
 from probes.training import ProbeSettings, solve_linear
 from probes.training.bank.minibatch_module import class_weights
-from probes.training.selection import best_penalties, fold_of_rows
+from probes.training.selection import best_penalties, convergence_notes, fold_of_rows
 
 FOLDS = 5
 _COVARIATE_SCALE = 30.0
@@ -27,8 +28,9 @@ class Labelled:
         kind: Kind of task.
         classes: Width of the logits.
         targets: Split → targets, as in `LabelledActivations`.
-        settings: Penalties, tolerance and class weights.
+        settings: Penalties (`linear_penalties`), tolerance and class weights.
         seed: Decides folds.
+        groups: Of the training rows, as in `TaskData.groups`.
     """
 
     kind: TargetKind
@@ -36,6 +38,7 @@ class Labelled:
     targets: Mapping[str, Tensor]
     settings: ProbeSettings
     seed: int
+    groups: Tensor | None = None
 
     @property
     def has_validation(self) -> bool:
@@ -45,7 +48,8 @@ class Labelled:
     @property
     def fold(self) -> Tensor:
         """Fold of each training row, int64 `(rows,)`, stratified by the targets."""
-        return fold_of_rows(self.kind, self.targets["train"], FOLDS, seed=derive_seed(self.seed, "nuisances")).clamp(0)
+        seed = derive_seed(self.seed, "nuisances")
+        return fold_of_rows(self.kind, self.targets["train"], FOLDS, seed=seed, groups=self.groups).clamp(0)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class LinearFit:
         weights: Shape `(layers, classes, features)`.
         biases: Shape `(layers, classes)`.
         chosen: Index of each layer's penalty, int64 `(layers,)`.
+        remarks: For each layer, a note if the probe did not converge, or `""`.
         out_of_fold: Logits of the training rows by probes that were not trained on them, `(layers, rows, classes)`;
             `None` unless they were asked for.
     """
@@ -63,6 +68,7 @@ class LinearFit:
     weights: Tensor
     biases: Tensor
     chosen: Tensor
+    remarks: tuple[str, ...]
     out_of_fold: Tensor | None = None
 
     def logits(self, x: Tensor) -> Tensor:
@@ -92,21 +98,22 @@ def fit_linear(
         scaled = (covariates - mean) / deviation.clamp_min(1e-6) * _COVARIATE_SCALE
         rows = torch.cat([rows, scaled.to(rows).expand(len(rows), -1, -1)], dim=2)
     settings, targets = labelled.settings, labelled.targets
-    weights, biases = _solve(rows, targets["train"], labelled)
+    weights, biases, gaps = _solve(rows, targets["train"], labelled)
     held_out = None if labelled.has_validation and not out_of_fold else _out_of_fold(rows, width, labelled)
     if labelled.has_validation:
         logits, scored = _logits(x["validation"], weights[..., :width], biases), targets["validation"]
     else:
         assert held_out is not None
         logits, scored = held_out, targets["train"]
-    chosen = best_penalties(labelled.kind, logits, scored, settings.penalties)
+    chosen = best_penalties(labelled.kind, logits, scored, linear_penalties(settings))
     layers = torch.arange(len(chosen))
     own = None if held_out is None or not out_of_fold else held_out[layers, chosen]
-    return LinearFit(weights[layers, chosen, :, :width], biases[layers, chosen], chosen, own)
+    remarks = tuple(convergence_notes(gaps[layers, chosen], settings.tolerance))
+    return LinearFit(weights[layers, chosen, :, :width], biases[layers, chosen], chosen, remarks, own)
 
 
-def _solve(rows: Tensor, targets: Tensor, labelled: Labelled) -> tuple[Tensor, Tensor]:
-    """Weights `(layers, penalties, classes, features)` and biases `(layers, penalties, classes)`."""
+def _solve(rows: Tensor, targets: Tensor, labelled: Labelled) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights `(layers, penalties, classes, features)` and biases without `features`; gaps `(layers, penalties)`."""
     settings, row_weights = labelled.settings, None
     if settings.class_weights == "balanced" and labelled.kind == "classification":
         row_weights = class_weights(targets, labelled.classes)[targets][None]
@@ -117,22 +124,23 @@ def _solve(rows: Tensor, targets: Tensor, labelled: Labelled) -> tuple[Tensor, T
         labelled.kind,
         rows,
         ((targets - mean) / deviation if labelled.kind == "regression" else targets)[None],
-        torch.tensor(settings.penalties, dtype=torch.float64),
+        torch.tensor(linear_penalties(settings), dtype=torch.float64),
         classes=labelled.classes,
         row_weights=row_weights,
         tolerance=settings.tolerance,
         max_iterations=settings.max_iterations,
     )
-    return solution.weights[:, :, 0] * deviation, solution.biases[:, :, 0] * deviation + mean
+    weights, biases = solution.weights[:, :, 0] * deviation, solution.biases[:, :, 0] * deviation + mean
+    return weights, biases, solution.gaps[:, :, 0]
 
 
 def _out_of_fold(rows: Tensor, width: int, labelled: Labelled) -> Tensor:
     """Logits `(layers, penalties, rows, classes)` of training rows by probes trained on the other folds."""
     targets, fold = labelled.targets["train"], labelled.fold
-    found = rows.new_empty(len(rows), len(labelled.settings.penalties), rows.shape[1], labelled.classes)
+    found = rows.new_empty(len(rows), len(linear_penalties(labelled.settings)), rows.shape[1], labelled.classes)
     for number in fold.unique().tolist():
         held_out, kept = (fold == number).nonzero()[:, 0], (fold != number).nonzero()[:, 0]
-        weights, biases = _solve(rows[:, kept], targets[kept], labelled)
+        weights, biases, _ = _solve(rows[:, kept], targets[kept], labelled)
         found[:, :, held_out] = _logits(rows[:, held_out, :width], weights[..., :width], biases)
     return found
 

@@ -101,16 +101,21 @@ def within_strata(
     weights = torch.tensor(shares, dtype=torch.float64)
     count = len(torch.cat([rows for rows, _ in parts]).unique())
     value, draw, null = (_weighted_mean(torch.stack(part), weights) for part in (values, draws, nulls))
-    units = count if sentences is None else len(sentences.unique())
-    ends = torch.stack(score_interval(value, draw, rows=units, scale=SCALES[kind, metric]))
+    units, scale = count, SCALES[kind, metric]
+    if sentences is not None:
+        units = len(sentences.unique())
+        scale = "share_of_labels" if scale == "share" else scale  # a sentence has more than one answer
+    ends = torch.stack(score_interval(value, draw, rows=units, scale=scale))
+    errors = errors_of_draws(draw, units=units)
     return Estimates(
         value.numpy(),
         count,
-        errors=drawn(errors_of_draws(draw)),
+        errors=drawn(errors),
         null=drawn(null) if sentences is None else None,
         note="the score is undefined",
         interval=ends.numpy() if resamples > 0 else None,
         interval_over="rows" if sentences is None else "sentences",
+        freedom=((len(errors), units - 1),),
     )
 
 

@@ -236,15 +236,21 @@ class HeadMasks:
         )
         return gates.double().numpy()
 
+    def _questions(self, pairs: Sequence[PromptPair]) -> tuple[Questions, Questions]:
+        """What the model reads of pairs: the clean prompts, and the corrupted ones."""
+        tokens = self.settings.tokens_per_batch
+        clean, corrupted = (
+            pair_questions(self.lm, pairs, side, tokens_per_batch=tokens) for side in ("clean", "corrupted")
+        )
+        return clean, corrupted
+
     @cached_property
-    def _read(self) -> list[str]:
-        """Digests of the tokens of both parts and sides."""
-        return [
-            self._questions(part, side).digest for part in (self.train, self.test) for side in ("clean", "corrupted")
-        ]
+    def _read(self) -> list[list[str]]:
+        """Digests of the tokens of both parts."""
+        return [[questions.digest for questions in self._questions(part)] for part in (self.train, self.test)]
 
     def _swaps(self, pairs: Sequence[PromptPair]) -> list[HeadSwap]:
-        source, target = (self._questions(pairs, side) for side in ("clean", "corrupted"))
+        source, target = self._questions(pairs)
         return [
             HeadSwap.of(self.lm, theirs, own, changed_groups(own, theirs)[self.settings.positions])
             for theirs, own in zip(source.batches, target.batches, strict=True)
@@ -256,11 +262,9 @@ class HeadMasks:
         return self._log_odds(swaps, np.zeros(shape, dtype=bool)), self._log_odds(swaps, np.ones(shape, dtype=bool))
 
     def _of_source(self) -> np.ndarray:
-        found = self.lm.log_probs(self._questions(self.test, "clean")).numpy()
+        clean, _ = self._questions(self.test)
+        found = self.lm.log_probs(clean).numpy()
         return found[:, 0] - found[:, 1]
-
-    def _questions(self, pairs: Sequence[PromptPair], side: str) -> Questions:
-        return pair_questions(self.lm, pairs, side, tokens_per_batch=self.settings.tokens_per_batch)
 
     def _log_odds(self, swaps: Sequence[HeadSwap], heads: np.ndarray) -> np.ndarray:
         """Log-odds of the source's answer with some heads patched, shape `(test pairs,)`."""

@@ -138,7 +138,7 @@ class TreeScorer:
 
     def _estimates(self, method: Method, scores: TreeScores, quantity: str) -> Estimates:
         interval, draws = scores.interval(quantity), scores.draws.get(quantity, np.empty(0))
-        errors = _errors(draws) if len(draws) > 1 else None
+        errors = errors_of_draws(torch.tensor(draws), units=scores.sentences).numpy() if len(draws) > 1 else None
         null = scores.null.get(quantity)
         remarks = dict(zip(method.live, method.remarks or ("",) * len(method.live), strict=True))
         return Estimates(
@@ -150,6 +150,7 @@ class TreeScorer:
             interval=None if interval is None else self._over(method, interval),
             interval_over="sentences",
             remarks=tuple(remarks.get(i, "") for i in range(len(self.layers))),
+            freedom=() if errors is None else ((len(errors), scores.sentences - 1),),
         )
 
     def _over(self, method: Method, values: np.ndarray) -> np.ndarray:
@@ -242,7 +243,3 @@ def _difference(scores: TreeScores, quantity: str, baseline: str) -> TreeScores:
         draws={baseline: scores.draws[quantity] - scores.draws[baseline]},
         null={},
     )
-
-
-def _errors(draws: np.ndarray) -> np.ndarray:
-    return errors_of_draws(torch.tensor(draws)).numpy()

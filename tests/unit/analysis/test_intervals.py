@@ -5,7 +5,7 @@ from gaussian_rows import draw
 from scipy import stats
 
 from probes.analysis import cka_leave_one_out, confidence_interval, half_sample_errors, jackknife_errors, linear_cka
-from probes.analysis.intervals import halves_of
+from probes.analysis.intervals import degrees_of_freedom, halves_of
 from probes.analysis.similarity.leave_one_out import LeaveOneOut
 
 
@@ -160,3 +160,20 @@ def test_rows_drawn_with_replacement_look_similar_and_rows_left_out_do_not():
     assert bootstrap == pytest.approx(0.59, abs=0.03)
     assert jackknife == pytest.approx(value, abs=0.001)
     assert np.mean(halves) == pytest.approx(value, abs=0.02)
+
+
+def test_two_sources_of_errors_have_the_degrees_of_freedom_of_welchs_test():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(30, 3)), rng.normal(size=(6, 3)) * [0.3, 1.0, 3.0]
+    errors = np.concatenate([(x - x.mean(0)) / np.sqrt(len(x) * (len(x) - 1)) for x in (first, second)])
+    expected = stats.ttest_ind(first, second, equal_var=False)
+    freedom = [(30, 29), (6, 5)]
+    np.testing.assert_allclose(degrees_of_freedom(errors, freedom), expected.df)
+    interval = confidence_interval(first.mean(0) - second.mean(0), errors, freedom=freedom)
+    ends = expected.confidence_interval(0.95)
+    np.testing.assert_allclose(interval, (ends.low, ends.high))
+
+
+def test_errors_without_named_sources_are_one_more_than_their_degrees_of_freedom():
+    assert degrees_of_freedom(np.ones((12, 2))).tolist() == [11, 11]
+    assert degrees_of_freedom(np.ones((1000, 2)), [(1000, 39)]).tolist() == [39, 39]

@@ -9,7 +9,7 @@ import torch
 from gaussian_rows import draw
 from scipy import stats
 
-from probes.analysis import cka_leave_one_out, cka_null, holm, moment_matched_tail, permutation_p
+from probes.analysis import cka_leave_one_out, cka_null, holm, interval_of, moment_matched_tail, permutation_p
 from probes.analysis.significance import with_p_values
 from probes.values import Estimates, LayerProfile
 
@@ -127,6 +127,17 @@ class TestProfiles:
         np.testing.assert_allclose(found.estimates.p, holm(expected))
         (one_sided,) = with_p_values([profile("a", replace(estimates, alternative="greater"))])
         np.testing.assert_allclose(one_sided.estimates.p_cell, expected / 2)
+
+    def test_errors_of_many_draws_have_the_degrees_of_freedom_of_the_rows_that_were_drawn(self):
+        errors = np.random.default_rng(0).normal(size=(1000, 2))
+        values = np.sqrt(np.square(errors).sum(0)) * [2.0, 2.1]
+        estimates = Estimates(values, 40, errors, np.zeros((1, 2)), "two-sided", freedom=((1000, 39),))
+        (found,) = with_p_values([profile("a", estimates)])
+        np.testing.assert_allclose(found.estimates.p_cell, 2 * stats.t.sf([2.0, 2.1], 39))
+        excluded = interval_of(found)[0] > 0
+        assert excluded.tolist() == (found.estimates.p_cell < 0.05).tolist() == [False, True]
+        (as_draws,) = with_p_values([profile("a", replace(estimates, freedom=()))])
+        assert (as_draws.estimates.p_cell < 0.05).all()
 
     def test_an_exact_value_equals_its_null_or_differs_from_it(self):
         estimates = Estimates(np.array([0.0, 0.5]), 10, np.zeros((10, 2)), np.zeros((1, 2)), "two-sided")

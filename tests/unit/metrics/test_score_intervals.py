@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from probes.metrics import METRICS, bootstrap_counts, score_interval, score_rows
+from probes.metrics import METRICS, bootstrap_counts, errors_of_draws, score_interval, score_rows
 from probes.metrics.score_intervals import Scale, standard_errors
 
 ROWS = 10_000
@@ -117,3 +117,12 @@ def test_the_interval_of_every_metric_holds_its_value_and_stays_in_its_range(met
     )
     assert ((least <= low) & (low < scores.values[metric.name])).all()
     assert ((scores.values[metric.name] < high) & (high <= most)).all()
+
+
+def test_errors_of_draws_sum_to_the_variance_that_intervals_have():
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws = bootstrap_counts(20, 20_000, seed=0).double() @ x / 20
+    errors = errors_of_draws(draws, units=20)
+    torch.testing.assert_close(errors.square().sum(0).sqrt(), standard_errors(draws, rows=20))
+    torch.testing.assert_close(errors.square().sum(0), x.var(0) / 20, rtol=0.03, atol=0)
+    assert not errors_of_draws(draws[:, :1] * 0, units=1).any()

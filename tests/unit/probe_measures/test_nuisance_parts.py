@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import Ridge
 
 from probes.probe_measures import nuisances
-from probes.probe_measures.main_scores import Scored
+from probes.probe_measures.main_scores import Scored, main_score_estimates
 from probes.probe_measures.nuisances.features import BLOCK_NORM, NUISANCES, NuisanceGroup
 from probes.probe_measures.nuisances.linear_fit import Labelled, fit_linear
 from probes.probe_measures.nuisances.residuals import hat_matrix, residuals
@@ -118,6 +118,25 @@ def test_covariates_that_tell_the_label_leave_nothing_to_learn_of_it():
     assert useless.weights.norm() > 0.9 * free.weights.norm()
 
 
+def test_probes_without_a_penalty_are_audited_at_the_penalties_of_linear_ones_and_say_if_they_do_not_converge():
+    generator = torch.Generator().manual_seed(0)
+    targets = {split: torch.arange(rows) % 2 for split, rows in {"train": 60, "validation": 60}.items()}
+    x = {split: torch.randn(1, len(y), 80, generator=generator) for split, y in targets.items()}  # separable
+    fits = {}
+    for settings in (
+        ProbeSettings(min_validation_rows=50),
+        ProbeSettings(min_validation_rows=50, penalties=(0.0,), fit="minibatch"),
+        ProbeSettings(min_validation_rows=50, max_iterations=1),
+    ):
+        labelled = Labelled("classification", 2, targets, settings, 0)
+        fits[settings.penalties, settings.max_iterations] = fit_linear(x, labelled, out_of_fold=True)
+    linear, mlp, stopped = fits.values()
+    torch.testing.assert_close(mlp.weights, linear.weights, rtol=0, atol=0)
+    torch.testing.assert_close(mlp.out_of_fold, linear.out_of_fold, rtol=0, atol=0)
+    assert linear.remarks == mlp.remarks == ("",)
+    assert stopped.remarks[0].startswith("not converged")
+
+
 def test_strata_hold_rows_of_one_prediction_and_about_equal_confidence():
     logits = torch.tensor([[0.0, k] for k in (1.0, 2.0, 3.0, -1.0, -2.0, -3.0)])
     assert strata_of("classification", logits).tolist() == [3, 4, 5, 0, 1, 2]
@@ -137,6 +156,20 @@ def test_a_score_that_comes_from_the_strata_alone_is_at_the_chance_of_its_strata
     alone = within_strata("classification", logits, targets, targets, **settings)
     assert np.isnan(alone.values).all()
     assert "one label alone" in alone.note
+
+
+def test_words_in_one_stratum_have_the_interval_of_their_main_score():
+    generator = torch.Generator().manual_seed(0)
+    sentences, targets = torch.arange(400) // 20, torch.arange(400) % 2
+    right = torch.rand(400, generator=generator) < 0.8
+    logits = torch.nn.functional.one_hot(torch.where(right, targets, 1 - targets), 2).float()[None]
+    settings = {"resamples": 500, "permutations": 10, "seed": 0, "sentences": sentences}
+    found = within_strata("classification", logits, targets, torch.zeros_like(targets), **settings)
+    main = main_score_estimates("classification", logits, targets, **settings)
+    assert found.values[0] == pytest.approx(main.values[0])
+    assert found.interval is not None
+    np.testing.assert_allclose(found.interval, main.interval, atol=0.02)
+    assert np.diff(found.interval, axis=0).item() < 0.12  # of 20 rows it would be 0.3 wide
 
 
 def test_labels_have_strata_of_their_own_and_equal_weights():

@@ -39,6 +39,7 @@ def test_the_ordinal_probe_beats_the_nominal_one_where_classes_are_grades():
     found = profiles_of(OrdinalProbe()(task))
     gain, (tested,) = found["ordinal/gain"].estimates, with_p_values([found["ordinal/gain"]])
     assert gain.values[1] > 0.03
+    assert gain.freedom == ((len(gain.errors), gain.n - 1),)
     assert tested.estimates.p[1] < 0.05
     assert found["ordinal/spearman"].estimates.values[1] > 0.8
     assert found["ordinal/mean_absolute_error"].estimates.values[1] < 1

@@ -61,6 +61,7 @@ def test_with_few_training_rows_the_interval_is_over_training_sets_too():
     wider = profiles_of(VInformation()(probed(rows=(100, 100, 150), settings=over_sets)))["v_information"].estimates
     assert wider.interval_over == "rows and training sets"
     np.testing.assert_array_equal(wider.values, fixed.values)
+    assert (fixed.freedom, wider.freedom) == (((150, 149),), ((150, 149), (10, 9)))
     assert np.square(wider.errors).sum(0)[PLANTED] > np.square(fixed.errors).sum(0)[PLANTED]
 
 

@@ -34,3 +34,16 @@ def test_a_variant_is_loaded_when_it_is_looked_up(tmp_path, monkeypatch):
     unaltered = copy.test.activations.values[:, 4:], data.test.activations.values[:, 4:]
     torch.testing.assert_close(*unaltered)
     assert (copy.test.activations.values[:, :4] != data.test.activations.values[:, :4]).any(2).any(0).all()
+
+
+def test_paths_from_token_to_token_are_given_to_readings_of_the_residual_stream_alone(tmp_path):
+    settings, suite = ExtractionSettings(site=("residual", "attention")), toy_suite()
+    measures = [LabelFreePanel(texts=4, copies=0)]
+    read = read_with_further_passes(suite, tiny_backbone(), settings, tmp_path, measures=measures, seed=0)
+    residual, attention = read.activations.layers
+    found = read.token_paths_of(suite.tasks[0], residual)
+    assert {name: len(values) for name, values in found.items()} == {
+        "prompt_entropy": len(read.activations.layers[residual]),
+        "token_curvature": len(read.activations.layers[residual]),
+    }
+    assert read.token_paths_of(suite.tasks[0], attention) == {}

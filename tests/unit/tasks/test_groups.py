@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from probes.tasks import Split, Suite, Task, aligned, divided, load_local_suite, table_suite
+from probes.tasks.groups import groups_of_rows
 
 SPLITS = ("train", "validation", "test")
 
@@ -90,6 +91,32 @@ def test_groups_of_json_lines_are_never_in_two_splits(write_task, rows):
         load_local_suite(folder, group="source")
     (as_they_are,) = load_local_suite(folder, nuisances=["domain"]).tasks
     assert set(as_they_are.splits["train"].columns["domain"]) == set(as_they_are.splits["test"].columns["domain"])
+
+
+def test_rows_know_their_group_and_a_carved_validation_split_shares_none_with_train(write_task, rows):
+    def with_domain(prefix: str, n: int):
+        return [{**row, "domain": f"d{i % 12}"} for i, row in enumerate(rows(prefix, n))]
+
+    folder = write_task(train=with_domain("Bo", 120), test=with_domain("Al", 36))
+    (found,) = load_local_suite(folder, group="domain", nuisances=["domain"]).tasks
+    groups = {split: own.groups for split, own in found.splits.items()}
+    assert groups == {split: own.columns["domain"] for split, own in found.splits.items()}
+    assert len(groups["validation"]) > 0
+    assert not set(groups["train"]) & set(groups["validation"])
+    numbers = groups_of_rows(found)
+    together = list(zip(numbers["train"].tolist(), groups["train"], strict=True))
+    assert len(set(together)) == len(set(groups["train"])) == len(set(numbers["train"].tolist()))
+    (plain,) = load_local_suite(folder).tasks
+    assert plain.splits["train"].groups == ()
+    assert groups_of_rows(plain) == {}
+
+
+def test_equal_texts_are_a_group_also_across_splits_and_of_two_values_of_the_group():
+    train = Split(("a", "b", "c", "a"), (0, 1, 0, 1), ("",) * 4, groups=("x", "y", "z", "y"))
+    validation = Split(("d", "c"), (0, 1), ("",) * 2, groups=("u", "v"))
+    splits = {"train": train, "validation": validation, "test": train}
+    numbers = groups_of_rows(Task("t", "classification", ("no", "yes"), splits))
+    assert {split: own.tolist() for split, own in numbers.items()} == {"train": [0, 0, 1, 0], "validation": [2, 1]}
 
 
 def test_labels_of_files_and_tables_can_be_aligned(write_task, rows):

@@ -128,6 +128,8 @@ def test_every_test_score_says_that_its_interval_is_over_training_sets_and_is_no
         if old.errors is not None and new.errors is not None:
             np.testing.assert_array_equal(new.errors[: len(old.errors)], old.errors)
             assert len(new.errors) == len(old.errors) + 8
+            assert old.freedom == ((len(old.errors), old.n - 1),)
+            assert new.freedom == (*old.freedom, (8, 7))
     score = wide.profile("r2" if kind == "regression" else "macro_f1").estimates
     assert score.errors is not None
     assert score.errors[-8:].any()
@@ -140,6 +142,7 @@ def test_two_models_with_the_same_activations_have_no_difference_over_training_s
     same = paired_difference(first, again)
     assert same.interval_over == OVER_BOTH
     assert same.errors is not None
+    assert same.freedom == first.freedom != ()
     assert not same.errors.any()
     apart = paired_difference(first, other).errors
     assert apart is not None

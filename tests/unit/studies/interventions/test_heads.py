@@ -112,15 +112,6 @@ def test_pairs_are_shared_out_between_learning_and_judging():
     assert len(found.test) == 48
 
 
-@pytest.mark.parametrize("kind", ["facts", "boxes"])
-def test_no_pair_is_both_learned_on_and_judged_on_in_either_order(kind: str):
-    settings = HeadSettings(train=7, test=7)
-    found = HeadMasks.of(SimpleNamespace(backbone=tiny_backbone()), kind, settings, None, 0)  # pyright: ignore[reportArgumentType]
-    train, test = ([frozenset((pair.clean, pair.corrupted)) for pair in part] for part in (found.train, found.test))
-    assert len(train) == len(test) == 7
-    assert len({*train, *test}) == 14
-
-
 @pytest.mark.parametrize("tokens", [64, 1024])
 def test_a_pass_has_at_most_the_tokens_that_are_allowed(tokens: int):
     settings = HeadSettings(train=24, test=24, tokens_per_batch=tokens)
@@ -129,6 +120,15 @@ def test_a_pass_has_at_most_the_tokens_that_are_allowed(tokens: int):
     assert max(swap.batch.input_ids.numel() for swap in swaps) <= tokens
     assert sum(len(swap.batch.rows.unique()) for swap in swaps) == 24
     assert (len(swaps) > 1) == (tokens == 64)
+
+
+@pytest.mark.parametrize("kind", ["facts", "boxes"])
+def test_no_pair_is_both_learned_on_and_judged_on_in_either_order(kind: str):
+    settings = HeadSettings(train=7, test=7)
+    found = HeadMasks.of(SimpleNamespace(backbone=tiny_backbone()), kind, settings, None, 0)  # pyright: ignore[reportArgumentType]
+    train, test = ([frozenset((pair.clean, pair.corrupted)) for pair in part] for part in (found.train, found.test))
+    assert len(train) == len(test) == 7
+    assert len({*train, *test}) == 14
 
 
 @pytest.mark.parametrize(
