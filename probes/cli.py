@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import gc
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -69,11 +70,27 @@ def main() -> None:
         if arguments and arguments[0] in _COMMANDS:
             get_object(_COMMANDS[arguments[0]])(arguments[1:])
             return
+        if arguments:
+            refuse_unknown_command(arguments[0])
         if not _INFORMATION_FLAGS.intersection(arguments):
             overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("--")]
             check_overrides(overrides)
             refuse_foreign_hydra_nodes(overrides)
         _run()
+
+
+def refuse_unknown_command(word: str) -> None:
+    """Refuse a first word that looks like a command and is none.
+
+    Raises:
+        OverrideError: It is neither a command nor an override nor an option.
+    """
+    if re.fullmatch(r"[a-z][a-z-]*", word) and word not in _COMMANDS:
+        names = ", ".join(sorted(_COMMANDS))
+        raise OverrideError(
+            f"There is no command `{word}`.{_did_you_mean(word, list(_COMMANDS))} There are {names}; a run is "
+            "described by overrides such as `suite=starter`."
+        )
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="train")

@@ -61,16 +61,16 @@ def counted(what: str, *, total: int, done: int = 0, console: Console | None = N
             yield lambda: progress.advance(task)
         return
     start = last_line = time.monotonic()
-    counted = 0
+    so_far = 0
 
     def count() -> None:
-        nonlocal counted, last_line
-        counted += 1
+        nonlocal so_far, last_line
+        so_far += 1
         now = time.monotonic()
         if now - last_line >= _SECONDS_BETWEEN_LINES:
             last_line = now
-            left = (now - start) / counted * (total - done - counted)
-            _log.info("%d of %d %s, about %.0f s left", done + counted, total, what, left)
+            left = (now - start) / so_far * (total - done - so_far)
+            _log.info("%d of %d %s, about %.0f s left", done + so_far, total, what, left)
 
     yield count
 

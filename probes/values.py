@@ -52,12 +52,14 @@ class Activations:
         layers: Names of the first axis.
         row_ids: Names of the second axis; every join between two activations goes through them.
         reading: Stack, site and pooling.
+        depth: Number of blocks of the stack, whether or not they are read; `None` where it is unknown.
     """
 
     values: Tensor
     layers: tuple[Layer, ...]
     row_ids: tuple[str, ...]
     reading: Reading
+    depth: int | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.layers), len(self.row_ids))

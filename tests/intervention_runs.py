@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from logged_objectives import with_logged_objective
 from toy_language_model import toy_backbone, toy_suite
 
 from probes.activations import ExtractionSettings
@@ -24,7 +25,9 @@ def run_on_toy(study: Any, folder: Path, *, cache: Path | None = None, **parts: 
     given = {"backbone": toy_backbone, "suite": toy_suite, "extraction": ExtractionSettings(), "probe": PROBE}
     given |= {"trainer": default_trainer, "analysis": LayerAnalysis(), **parts}
     wanted = inspect.signature(study.run).parameters
-    return study.run(context, **{name: part for name, part in given.items() if name in wanted})
+    return with_logged_objective(
+        lambda: study.run(context, **{name: part for name, part in given.items() if name in wanted})
+    )
 
 
 def cells(results: list[Result], metric: str, *, control: str = "") -> dict:

@@ -68,7 +68,7 @@ class RayLauncher(Launcher):
         try:
             import ray
         except ImportError as error:
-            raise ImportError("`hydra/launcher=ray` needs Ray. Install it by `pip install 'probes[ray]'`.") from error
+            raise ImportError("`hydra/launcher=ray` needs Ray. Install it by `pip install -e '.[ray]'`.") from error
         for number, overrides in enumerate(job_overrides, start=initial_job_idx):
             _log.info("\t#%d : %s", number, " ".join(filter_overrides(overrides)))
         ray.init(**self._options())

@@ -2,6 +2,7 @@
 
 from probes.activations.certificate import Certificate as Certificate
 from probes.activations.certificate import certified as certified
+from probes.activations.extract import depth_of as depth_of
 from probes.activations.extract import extract as extract
 from probes.activations.extract import open_stores as open_stores
 from probes.activations.extract import row_ids as row_ids

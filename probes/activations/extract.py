@@ -57,7 +57,14 @@ def extract(
         stores = open_stores(backbone, settings, Path(folder).expanduser() / "activations")
         fill_stores(backbone, tokenized, stores, settings, layers=layers)
         values = stores[reading].read(tokenized.text_ids, names)
-    return Activations(values, names, row_ids("", "", tokenized.text_ids, tokenized.text_ids), reading)
+    names_of_rows = row_ids("", "", tokenized.text_ids, tokenized.text_ids)
+    return Activations(values, names, names_of_rows, reading, depth_of(backbone, reading))
+
+
+def depth_of(backbone: ReadableBackbone, reading: Reading) -> int:
+    """Number of blocks of a reading's stack, whether or not their layers are read."""
+    names = backbone.layers(reading.stack, site=reading.site, spec="all")
+    return max(layer for layer in names if isinstance(layer, int))
 
 
 def open_stores(

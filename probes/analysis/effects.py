@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.stats import t as student_t
 
@@ -52,7 +54,7 @@ def effect_estimates(
 
     Args:
         effects: Shape `(layers, rows)`; NaN rows of a layer make its estimate NaN.
-        labels: Class of each row, shape `(rows,)`; each class has two rows or more.
+        labels: Class of each row, shape `(rows,)`; if one has a single row, interval and p are NaN.
         random: The same for random interventions of the same size, shape `(draws, layers, rows)`, two or more.
         null: The value of no effect.
         alternative: Which effects count.
@@ -69,7 +71,7 @@ def effect_estimates(
     values = class_balanced_mean(beyond, labels)
     with np.errstate(invalid="ignore", divide="ignore"):
         of_rows = (
-            np.sum([beyond[:, labels == c].var(-1, ddof=1) / n for c, n in zip(classes, counts, strict=True)], axis=0)
+            np.sum([_variance(beyond[:, labels == c]) / n for c, n in zip(classes, counts, strict=True)], axis=0)
             / len(classes) ** 2
         )
         freedom_of_rows, draws = int((counts - 1).sum()), 1 if random is None else len(random)
@@ -94,6 +96,11 @@ def effect_estimates(
         interval_over="rows" if random is None else f"rows and {draws_are}",
         p_cell=np.where(np.isfinite(values), p, np.nan),
     )
+
+
+def without_null(estimates: Estimates) -> Estimates:
+    """The same of a quantity that has no value of no effect, such as a share or a log-probability: it is not tested."""
+    return replace(estimates, null=None, p_cell=None)
 
 
 def normalised_effect(changes: np.ndarray, gaps: np.ndarray, *, over: str = "pairs") -> Estimates:
@@ -124,3 +131,8 @@ def normalised_effect(changes: np.ndarray, gaps: np.ndarray, *, over: str = "pai
         values, rows, errors=errors, null=np.zeros((1, len(values))), alternative="two-sided", note=note,
         interval_over=over,
     )  # fmt: skip
+
+
+def _variance(values: np.ndarray) -> np.ndarray:
+    """Over rows, shape `(layers,)` for `(layers, rows)`; NaN of a single row."""
+    return values.var(-1, ddof=1) if values.shape[-1] > 1 else np.full(len(values), np.nan)

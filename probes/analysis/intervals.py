@@ -65,12 +65,12 @@ def degrees_of_freedom(errors: np.ndarray, freedom: Sequence[tuple[int, int]] = 
 def sum_of_variances(*parts: tuple[np.ndarray, int]) -> tuple[np.ndarray, np.ndarray]:
     """The sum of variances, each given with its degrees of freedom, and the sum's degrees of freedom, `(layers,)` each.
 
-    Variances without a degree of freedom do not count.
+    Variances without a degree of freedom do not count; where there is no other, the sum is the first.
 
     Source:
         Welch 1947; Satterthwaite 1946.
     """
-    known = [part for part in parts if part[1] > 0]
+    known = [part for part in parts if part[1] > 0] or parts[:1]
     total = np.sum([variance for variance, _ in known], axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         freedom = total**2 / np.sum([variance**2 / degrees for variance, degrees in known], axis=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -49,30 +50,51 @@ def join_rows(x: Activations, y: Activations) -> JoinedActivations:
     return JoinedActivations(_rows(x, x_rows), _rows(y, y_rows), num_dropped)
 
 
-def match_layers(layers: tuple[Layer, ...], other_layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """The layer of another model to compare with each layer: the one of the same name, or at the same relative depth.
+def match_layers(
+    layers: tuple[Layer, ...],
+    other_layers: tuple[Layer, ...],
+    *,
+    depth: int | None = None,
+    other_depth: int | None = None,
+) -> tuple[Layer, ...]:
+    """The layer of another model to compare with each layer: the one at the same relative depth.
 
-    Layers match by name if the other model has them all, unless the lists show two models of different depth: each
-    holds every layer up to its last (from 0, or from 1 for sublayers), and the last ones differ. They then match by
-    relative depth, and layers that are not numbered match the last layer of the other model.
+    In models with equally many blocks that is the layer of the same name, or the nearest that was read. A layer that is
+    not numbered matches the one of the same name, or else the last layer of the other model.
+
+    Where a depth is unknown, layers match by name if the other model has them all, unless the lists show two models of
+    different depth: each holds every layer up to its last (from 0, or from 1 for sublayers), and the last ones differ.
+
+    Args:
+        layers: Of one model.
+        other_layers: Of the other.
+        depth: Number of blocks of the one model.
+        other_depth: Number of blocks of the other.
 
     >>> match_layers((0, 1, 2, "final"), (0, 1, 2, 3, 4, "final"))
     (0, 2, 4, 'final')
+    >>> match_layers((0, 1, 2), (0, 1, 2, 3, 4), depth=4, other_depth=4)
+    (0, 1, 2)
     """
     numbers, other_numbers = ([layer for layer in names if isinstance(layer, int)] for names in (layers, other_layers))
-    complete = _is_every_layer(numbers) and _is_every_layer(other_numbers)
-    depths_differ = complete and len(numbers) != len(other_numbers)
-    if set(layers) <= set(other_layers) and not depths_differ:
-        return layers
-    depth = max(numbers, default=0)
+    if depth is None or other_depth is None:
+        complete = _is_every_layer(numbers) and _is_every_layer(other_numbers)
+        if set(layers) <= set(other_layers) and not (complete and len(numbers) != len(other_numbers)):
+            return layers
+        depth, other_depth = max(numbers, default=0), max(other_numbers, default=0)
     matched = []
     for layer in layers:
         if isinstance(layer, int) and other_numbers:
-            position = layer / max(depth, 1) * max(other_numbers)
+            position = layer * other_depth / max(depth, 1)
             matched.append(min(other_numbers, key=lambda number: abs(number - position)))
         else:
-            matched.append(other_layers[-1])
+            matched.append(layer if layer in other_layers else other_layers[-1])
     return tuple(matched)
+
+
+def layer_remarks(layers: tuple[Layer, ...], matched: tuple[Layer, ...]) -> tuple[str, ...]:
+    """For each layer that is compared with one of another name, which that is; one string a layer."""
+    return tuple("" if a == b else f"against layer {b}" for a, b in zip(layers, matched, strict=True))
 
 
 def values_at_layers(activations: Activations, layers: tuple[Layer, ...]) -> Tensor:
@@ -94,4 +116,4 @@ def _rows(activations: Activations, rows: Tensor) -> Activations:
     if torch.equal(rows, torch.arange(len(activations.row_ids))):
         return activations
     row_ids = tuple(activations.row_ids[row] for row in rows.tolist())
-    return Activations(activations.values[:, rows], activations.layers, row_ids, activations.reading)
+    return replace(activations, values=activations.values[:, rows], row_ids=row_ids)

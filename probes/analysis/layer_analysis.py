@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.analysis.join import join_rows, match_layers, values_at_layers
+from probes.analysis.join import join_rows, layer_remarks, match_layers, values_at_layers
 from probes.analysis.measures import BetweenTasks, TaskMeasure, TaskRows
 from probes.analysis.significance import Tail
 from probes.analysis.table import Findings, LayerTable
@@ -137,8 +138,9 @@ def matched_rows(activations: Activations, labels: Tensor | None = None, other: 
     if labels is not None and joined.x is not activations:
         kept = set(joined.x.row_ids)
         labels = labels[[row in kept for row in activations.row_ids]]
-    matched = match_layers(activations.layers, joined.y.layers)
-    return TaskRows(joined.x.values, labels, values_at_layers(joined.y, matched))
+    layers = activations.layers
+    matched = match_layers(layers, joined.y.layers, depth=activations.depth, other_depth=other.depth)
+    return TaskRows(joined.x.values, labels, values_at_layers(joined.y, matched), layer_remarks(layers, matched))
 
 
 def sample_rows(values: Tensor, most: int, *, seed: int) -> Tensor:
@@ -176,6 +178,8 @@ def task_profiles(
         if measure.needs == "rows" or getattr(rows, measure.needs) is not None:
             layers = activations.layers
             estimates = _estimates(partial(measure, rows), layers, f"{measure.quantity} of '{task}'")
+            if measure.needs == "reference" and any(rows.reference_remarks):
+                estimates = replace(estimates, remarks=rows.reference_remarks)
             place = {"task": task, "reading": activations.reading, "role": role}
             profile = LayerProfile(
                 quantity=measure.quantity, unit=measure.unit, layers=layers, estimates=estimates, **place

@@ -73,11 +73,13 @@ class TaskRows:
             multi-label tasks; `None` if the task has no labels.
         reference: Activations of the same rows in another model, at the layers matched to those of `values`, shape
             `(layers, rows, reference_features)`; `None` if there is no other model.
+        reference_remarks: For each layer that is compared with one of another name, which that is; `()` for none.
     """
 
     values: Tensor
     labels: Tensor | None = None
     reference: Tensor | None = None
+    reference_remarks: tuple[str, ...] = ()
 
 
 class TaskMeasure(Protocol):

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.analysis.join import match_layers
+from probes.analysis.join import layer_remarks, match_layers
 from probes.metrics import (
     MAIN_METRIC,
     Predictions,
     TargetKind,
     bootstrap_counts,
+    drawn,
     errors_of_draws,
     score_interval,
     score_rows,
@@ -51,8 +52,8 @@ def paired_score_difference(
         first: Of one run.
         second: Of another run, on the same rows in any order.
         metric: One of `first.metrics`; the main metric of the kind of task by default.
-        resamples: Of the rows.
-        exchanges: Draws of the null.
+        resamples: Of the rows; 0: no interval.
+        exchanges: Draws of the null; 0 for none.
         seed: Of resamples and exchanges.
 
     Returns:
@@ -69,7 +70,7 @@ def paired_score_difference(
             f"'{metric}' cannot be computed from predictions of task '{first.task}' ({first.kind}). There are "
             f"{', '.join(first.metrics)}."
         )
-    matched = match_layers(first.layers, second.layers)
+    matched = match_layers(first.layers, second.layers, depth=first.depth, other_depth=second.depth)
     pair = torch.stack([first.logits(), second.logits(matched)])  # (2, layers, rows, classes)
     targets, rows = first.target_tensor(), len(first.row_ids)
     counts = bootstrap_counts(rows, resamples, seed=seed, groups=first.groups)
@@ -88,13 +89,13 @@ def paired_score_difference(
     return Estimates(
         value.numpy(),
         rows,
-        errors=errors.numpy(),
-        null=_exchanged(pair, targets, first.kind, metric, exchanges, groups=first.groups, seed=seed + 1),
+        errors=drawn(errors) if resamples > 0 else None,
+        null=drawn(_exchanged(pair, targets, first.kind, metric, exchanges, groups=first.groups, seed=seed + 1)),
         alternative="two-sided",
         note="the score is undefined",
-        interval=ends.numpy(),
+        interval=ends.numpy() if resamples > 0 else None,
         interval_over=over,
-        remarks=tuple("" if a == b else f"against layer {b}" for a, b in zip(first.layers, matched, strict=True)),
+        remarks=layer_remarks(first.layers, matched),
         freedom=tuple(freedom),
     )
 
@@ -144,7 +145,7 @@ def _exchanged(
     *,
     groups: Tensor | None,
     seed: int,
-) -> np.ndarray:
+) -> Tensor:
     """Differences after the predictions of random rows or groups were exchanged, float64 `(exchanges, layers)`."""
     layers, rows = pair.shape[1:3]
     generator = torch.Generator().manual_seed(seed)
@@ -160,4 +161,4 @@ def _exchanged(
         other = torch.where(chosen, pair[0][:, None], pair[1][:, None]).flatten(0, 1)
         scores = [score_rows(kind, logits, targets, names={metric}).values[metric] for logits in (one, other)]
         draws.append((scores[1] - scores[0]).view(layers, len(some)).T)
-    return torch.cat(draws).numpy()
+    return torch.cat(draws)

@@ -124,7 +124,12 @@ class LiveRows:
 
     def now(self, model: PreTrainedModel) -> Iterator[tuple[str, Activations]]:
         """The present activations of each task's texts in the model being tuned."""
-        options = {"stack": self.base.stacks, "layers": self.base.layer_spec}
+        options = {
+            "stack": self.base.stacks,
+            "layers": self.base.layer_spec,
+            "decoder_input": self.base.decoder_input,
+            "chat_template": self.base.tokenizer.chat_template,
+        }
         with frozen_view(model, self.base.tokenizer.wrapped, name="in training", **options) as live:
             for task, texts in self.texts.items():
                 yield task, extract(live, texts)

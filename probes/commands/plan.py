@@ -95,8 +95,8 @@ def planned(cfg: DictConfig, *, clock: Clock = time.perf_counter) -> Subject:
 
     Raises:
         TypeError: The study is neither probe nor layer_by_layer.
-        ValueError: There is no such GPU, a job has more GPUs than there are, or the suite of a model that is not here
-            is not known by its numbers.
+        ValueError: There is no such GPU, a job has more GPUs than there are, the suite of a model that is not here
+            is not known by its numbers, or there is nothing to probe.
     """
     from probes.planning import GPUS, layer_by_layer_jobs, probe_jobs
     from probes.planning.rates import rates_of
@@ -228,7 +228,7 @@ def _material(cfg: DictConfig, study: Any, clock: Clock) -> _Material:
         return _Material(shape, tasks, texts, 1, None, None, load, [*notes, *more])
     suite = instantiate(cfg.suite)
     mixture = getattr(study, "mixture", None)
-    suite = suite if mixture is None else mark_unseen(suite, mixture.unseen)
+    suite = _read_by_probing(cfg, suite) if mixture is None else mark_unseen(suite, mixture.unseen)
     limit = cfg.extraction.max_length
 
     def lengths(prompts: Sequence[str]) -> list[int]:
@@ -237,6 +237,22 @@ def _material(cfg: DictConfig, study: Any, clock: Clock) -> _Material:
     readings = len(backbone.readings(cfg.extraction.pooling, cfg.extraction.site))
     tasks = counted_tasks(suite.tasks, lengths)
     return _Material(shape, tasks, unique_texts(suite.tasks, lengths), readings, suite, backbone, load, notes)
+
+
+def _read_by_probing(cfg: DictConfig, suite: Suite) -> Suite:
+    """The tasks that `study=probe` reads: those with labels, and pairs of texts where a measure asks for them.
+
+    Raises:
+        ValueError: No task has labels.
+    """
+    from probes.architectures import reads_tokens
+    from probes.studies.probe import with_labels
+    from probes.tasks import Suite
+
+    measures = () if reads_tokens(instantiate(cfg.probe).architecture) else instantiate(cfg.analysis).probe_measures
+    of_pairs = any(hasattr(measure, "of_pairs") for measure in measures)
+    pairs = [task for task in suite.tasks if of_pairs and task.kind == "pairs"]
+    return Suite(suite.name, (*with_labels(suite).tasks, *pairs))
 
 
 def _assumed(cfg: DictConfig) -> tuple[Sequence[TaskTexts], Texts, list[str]]:

@@ -19,6 +19,7 @@ from probes.interventions.lenses import Readout as Readout
 from probes.interventions.lenses import Translators as Translators
 from probes.interventions.moments import LabelMoments as LabelMoments
 from probes.interventions.pairs import PromptPair as PromptPair
+from probes.interventions.pairs import check_kinds as check_kinds
 from probes.interventions.pairs import generated_pairs as generated_pairs
 from probes.interventions.streams import Streams as Streams
 from probes.interventions.streams import erasers_from_layer_on as erasers_from_layer_on

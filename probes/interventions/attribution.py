@@ -59,7 +59,7 @@ def integrated_gradients(
         weights: As there.
         steps: Nodes of the Gauss–Legendre quadrature.
         start_of: Layer 0 of the start for a batch and its own layer 0, such as that of prompts with another word;
-            default `average_tokens`.
+            default `average_tokens` of the questions.
 
     Returns:
         As `gradient_times_input`.
@@ -68,9 +68,10 @@ def integrated_gradients(
         Sundararajan, Taly and Yan 2017, "Axiomatic attribution for deep networks".
     """
     nodes, shares = np.polynomial.legendre.leggauss(steps)
+    start_of = average_tokens(lm, questions) if start_of is None else start_of
     found = []
     for batch, hidden in _embedded(lm, questions):
-        start = (start_of or average_tokens)(batch, hidden)
+        start = start_of(batch, hidden)
         way = hidden - start
         total = sum(
             share / 2 * _gradient(lm, batch, start + (node + 1) / 2 * way, weights)
@@ -92,10 +93,10 @@ def completeness_error(lm: LanguageModel, questions: Questions, weights: Tensor,
     Returns:
         Sum over inputs of |sum of attributions − difference of scores|, over the sum of |difference of scores|.
     """
-    missed, whole = 0.0, 0.0
+    missed, whole, start_of = 0.0, 0.0, average_tokens(lm, questions)
     with torch.no_grad():
         for (batch, hidden), own in zip(_embedded(lm, questions), found, strict=True):
-            ends = [score_at(lm, batch, layer_0, weights) for layer_0 in (hidden, average_tokens(batch, hidden))]
+            ends = [score_at(lm, batch, layer_0, weights) for layer_0 in (hidden, start_of(batch, hidden))]
             difference = (ends[0] - ends[1]).double()
             missed += (own.double().sum(1) - difference).abs().sum().item()
             whole += difference.abs().sum().item()
@@ -118,17 +119,22 @@ def words_of_prompts(backbone: FrozenBackbone, prompts: Sequence[str]) -> list[l
     return found
 
 
-def average_tokens(batch: OptionBatch, hidden: Tensor) -> Tensor:
-    """Layer 0 in which an average token stands for each prompt token, shape `(inputs, tokens, features)`.
+def average_tokens(lm: LanguageModel, questions: Questions) -> Callable[[OptionBatch, Tensor], Tensor]:
+    """For a batch and its layer 0, layer 0 with an average token in place of each prompt token, in the same shape.
 
-    It has the direction of the mean of the batch's prompt tokens and their average length: near 0, norms would make of
-    every small step a large one.
+    It has the direction of the mean of all prompt tokens of all questions, whatever the batches, and their average
+    length: near 0, norms would make of every small step a large one.
     """
-    mask = batch.prompt_mask.bool().to(hidden.device)
-    tokens = hidden[mask].float()
-    mean = tokens.mean(0)
-    average = mean * (tokens.norm(dim=1).mean() / mean.norm().clamp(min=1e-12))
-    return torch.where(mask[..., None], average.to(hidden.dtype), hidden)
+    total, length, count = torch.zeros(lm.backbone.hidden_size, dtype=torch.float64), 0.0, 0
+    for batch, hidden in _embedded(lm, questions):
+        tokens = hidden.cpu()[batch.prompt_mask.bool()].double()
+        total, length, count = total + tokens.sum(0), length + tokens.norm(dim=1).sum().item(), count + len(tokens)
+    average = (total / total.norm().clamp(min=1e-12) * (length / count)).float()
+
+    def start_of(batch: OptionBatch, hidden: Tensor) -> Tensor:
+        return torch.where(batch.prompt_mask.bool()[..., None].to(hidden.device), average.to(hidden), hidden)
+
+    return start_of
 
 
 def score_at(lm: LanguageModel, batch: OptionBatch, hidden: Tensor, weights: Tensor) -> Tensor:

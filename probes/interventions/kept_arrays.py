@@ -17,7 +17,7 @@ from probes.kept_files import read_resume_point, write_resume_point
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 """Part of every key; raise it when the same model, data and settings give other arrays."""
 
 

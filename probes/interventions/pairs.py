@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import combinations, product
 
 from probes.backbones import FrozenBackbone
 from probes.seeds import derive_seed
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def _sentiment() -> list[PromptPair]:
 def _facts() -> list[PromptPair]:
     return [
         PromptPair(f"The capital of {one} is", f"The capital of {other} is", _CAPITALS[one], _CAPITALS[other])
-        for one, other in permutations(_CAPITALS, 2)
+        for one, other in combinations(_CAPITALS, 2)
     ]
 
 
@@ -71,7 +74,7 @@ def _boxes() -> list[PromptPair]:
             f"Box A contains the {other}. Box B contains the {one}. Box {asked} contains the",
             *((one, other) if asked == "A" else (other, one)),
         )
-        for one, other, asked in ((*two, box) for two in permutations(_OBJECTS, 2) for box in "AB")
+        for one, other, asked in ((*two, box) for two in combinations(_OBJECTS, 2) for box in "AB")
     ]
 
 
@@ -81,23 +84,45 @@ PAIRS: dict[str, Callable[[], list[PromptPair]]] = {
     "facts": _facts,
     "boxes": _boxes,
 }
-"""Kind → all pairs: number of the subject, polarity of an opinion, capitals of countries, and contents of boxes."""
+"""Kind → all pairs: number of the subject, polarity of an opinion, capitals of countries, and contents of boxes.
+
+No two prompts are paired twice, in either order: a pair and its reverse say the same.
+"""
 
 
-def generated_pairs(kind: str, backbone: FrozenBackbone, count: int, *, seed: int) -> list[PromptPair]:
+def check_kinds(kinds: Sequence[str], *, key: str) -> None:
+    """Refuse kinds of pairs that there are not.
+
+    Args:
+        kinds: Some of `PAIRS`.
+        key: The config key that names them, for messages.
+
+    Raises:
+        ValueError: One is not among `PAIRS`, or there is none.
+    """
+    unknown = [kind for kind in kinds if kind not in PAIRS]
+    if unknown or not kinds:
+        raise ValueError(
+            f"Wanted one or more kinds of pairs; got {list(kinds)}. There are {', '.join(PAIRS)}. Set `{key}`."
+        )
+
+
+def generated_pairs(kind: str, backbone: FrozenBackbone, count: int, *, seed: int, key: str) -> list[PromptPair]:
     """Pairs whose two prompts have equally many tokens, every second one with the roles exchanged.
+
+    If there are fewer than asked for, all of them are taken, and the log says how many.
 
     Args:
         kind: One of `PAIRS`.
         backbone: Its tokenizer decides which pairs are left.
         count: Pairs at most.
         seed: Decides which are drawn.
+        key: The config key that names the kinds, for messages.
 
     Raises:
         ValueError: There is no such kind, or fewer than 4 pairs are left.
     """
-    if kind not in PAIRS:
-        raise ValueError(f"There are no pairs '{kind}'. There are {', '.join(PAIRS)}. Set `study.patching.pairs`.")
+    check_kinds([kind], key=key)
     everything = PAIRS[kind]()
     random.Random(derive_seed(seed, "pairs", kind)).shuffle(everything)
     lengths = [list(map(len, backbone.tokenize([pair.clean, pair.corrupted]).ids)) for pair in everything]
@@ -105,6 +130,11 @@ def generated_pairs(kind: str, backbone: FrozenBackbone, count: int, *, seed: in
     if len(kept) < 4:
         raise ValueError(
             f"Only {len(kept)} of {len(everything)} pairs '{kind}' have prompts of equally many tokens in "
-            f"'{backbone.name}'. Leave them out of `study.patching.pairs`."
+            f"'{backbone.name}'. Leave them out of `{key}`."
         )
+    if len(kept) < count:
+        _log.warning(
+            "%d pairs '%s' have prompts of equally many tokens in '%s'; %d were asked for.",
+            len(kept), kind, backbone.name, count,
+        )  # fmt: skip
     return [pair.reversed if number % 2 else pair for number, pair in enumerate(kept[:count])]

@@ -34,7 +34,7 @@ def token_groups(batch: OptionBatch, positions: str) -> dict[str, Tensor]:
         ValueError: The positions are unknown.
     """
     if positions not in GROUPS:
-        raise ValueError(f"Unknown positions {positions!r}. There are {', '.join(GROUPS)}. Set `study.positions`.")
+        raise ValueError(f"Unknown positions {positions!r}. There are {', '.join(GROUPS)}.")
     prompt = batch.prompt_mask.bool()
     last = prompt & (batch.prompt_mask.cumsum(1) == batch.prompt_mask.sum(1, keepdim=True))
     groups = {"last": last, "earlier": prompt & ~last}

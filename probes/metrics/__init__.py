@@ -10,6 +10,7 @@ from probes.metrics.classification import auroc as auroc
 from probes.metrics.predictions import Predictions as Predictions
 from probes.metrics.resampling import bootstrap_counts as bootstrap_counts
 from probes.metrics.resampling import permuted_orders as permuted_orders
+from probes.metrics.score_intervals import drawn as drawn
 from probes.metrics.score_intervals import errors_of_draws as errors_of_draws
 from probes.metrics.score_intervals import score_interval as score_interval
 from probes.metrics.score_intervals import widened as widened
@@ -22,8 +23,5 @@ from probes.metrics.scores import UNITS as UNITS
 from probes.metrics.scores import ProbeMetric as ProbeMetric
 from probes.metrics.scores import Scores as Scores
 from probes.metrics.scores import TargetKind as TargetKind
-from probes.metrics.scores import classification_scores as classification_scores
-from probes.metrics.scores import multilabel_scores as multilabel_scores
 from probes.metrics.scores import permuted_scores as permuted_scores
-from probes.metrics.scores import regression_scores as regression_scores
 from probes.metrics.scores import score_rows as score_rows

@@ -72,7 +72,7 @@ def calibrated_errors(answers: Answers, draws: int, *, bins: int = BINS, seed: i
 
     Args:
         answers: Whose confidences count.
-        draws: Number of draws.
+        draws: Number of draws; 0 for none.
         bins: Number of bins.
         seed: Decides the draws.
 
@@ -84,13 +84,13 @@ def calibrated_errors(answers: Answers, draws: int, *, bins: int = BINS, seed: i
     """
     generator = torch.Generator().manual_seed(seed)
     confidence, place = answers.confidence, answers.bins(bins)
-    errors = []
-    for _ in range(draws):
+    errors = confidence.new_empty(draws, len(confidence))
+    for of_draw in errors:
         uniform = torch.rand(confidence.shape[1], generator=generator, dtype=torch.float64)
         excess = (uniform < confidence).double() - confidence
         by_bin = excess.new_zeros(len(excess), bins).scatter_add_(1, place, excess)
-        errors.append(by_bin.abs().sum(1) / excess.shape[1])
-    return torch.stack(errors)
+        of_draw.copy_(by_bin.abs().sum(1) / excess.shape[1])
+    return errors
 
 
 def over_confidence(answers: Answers) -> Tensor:

@@ -24,7 +24,7 @@ _OF_PREDICTIONS = {
 class Predictions:
     """Predictions of one task's probes on its test rows.
 
-    Classes are int16, labels bool, numbers float32.
+    Classes are int32, labels bool, numbers float32.
 
     Attributes:
         task: Name of the task.
@@ -40,6 +40,7 @@ class Predictions:
         training_seed: What decided the training sets; equal in two runs whose errors are paired.
         sentences: Number of each row's sentence, int32 `(rows,)`, where rows are words; without entries where rows are
             independent.
+        depth: Number of blocks of the stack that was read; `None` where it is unknown.
     """
 
     task: str
@@ -53,6 +54,7 @@ class Predictions:
     training_errors: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     training_seed: str = ""
     sentences: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    depth: int | None = None
 
     @property
     def groups(self) -> Tensor | None:
@@ -80,10 +82,11 @@ class Predictions:
         layers: tuple[Layer, ...],
         row_ids: tuple[str, ...],
         sentences: np.ndarray | None = None,
+        depth: int | None = None,
     ) -> Predictions:
         """The predictions that logits `(layers, rows, classes)` stand for; numbers in the unit of the targets."""
         if kind == "classification":
-            predicted, dtype = logits.argmax(-1), np.int16
+            predicted, dtype = logits.argmax(-1), np.int32
         elif kind == "multilabel":
             predicted, dtype = logits > 0, np.bool_
         else:
@@ -98,6 +101,7 @@ class Predictions:
             predicted=predicted.numpy(force=True).astype(dtype),
             targets=targets.numpy(force=True).astype(dtype),
             sentences=np.empty(0, np.int32) if sentences is None else sentences,
+            depth=depth,
         )
 
     @property

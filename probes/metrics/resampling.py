@@ -37,7 +37,7 @@ def permuted_orders(rows: int, permutations: int, *, seed: int, groups: Tensor |
 
     Args:
         rows: Number of rows.
-        permutations: Number of orders.
+        permutations: Number of orders; 0 for none.
         seed: Determines them; 0 is a seed like any other.
         groups: Number of each row's group, int64 `(rows,)`: each group, such as a sentence of words, is matched with
             another, row by row from its first, so that what makes the rows of a group alike is the same by chance. A
@@ -50,16 +50,18 @@ def permuted_orders(rows: int, permutations: int, *, seed: int, groups: Tensor |
     [[2, 3, 0, 1, 0]]
     """
     generator = torch.Generator().manual_seed(seed)
+    orders = torch.empty(permutations, rows, dtype=torch.long)
     if groups is None:
-        return torch.stack([torch.randperm(rows, generator=generator) for _ in range(permutations)])
+        for order in orders:
+            torch.randperm(rows, generator=generator, out=order)
+        return orders
     number = groups.unique(return_inverse=True)[1]
     by_group = number.argsort(stable=True)
     lengths = number.bincount()
     starts = lengths.cumsum(0) - lengths
     within = torch.empty_like(number)
     within[by_group] = torch.arange(rows) - starts[number[by_group]]  # place of each row in its group
-    orders = []
-    for _ in range(permutations):
+    for order in orders:
         other = torch.randperm(len(lengths), generator=generator)[number]
-        orders.append(by_group[starts[other] + within % lengths[other]])
-    return torch.stack(orders)
+        order.copy_(by_group[starts[other] + within % lengths[other]])
+    return orders

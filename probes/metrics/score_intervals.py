@@ -24,6 +24,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import torch
 from scipy.stats import t as student_t
 from torch import Tensor
@@ -115,6 +116,15 @@ def errors_of_draws(draws: Tensor, *, units: int) -> Tensor:
     draws = draws[draws.isfinite().all(1)]
     correction = units / max(units - 1, 1)
     return (draws - draws.mean(0)) * correction**0.5 / max(len(draws) - 1, 0) ** 0.5
+
+
+def drawn(draws: Tensor) -> np.ndarray | None:
+    """Draws, or errors from them, as `Estimates` holds them: an array, or `None` where none were asked for.
+
+    >>> drawn(torch.zeros(0, 3)) is None, drawn(torch.zeros(2, 3)).shape
+    (True, (2, 3))
+    """
+    return draws.numpy(force=True) if len(draws) else None
 
 
 def widened(ends: Tensor, values: Tensor, errors: Tensor, *, scale: Scale = "difference") -> Tensor:

@@ -218,12 +218,15 @@ def permuted_scores(
         kind: Kind of task.
         logits: Shape `(layers, rows, classes)`.
         targets: Shape `(rows,)`, or `(rows, labels)`.
-        orders: Which row of logits each target is matched with, int64 `(permutations, rows)`.
+        orders: Which row of logits each target is matched with, int64 `(permutations, rows)`; without any there are
+            scores of none.
         names: Metrics to compute.
 
     Returns:
         Metric → float64 `(permutations, layers)`.
     """
+    if len(orders) == 0:
+        return {name: logits.new_empty(0, len(logits), dtype=torch.float64) for name in names}
     once = torch.ones(1, len(targets), device=logits.device)
     at_once = max(1, _PERMUTED_ELEMENTS // logits.numel())
     parts = []
@@ -232,50 +235,6 @@ def permuted_scores(
         scores = _scores_of_kind(kind, matched, targets, once, ordered=True, names=names)
         parts.append({name: values.view(len(logits), len(some)).T for name, values in scores.items()})
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def classification_scores(logits: Tensor, targets: Tensor, counts: Tensor) -> dict[str, Tensor]:
-    """All metrics of single-label predictions, except those of ordered classes.
-
-    Args:
-        logits: Before any softmax, shape `(layers, rows, classes)`.
-        targets: Class indices, int64, shape `(rows,)`.
-        counts: How often each row occurs in each resample, shape `(samples, rows)`; ones give the plain score.
-
-    Returns:
-        Metric → float64 `(samples, layers)`. AUROC is present for two classes only, and NaN in a resample that holds
-        one class only.
-    """
-    return _scores_of_kind("classification", logits, targets, counts)
-
-
-def multilabel_scores(logits: Tensor, targets: Tensor, counts: Tensor) -> dict[str, Tensor]:
-    """All metrics of multi-label predictions; a label is predicted where its logit exceeds 0.
-
-    Args:
-        logits: Before any sigmoid, shape `(layers, rows, labels)`.
-        targets: 0 or 1, shape `(rows, labels)`.
-        counts: How often each row occurs in each resample, shape `(samples, rows)`; ones give the plain score.
-
-    Returns:
-        Metric → float64 `(samples, layers)`.
-    """
-    return _scores_of_kind("multilabel", logits, targets, counts)
-
-
-def regression_scores(predictions: Tensor, targets: Tensor, counts: Tensor) -> dict[str, Tensor]:
-    """All metrics of predicted numbers.
-
-    Args:
-        predictions: Shape `(layers, rows)` or `(layers, rows, 1)`, in the unit of the targets.
-        targets: Shape `(rows,)`.
-        counts: How often each row occurs in each resample, shape `(samples, rows)`; ones give the plain score.
-
-    Returns:
-        Metric → float64 `(samples, layers)`. R² and Spearman's correlation are NaN in a resample of equal targets, and
-        Spearman's also where all predictions are equal.
-    """
-    return _scores_of_kind("regression", predictions, targets, counts)
 
 
 def _scores_of_kind(

@@ -73,19 +73,21 @@ def probe_jobs(
     Args:
         shape: Of the backbone.
         texts: All different texts.
-        tasks: Those with labels are probed.
+        tasks: Those with labels are probed and compared.
         readings: Stacks, sites and poolings that are read.
         tokens_per_batch: Tokens of one pass.
     """
+    classes = tuple(task.classes for task in tasks if task.classes)
+    batch = max(tokens_per_batch, texts.longest)
     return [
         Job(
             stage="run",
             read=texts,
             read_flop=shape.forward_flop(texts),
             stored_bytes=readings * shape.stored_bytes(texts.number),
-            fits=tuple(task.classes for task in tasks if task.classes) * readings,
-            compared=readings * len(tasks) * shape.layers,
-            memory_bytes=shape.weight_bytes + shape.pass_bytes(tokens_per_batch, longest=texts.longest),
+            fits=classes * readings,
+            compared=readings * len(classes) * shape.layers,
+            memory_bytes=shape.weight_bytes + shape.pass_bytes(batch, longest=texts.longest),
         )
     ]
 

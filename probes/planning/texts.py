@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from probes.tasks import Task
+from probes.tasks import Split, Task
 from probes.values import SPLITS
 
 
@@ -59,8 +59,8 @@ class TaskTexts:
         name: Of the task.
         cluster: Its cluster, or its name.
         unseen: Whether it is kept out of the tuning mixture.
-        classes: Number of classes; 0 for tasks without labels.
-        prompts: Split → its prompts.
+        classes: Number of classes; 0 for tasks without labels, and of pairs.
+        prompts: Split → its prompts; of pairs, both texts.
         answers: Split → tokens of its answers, end tokens included.
     """
 
@@ -96,7 +96,7 @@ def unique_texts(
 ) -> Texts:
     """The different texts of a loaded suite: each is read once, in however many tasks and splits it stands."""
     texts = dict.fromkeys(
-        text for task in tasks for split in splits if split in task.splits for text in task.splits[split].prompts
+        text for task in tasks for split in splits if split in task.splits for text in _texts(task.splits[split])
     )
     return Texts.of(lengths(list(texts)))
 
@@ -143,6 +143,11 @@ def assumed_tasks(
     return found
 
 
+def _texts(split: Split) -> Sequence[str]:
+    """Everything that is read of a split; of pairs, both texts."""
+    return (*split.prompts, *split.seconds)
+
+
 def _counted(task: Task, lengths: Callable[[Sequence[str]], Sequence[int]]) -> TaskTexts:
     splits = {name: task.splits[name] for name in SPLITS if name in task.splits}
     answered = {name: [target for target in split.targets if target] for name, split in splits.items()}
@@ -150,7 +155,7 @@ def _counted(task: Task, lengths: Callable[[Sequence[str]], Sequence[int]]) -> T
         name=task.name,
         cluster=task.cluster or task.name,
         unseen=task.unseen,
-        classes=0 if task.kind in {"generation", "trees"} else max(1, len(task.labels)),
-        prompts={name: Texts.of(lengths(split.prompts)) for name, split in splits.items()},
+        classes=(len(task.labels) or 1) if task.has_probes else 0,
+        prompts={name: Texts.of(lengths(_texts(split))) for name, split in splits.items()},
         answers={name: sum(lengths(texts)) + len(texts) if texts else 0 for name, texts in answered.items()},
     )

@@ -18,7 +18,7 @@ from probes.metrics.calibration import (
     reliability,
 )
 from probes.probe_measures.linear_refits import has_independent_vectors
-from probes.probe_measures.protocol import ProbedTask, TaskTable
+from probes.probe_measures.protocol import ProbedTask, TaskTable, refuse_fewer
 from probes.seeds import derive_seed
 from probes.values import Estimates, LayerProfile
 
@@ -33,11 +33,17 @@ class Calibration:
 
     Attributes:
         bins: Bins of confidence, of equal width.
-        draws: Draws of the null.
+        draws: Draws of the null; 0 for none.
+
+    Raises:
+        ValueError: A number is less.
     """
 
     bins: int = BINS
     draws: int = 200
+
+    def __post_init__(self) -> None:
+        refuse_fewer(self, "analysis.probe_measures.calibration", bins=1, draws=0)
 
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile | TaskTable]:
         """Both profiles, and the table."""

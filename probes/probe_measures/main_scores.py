@@ -16,6 +16,7 @@ from probes.metrics import (
     Predictions,
     TargetKind,
     bootstrap_counts,
+    drawn,
     errors_of_draws,
     permuted_orders,
     permuted_scores,
@@ -44,8 +45,8 @@ def main_score_estimates(
         kind: Kind of task.
         logits: Shape `(layers, rows, classes)`.
         targets: Of the same rows.
-        resamples: Of the rows, for the interval.
-        permutations: Of the labels, for the null.
+        resamples: Of the rows, for the interval; 0 for none.
+        permutations: Of the labels, for the null; 0 for none.
         seed: The run's; equal seeds and numbers of rows give equal resamples, so that scores are paired.
         sentences: Number of each row's sentence, int64 `(rows,)`, where rows are words.
     """
@@ -55,17 +56,16 @@ def main_score_estimates(
     orders = permuted_orders(rows, permutations, seed=derive_seed(seed, "permutations"), groups=sentences)
     scores = score_rows(kind, logits, targets, counts, groups=units, names={metric})
     null = permuted_scores(kind, logits, targets, orders, names={metric})[metric]
-    ends = scores.interval(metric)
-    assert ends is not None
+    ends = scores.interval(metric) if resamples > 0 else None
     resampled = rows if units is None else units
-    errors = errors_of_draws(scores.draws[metric], units=resampled).numpy()
+    errors = errors_of_draws(scores.draws[metric], units=resampled)
     return Estimates(
         scores.values[metric].numpy(),
         rows,
-        errors=errors,
-        null=null.numpy(),
+        errors=drawn(errors),
+        null=drawn(null),
         note="the score is undefined",
-        interval=torch.stack(ends).numpy(),
+        interval=None if ends is None else torch.stack(ends).numpy(),
         interval_over="rows" if sentences is None else "sentences",
         freedom=((len(errors), resampled - 1),),
     )
@@ -108,6 +108,7 @@ def predictions_of(data: TaskData, logits: Tensor, layers: Sequence[Layer]) -> P
         layers=tuple(layers),
         row_ids=data.test.activations.row_ids,
         sentences=None if data.sentences is None else data.sentences["test"].numpy().astype(np.int32),
+        depth=data.depth,
     )
 
 

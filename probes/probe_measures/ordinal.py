@@ -14,7 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.metrics import bootstrap_counts, errors_of_draws, permuted_scores, score_interval, score_rows
+from probes.metrics import (
+    bootstrap_counts,
+    errors_of_draws,
+    permuted_orders,
+    permuted_scores,
+    score_interval,
+    score_rows,
+)
 from probes.probe_measures.linear_refits import (
     SolvedLayers,
     has_independent_vectors,
@@ -34,7 +41,8 @@ class OrdinalProbe:
     `ordinal/spearman` is the rank correlation of its predictions with the true classes, with a null of permuted labels;
     `ordinal/mean_absolute_error` the mean distance in classes; `ordinal/gain` the correlation less that of the task's
     own probes (of their expected class), paired over the test rows, with the null 0. Each layer's penalty is the best
-    by Spearman's correlation in a cross-validation on training and validation rows.
+    by Spearman's correlation in a cross-validation on training and validation rows. Resamples and permutations are as
+    many as those of the task's own probes, `probe.bootstrap_samples` and `probe.permutations`.
     """
 
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile]:
@@ -47,7 +55,7 @@ class OrdinalProbe:
         predicted = ordinal_predictions(probed)
         live = ~predicted.isnan().any(1)
         targets, rows = data.test.targets, len(data.test.targets)
-        samples = max(probed.settings.bootstrap_samples, 100)
+        samples = probed.settings.bootstrap_samples
         counts = bootstrap_counts(rows, samples, seed=derive_seed(probed.seed, "bootstrap", "test"))
         own = score_rows("regression", predicted[live][..., None], targets.double(), counts, names={"spearman"})
         nominal = score_rows(
@@ -58,8 +66,7 @@ class OrdinalProbe:
             ordered=True,
             names={"spearman"},
         )
-        generator = torch.Generator().manual_seed(derive_seed(probed.seed, "permutations"))
-        orders = torch.stack([torch.randperm(rows, generator=generator) for _ in range(200)])
+        orders = permuted_orders(rows, probed.settings.permutations, seed=derive_seed(probed.seed, "permutations"))
         null = permuted_scores("regression", predicted[live][..., None], targets.double(), orders, names={"spearman"})[
             "spearman"
         ]
@@ -85,8 +92,8 @@ class OrdinalProbe:
             "spearman",
             "rank correlation",
             spearman,
-            interval=torch.stack(score_interval(spearman, draws, rows=rows, scale="correlation")),
-            null=null,
+            interval=torch.stack(score_interval(spearman, draws, rows=rows, scale="correlation")) if samples else None,
+            null=null if len(null) else None,
         )
         errors = errors_of_draws(draws - nominal.draws["spearman"], units=rows)
         yield profile("mean_absolute_error", "classes", distance.mean(1), errors=of_rows)
@@ -94,7 +101,7 @@ class OrdinalProbe:
             "gain",
             "rank correlation",
             spearman - nominal.values["spearman"],
-            errors=errors,
+            errors=errors if samples else None,
             freedom=((len(errors), rows - 1),),
             null=torch.zeros(1, int(live.sum())),
             alternative="two-sided",

@@ -26,9 +26,11 @@ class ProbedTask:
         trainer: Makes the Lightning trainer of a fit.
         seed: Decides every random choice.
         token_counts: Split → number of tokens of each row; empty if not known.
-        variants: Name → the same rows with other prompts, of all measures that ask for some.
+        variants: Name → the same rows with other prompts, of all measures that ask for some; a study may load them
+            when they are looked up.
         random_weights: The same rows in the same architecture with random weights; `None` if no measure asks for it.
-        token_paths: `prompt_entropy` and `token_curvature` of some test prompts, shape `(layers, texts)` each.
+        token_paths: `prompt_entropy` and `token_curvature` of some test prompts in the residual stream, shape
+            `(layers, texts)` each; empty for readings of anything else.
     """
 
     task: Task
@@ -92,12 +94,29 @@ class TaskTable:
     columns: Mapping[str, Sequence[str | int | float]]
 
 
+def refuse_fewer(settings: object, key: str, **least: int) -> None:
+    """Refuse numbers that a measure cannot do with.
+
+    Args:
+        settings: Of the measure.
+        key: Of their node in the config, such as `analysis.probe_measures.spans`.
+        least: Name of a setting → the least that it may be.
+
+    Raises:
+        ValueError: A setting is less.
+    """
+    for name, number in least.items():
+        if getattr(settings, name) < number:
+            raise ValueError(f"`{key}.{name}` must be at least {number}; got {getattr(settings, name)}.")
+
+
 class ProbeMeasure(Protocol):
     """A quantity, or several, that need the probes of a task; a config names them under `analysis.probe_measures`.
 
-    A measure that needs more than the activations of the prompts says so by further members, which the study looks at
-    before it reads the suite:
+    A measure that needs more than the activations of the prompts, or certain tasks, says so by further members, which
+    the study looks at before it reads the suite:
 
+    - `check(tasks: Sequence[Task])`: raises a `ValueError` if its settings do not suit the tasks;
     - `variants(task) -> Mapping[str, Task]`: the same rows with other prompts, by names that no other measure uses;
       their activations come in `ProbedTask.variants`, from the same pass;
     - `random_weights = True`: activations of the same architecture with random weights, in `ProbedTask.random_weights`;

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probes.analysis import paired_score_difference
-from probes.metrics import MAIN_METRIC, UNITS
+from probes.metrics import MAIN_METRIC, UNITS, permuted_orders
 from probes.probe_measures.main_scores import main_score_estimates, over_layers, predictions_of
 from probes.seeds import derive_seed
 from probes.training import LayerProbes, ProbeSettings, TaskData, TaskProbes, solve_linear
@@ -72,8 +72,9 @@ def transfer_profiles(
         source: Whose probes.
         target: Whose rows; `share_labels` must hold.
         centred: As in `transferred_logits`.
-        resamples: Of the rows, for intervals.
-        permutations: Draws of the nulls: of permuted labels for the score, of exchanged predictions for the difference.
+        resamples: Of the rows, for intervals; 0 for none.
+        permutations: Draws of the nulls: of permuted labels for the score, of exchanged predictions for the difference;
+            0 for none.
         seed: Of both.
     """
     data, own = target.data, target.fit.predictions
@@ -84,7 +85,13 @@ def transfer_profiles(
     logits = transferred_logits(source.fit.probes, data, centred=centred)[places]
     metric = MAIN_METRIC[data.kind]
     score = main_score_estimates(
-        data.kind, logits, data.test.targets, resamples=resamples, permutations=permutations, seed=seed
+        data.kind,
+        logits,
+        data.test.targets,
+        resamples=resamples,
+        permutations=permutations,
+        seed=seed,
+        sentences=None if data.sentences is None else data.sentences["test"],
     )
     difference = paired_score_difference(
         own.at_layers(layers),
@@ -117,6 +124,8 @@ class Directions:
 def probe_directions(task: TrainedTask, settings: ProbeSettings, *, sets: int, shuffles: int, seed: int) -> Directions:
     """Directions of a task's linear probes, with what their errors and their null need.
 
+    Of words, halves are of the sentences, and each sentence gets the labels of another.
+
     Args:
         task: With linear probes.
         settings: How they were trained; further probes keep the penalty of their layer.
@@ -131,13 +140,15 @@ def probe_directions(task: TrainedTask, settings: ProbeSettings, *, sets: int, s
     targets = data.train.targets
     if data.kind == "regression":
         targets = (targets - probes.target_mean) / probes.target_deviation
-    generator = torch.Generator().manual_seed(derive_seed(seed, "shuffled directions", data.task))
-    orders = [torch.arange(len(targets))] * sets
-    orders += [torch.randperm(len(targets), generator=generator) for _ in range(shuffles)]
+    sentences = None if data.sentences is None else data.sentences["train"]
+    groups = data.groups_of("train")
+    shuffled_by = derive_seed(seed, "shuffled directions", data.task)
+    shuffled = permuted_orders(len(targets), shuffles, seed=shuffled_by, groups=sentences)
+    orders = [torch.arange(len(targets))] * sets + list(shuffled)
     row_weights = torch.ones(len(orders), len(targets))
     if sets > 0:
         row_weights[:sets] = half_weights(
-            len(targets), sets, seed=derive_seed(seed, "training sets"), groups=data.groups_of("train")
+            len(targets), sets, seed=derive_seed(seed, "training sets"), sentences=sentences, groups=groups
         )
     found = [_weights_of(probes)]
     if orders:

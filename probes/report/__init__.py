@@ -119,9 +119,7 @@ __getattr__ = lazy_names(
         "figures.band_profiles": ("Curve", "band_profiles"),
         "csv_files": (
             "file_stem",
-            "read_predictions",
             "read_results",
-            "read_run",
             "write_best_layers",
             "write_layer_by_task",
             "write_results",

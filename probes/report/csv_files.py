@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probes.files import file_name, replaced_file
+from probes.files import file_name, replaced_file, write_json
 from probes.runs.run_folder import STATE_FILE, read_state
-from probes.values import RESULT_COLUMNS, BestLayers, Layer, LayerByLayer, LayerByTask, Result
+from probes.values import RESULT_COLUMNS, BestLayers, Layer, LayerByLayer, LayerByTask, Reading, Result
 
 if TYPE_CHECKING:
     from probes.probe_measures import TaskTable
@@ -83,17 +84,27 @@ def read_best_layers(path: Path) -> list[BestLayers]:
         ]
 
 
-def read_layer_by_layer(path: Path, **facts: Any) -> LayerByLayer:
+def read_layer_by_layer(path: Path) -> LayerByLayer:
     """Read what `write_layer_by_layer` wrote.
 
     Args:
-        path: The file, named after the task.
-        **facts: What the file does not hold: quantity, unit, names, reading and n.
+        path: The CSV file, with a JSON file of the same name beside it.
+
+    Raises:
+        ValueError: There is no such JSON file, as in runs of earlier versions, or it cannot be read.
     """
+    beside = path.with_suffix(".json")
+    try:
+        facts = json.loads(beside.read_text(encoding="utf-8"))
+        facts["reading"] = Reading(**facts["reading"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} cannot be read without {beside.name}, which names its quantity, models and reading: {error}. Run "
+            "the study again; what is in the cache is not computed again."
+        ) from error
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     return LayerByLayer(
-        task=facts.pop("task", path.stem),
         x_layers=tuple(_read_layer(row[0]) for row in rows),
         y_layers=tuple(map(_read_layer, header[1:])),
         values=np.array([[float(value) for value in row[1:]] for row in rows]).reshape(len(rows), len(header) - 1),
@@ -141,6 +152,8 @@ def write_layer_by_task(matrix: LayerByTask, folder: Path, *, primary: bool = Tr
 def write_layer_by_layer(matrix: LayerByLayer, folder: Path) -> Path:
     """Write a matrix as `<folder>/<file_name(task)>.csv`: a row for each x layer, its name first, a column per y layer.
 
+    What the CSV file does not hold is written beside it as `<file_name(task)>.json`.
+
     Args:
         matrix: Its values are written with all their digits, cells without a value as `nan`.
         folder: Usually `<output folder>/layer_by_layer/<quantity>`.
@@ -148,8 +161,11 @@ def write_layer_by_layer(matrix: LayerByLayer, folder: Path) -> Path:
     Returns:
         The file written.
     """
+    path = folder / f"{file_name(matrix.task)}.csv"
+    texts = {name: getattr(matrix, name) for name in ("quantity", "unit", "task", "x_name", "y_name")}
+    write_json(path.with_suffix(".json"), {**texts, "reading": asdict(matrix.reading), "n": int(matrix.n)})
     rows = ([str(layer), *map(_field, values)] for layer, values in zip(matrix.x_layers, matrix.values, strict=True))
-    return write_table(folder / f"{file_name(matrix.task)}.csv", ("layer", *map(str, matrix.y_layers)), rows)
+    return write_table(path, ("layer", *map(str, matrix.y_layers)), rows)
 
 
 def write_task_maps(maps: Sequence[TaskMap], path: Path) -> Path:

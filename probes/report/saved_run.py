@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from probes.training import LayerProbes
 
 _FIRST_QUANTITY = {"layer_by_layer": "tuning_gain", "compare": "reference_cka"}
-"""Study → the quantity that answers its question."""
+"""Kind of study → the quantity that answers its question."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ class SavedRun:
         """`running`, `finished`, `failed` or `interrupted`; empty if the folder does not say."""
         state = read_state(self.path)
         return "" if state is None else state.state
+
+    @property
+    def kind(self) -> str:
+        """The kind of study, such as `layer_by_layer`: by its class, or by its name where the config names no class."""
+        target = (self.config.get("study") or {}).get("_target_", "").rpartition(".")[2]
+        if target:
+            return re.sub(r"(?<!^)(?=[A-Z])", "_", target.removesuffix("Study")).lower()
+        return self.rows[0].study if self.rows else ""
 
     @property
     def results(self) -> pd.DataFrame:
@@ -153,7 +162,7 @@ class SavedRun:
         """
         if not self.quantities:
             raise KeyError(f"The run {self.path} has no layer × task matrix.")
-        of_study = _FIRST_QUANTITY.get(self.rows[0].study)
+        of_study = _FIRST_QUANTITY.get(self.kind)
         if of_study in self.quantities:
             return of_study
         main = [name for name in self.quantities if name.removeprefix("probe/") in MAIN_METRIC.values()]
@@ -181,27 +190,7 @@ class SavedRun:
     @cached_property
     def layer_by_layer(self) -> tuple[LayerByLayer, ...]:
         """The matrices of every layer of one model against every layer of another."""
-        first = next((row for row in self.rows if row.layer is not None), Result())
-        primary = Reading(first.stack, first.site, first.pooling)
-        rows_of_task = self.provenance.get("tasks", {})
-        found = []
-        name_of_file = {file_name(task): task for task in rows_of_task}
-        for path in sorted((self.path / "layer_by_layer").glob("*/*.csv")):
-            task = name_of_file.get(path.stem, path.stem)
-            quantity, _, reading = path.parent.name.partition("@")
-            found.append(
-                read_layer_by_layer(
-                    path,
-                    task=task,
-                    quantity=quantity,
-                    unit="CKA" if quantity.startswith("cka") else "",
-                    x_name=first.backbone,
-                    y_name=first.reference or first.backbone,
-                    reading=Reading(*reading.split(".")) if reading else primary,
-                    n=rows_of_task.get(task, {}).get("train" if quantity == "cka_train" else "test", 0),
-                )
-            )
-        return tuple(found)
+        return tuple(map(read_layer_by_layer, sorted((self.path / "layer_by_layer").glob("*/*.csv"))))
 
     @cached_property
     def maps(self) -> Mapping[str, list[TaskMap]]:

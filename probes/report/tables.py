@@ -195,7 +195,9 @@ def layer_table(results: Iterable[Result], metric: str) -> Table:
 
 
 def difference_table(results: Iterable[Result], *, label: str, reference: str) -> Table:
-    """Arrange the differences between two runs, one row per task: at the best layers, and where they are largest.
+    """Arrange the differences between two runs: at the best layers, and where they are largest.
+
+    There is one row per task, or per task and reading if the runs have several.
 
     Args:
         results: Of `probes compare`.
@@ -203,23 +205,25 @@ def difference_table(results: Iterable[Result], *, label: str, reference: str) -
         reference: Name of the run that is subtracted.
     """
     own = [row for row in results if row.backbone == label and row.metric.startswith("difference")]
+    over_layers: dict[tuple[str, Reading], list[Result]] = {}
+    for row in own:
+        if row.layer is not None and not math.isnan(row.value):
+            over_layers.setdefault((row.task, _reading_of(row)), []).append(row)
+    several = len({reading for _, reading in over_layers}) > 1
+    names = {key: f"{key[0]} ({key[1]})" if several else key[0] for key in over_layers}
     table = empty_table(f"Score of {label} minus score of {reference}, same test rows")
-    _add_task_column(table, {row.task for row in own})
+    _add_task_column(table, names.values())
     at_best = [row for row in own if row.metric.startswith("difference_at_best_layers/")]
     for name in (_with_interval("at best layers", at_best), "p", "largest at", "", "p < 0.05", "n"):
         table.add_column(name, justify="right", no_wrap="[" in name)
-    best_of = {row.task: row for row in reversed(at_best)}
-    over_layers: dict[str, list[Result]] = {}
-    for row in own:
-        if row.layer is not None and not math.isnan(row.value):
-            over_layers.setdefault(row.task, []).append(row)
-    for task, rows in over_layers.items():
+    best_of = {(row.task, _reading_of(row)): row for row in reversed(at_best)}
+    for key, rows in over_layers.items():
         largest = max(rows, key=lambda row: abs(row.value))
         passed = sum(row.p is not None and row.p < SIGNIFICANCE_LEVEL for row in rows)
-        best = best_of.get(task)
+        best = best_of.get(key)
         p = "" if best is None or best.p is None else f"{best.p:.2g}"
         table.add_row(
-            escape(task),
+            escape(names[key]),
             _number_with_interval(best, sign="+"),
             p,
             f"layer {largest.layer}",

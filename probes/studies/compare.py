@@ -112,11 +112,12 @@ class CompareStudy:
                 report = report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
                 primary = next(iter(x.layers))
                 pictures = report_layer_by_layer(context.output_dir, pairs, logger=context.logger, primary=primary)
+                values = [result.value for result in report.results if result.metric == "reference_cka"]
+                objective = context.log_objective(float(np.nanmean(values)) if np.isfinite(values).any() else math.nan)
         page = write_report(context.output_dir)
         lines = path_lines(report=page, picture=pictures[0], everything=context.output_dir)
         print_screen(layer_table(report.results, "reference_cka"), *lines)
-        values = [result.value for result in report.results if result.metric == "reference_cka"]
-        return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+        return objective
 
 
 def _all_pairs(task: Task, x: Activations, y: Activations, *, names: tuple[str, str]) -> LayerByLayer:

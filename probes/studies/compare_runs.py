@@ -20,7 +20,7 @@ from probes.values import LayerProfile, Result, RunNames
 _log = logging.getLogger(__name__)
 
 STUDY = "compare_runs"
-_NOT_OF_INTEREST = ("paths.", "hydra.", "logger.", "trainer.", "seed_everything")
+_NOT_OF_INTEREST = ("paths.", "hydra.", "logger.", "trainer.")
 """Beginnings of config keys that do not describe what was measured."""
 _LONGEST_LABEL = 40  # characters
 
@@ -80,6 +80,7 @@ def compare_runs(
     names = tuple(labels) if labels else labels_of(runs)
     if len(set(names)) < len(runs) or len(names) != len(runs):
         raise ValueError(f"{len(runs)} runs need as many different names; got {', '.join(names)}. Set `--names`.")
+    _refuse_other_contents(output_dir)
     common = [stem for stem in runs[0].predictions if all(stem in run.predictions for run in runs)]
     if not common:
         tasks = "; ".join(f"{name}: {', '.join(run.predictions)}" for name, run in zip(names, runs, strict=True))
@@ -140,13 +141,18 @@ def _make_folder(folder: Path) -> None:
     Raises:
         FileExistsError: It holds something else.
     """
-    record = folder / "provenance.json"
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (record.is_file() and f'"study": "{STUDY}"' in record.read_text(encoding="utf-8")):
-            raise FileExistsError(f"'{folder}' holds something other than a comparison. Choose another `--output`.")
-        for name in ("figures", "layer_by_task"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+    _refuse_other_contents(folder)
+    for name in ("figures", "layer_by_task"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def _refuse_other_contents(folder: Path) -> None:
+    record = folder / "provenance.json"
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (record.is_file() and f'"study": "{STUDY}"' in record.read_text(encoding="utf-8")):
+        raise FileExistsError(f"'{folder}' holds something other than a comparison. Choose another `--output`.")
 
 
 def _differences(

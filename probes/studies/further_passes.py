@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,7 +27,9 @@ class FurtherPasses:
         activations: Of the tasks themselves, and of their variants.
         variants: Task → name of a variant → the task with the variant's prompts, under a name of its own.
         random_weights: The activations of the same architecture with random weights; `None` if no measure needs them.
-        token_paths: Task → quantity of the paths from token to token → its values, shape `(layers, texts)`.
+        token_paths: Task → quantity of the paths from token to token → its values, shape `(layers, texts)`, in the
+            residual stream of `token_stack`.
+        token_stack: The backbone's first stack.
         pairs: Tasks of pairs of texts that were read, because a measure asks for them.
     """
 
@@ -35,6 +37,7 @@ class FurtherPasses:
     variants: Mapping[str, Mapping[str, Task]] = field(default_factory=dict)
     random_weights: SuiteActivations | None = None
     token_paths: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    token_stack: str = ""
     pairs: Sequence[Task] = ()
 
     def pairs_of(self, task: Task, reading: Reading, *, probed: Sequence[LayerProfile], seed: int) -> TextPairs:
@@ -61,18 +64,48 @@ class FurtherPasses:
             seed=seed,
         )
 
-    def variants_of(self, data: TaskData, reading: Reading) -> dict[str, TaskData]:
-        """Name of a variant → the task's rows with its prompts; rows keep their names, so that scores are paired."""
-        found = {}
-        for name, task in self.variants.get(data.task, {}).items():
-            read = task_data(task, self.activations, reading)
-            splits = {split: _renamed(getattr(read, split), getattr(data, split)) for split in SPLITS}
-            found[name] = replace(read, task=data.task, **splits)
-        return found
+    def token_paths_of(self, task: Task, reading: Reading) -> Mapping[str, Tensor]:
+        """A task's paths from token to token, if a reading is of the residual stream that they were computed in."""
+        read = (reading.stack, reading.site) == (self.token_stack, "residual")
+        return self.token_paths.get(task.name, {}) if read else {}
+
+    def variants_of(self, data: TaskData, reading: Reading) -> Mapping[str, TaskData]:
+        """Name of a variant → the task's rows with its prompts; rows keep their names, so that scores are paired.
+
+        A variant is loaded each time it is looked up, so that not all of them are in memory at once.
+        """
+        return _Variants(self, data, reading)
 
     def random_weights_of(self, task: Task, reading: Reading) -> TaskData | None:
         """The task's rows in the same architecture with random weights, if they were read."""
         return None if self.random_weights is None else task_data(task, self.random_weights, reading)
+
+
+@dataclass(frozen=True)
+class _Variants(Mapping[str, TaskData]):
+    """The variants of a task, loaded when they are looked up."""
+
+    passes: FurtherPasses
+    data: TaskData
+    reading: Reading
+
+    @property
+    def _tasks(self) -> Mapping[str, Task]:
+        return self.passes.variants.get(self.data.task, {})
+
+    def __getitem__(self, name: str) -> TaskData:
+        read = task_data(self._tasks[name], self.passes.activations, self.reading)
+        splits = {split: _renamed(getattr(read, split), getattr(self.data, split)) for split in SPLITS}
+        return replace(read, task=self.data.task, **splits)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tasks  # without loading it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
 
 
 def read_with_further_passes(
@@ -106,7 +139,7 @@ def read_with_further_passes(
         random = read_suite(suite, with_random_weights(backbone, seed=seed), extraction, cache_dir)
     texts = max((getattr(measure, "token_texts", 0) for measure in measures), default=0)
     paths = {task.name: _token_paths(task, backbone, extraction, texts) for task in suite.tasks} if texts > 0 else {}
-    return FurtherPasses(activations, variants, random, paths, pairs)
+    return FurtherPasses(activations, variants, random, paths, backbone.stacks[0], pairs)
 
 
 def _sides(task: Task) -> tuple[Task, Task]:

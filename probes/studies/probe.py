@@ -86,7 +86,8 @@ class ProbeStudy:
             Mean over tasks of validation macro-F1 at the validation-best layer; negative MSE for regression.
 
         Raises:
-            ValueError: No task has labels; or bad input, as the packages it passes through say.
+            ValueError: No task has labels, or a measure does not suit the tasks; or bad input, as the packages it
+                passes through say.
         """
         with context.stage("tasks"):
             whole_suite = suite()
@@ -95,6 +96,10 @@ class ProbeStudy:
         if all_tokens:
             _refuse_words(loaded_suite)
             extraction = replace(extraction, tokens=extraction.tokens or "subwords")
+        measures = () if all_tokens else analysis.probe_measures  # they need one vector a row
+        for measure in measures:
+            if hasattr(measure, "check"):
+                measure.check(loaded_suite.tasks)
         with context.logged():
             with context.stage("backbone"):
                 loaded = backbone()
@@ -104,8 +109,8 @@ class ProbeStudy:
                     loaded,
                     extraction,
                     context.cache_dir,
-                    measures=analysis.probe_measures,
-                    pairs=[task for task in whole_suite.tasks if task.kind == "pairs" and not all_tokens],
+                    measures=measures,
+                    pairs=[task for task in whole_suite.tasks if task.kind == "pairs"],
                     seed=context.seed,
                 )
                 activations = read.activations
@@ -145,11 +150,10 @@ class ProbeStudy:
                         token_counts={split: activations.token_counts(task, split) for split in SPLITS},
                         variants={} if data.streamed else read.variants_of(data, reading),
                         random_weights=None if data.streamed else read.random_weights_of(task, reading),
-                        token_paths=read.token_paths.get(task.name, {}),
+                        token_paths=read.token_paths_of(task, reading),
                     )
-                    # they need one vector a row, and all rows
-                    measures = () if all_tokens or data.streamed else analysis.probe_measures
-                    found = [item for measure in measures for item in measure(probed)]
+                    # they need all rows
+                    found = [item for measure in measures if not data.streamed for item in measure(probed)]
                     analysis.table.add(item for item in found if isinstance(item, LayerProfile))
                 fits[reading][task.name] = fit
                 stem = _file_stem(task, reading, first=read_as[task.name][0])
@@ -161,15 +165,14 @@ class ProbeStudy:
                 # After each task, so that a run that dies keeps the scores it has.
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
             with context.stage("probe measures"):
-                analysis.table.add(_of_pairs(read, fits, analysis.probe_measures, seed=context.seed))
+                analysis.table.add(_of_pairs(read, fits, measures, seed=context.seed))
             with context.stage("report"):
                 primary = {task: fits[readings[0]][task] for task, readings in read_as.items()}
                 best = {task: fit.best_layers for task, fit in primary.items() if fit.best_layers is not None}
                 report = report_findings(
                     context.output_dir, analysis.finish(), names=names, logger=context.logger, best_layers=best
                 )
-                objective = _mean_of_known(fit.objective for fit in primary.values())
-                context.logger.summarize({"objective": objective})
+                objective = context.log_objective(_mean_of_known(fit.objective for fit in primary.values()))
         page = write_report(context.output_dir)
         classes = {task.name: len(task.labels) for task in loaded_suite.tasks if task.labels}
         print_best_layers(

@@ -101,14 +101,14 @@ class ReadersStudy:
             context: Logger, seed, folders, config.
             backbone: Loads the backbone.
             suite: Loads and checks the tasks.
-            extraction: Sites and lengths; all tokens are read.
+            extraction: Sites and lengths; all tokens are read. Attention weights are drawn at the first site.
             probe: Probes of pooled vectors.
             trainer: Makes the Lightning trainer of each fit.
             analysis: Holds all findings; its measures are not taken.
 
         Returns:
-            Mean over tasks of the first attentive probe's gain over the best pooled one, both at the layers that
-            validation rows chose.
+            Mean over tasks of the first attentive probe's gain over the best pooled one at the first site, both at the
+            layers that validation rows chose.
 
         Raises:
             ValueError: No task has labels, or the tasks are about words.
@@ -123,22 +123,23 @@ class ReadersStudy:
                 activations = read_suite(loaded_suite, loaded, settings, context.cache_dir)
             context.provenance.record(facts_of(loaded_suite, activations))
             names = names_of(self.name, loaded_suite, activations.backbone)
-            reading = next(reading for reading in activations.layers if token_mode(reading) is not None)
+            readings = [reading for reading in activations.layers if token_mode(reading) is not None]
+            places = [(reading, task) for reading in readings for task in loaded_suite.tasks]
             gains = []
-            for task in tracked(loaded_suite.tasks, "tasks read", total=len(loaded_suite.tasks)):
+            for reading, task in tracked(places, "tasks read", total=len(places)):
                 with context.stage("probes"):
                     tokens = {split: activations.tokens(task, split, reading) for split in SPLITS}
                     fits = self._fits(task, tokens, probe, trainer, context.seed)
                 found = list(reader_profiles(fits, pooled=self.poolings))
                 analysis.table.add(found)
-                gains += [p.estimates.values[0] for p in found if p.quantity == f"{AT_BEST}/{GAIN}"][:1]
-                self._draw(task, tokens["test"], fits, loaded, context)
+                if reading == readings[0]:
+                    gains += [p.estimates.values[0] for p in found if p.quantity == f"{AT_BEST}/{GAIN}"][:1]
+                    self._draw(task, tokens["test"], fits, loaded, context)
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
             del loaded
             with context.stage("report"):
                 report = report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
-                objective = float(np.mean(gains)) if gains else math.nan
-                context.logger.summarize({"objective": objective})
+                objective = context.log_objective(float(np.mean(gains)) if gains else math.nan)
         page = write_report(context.output_dir)
         rows = [row for row in report.results if row.split == "test" and not row.control and row.role in self.attentive]
         lines = path_lines(report=page, picture=report.heatmaps[0], everything=context.output_dir)

@@ -59,6 +59,14 @@ class RunContext:
         """Open the logger's run, its config masked; leaving the block ends it, as failed where an exception left it."""
         return self.logger.run(mask_secrets(self.config), self.output_dir)
 
+    def log_objective(self, value: float) -> float:
+        """Log the number that a study returns as `objective`, by which a tracker's sweeps are steered, and return it.
+
+        Every study calls it once, inside the block that `logged` opens.
+        """
+        self.logger.summarize({"objective": value})
+        return value
+
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Add what the block takes to the seconds of a stage in `provenance.json`."""
         return self.provenance.stage(name)

@@ -18,6 +18,7 @@ from probes.activations import (
     ExtractionSettings,
     PassReport,
     certified,
+    depth_of,
     fill_stores,
     names_under,
     open_stores,
@@ -51,6 +52,7 @@ class SuiteActivations:
         backbone: The backbone's name.
         fingerprint: Its identity by content.
         layers: Names of the layers of each reading.
+        depths: Number of blocks of each reading's stack.
         report: What the pass computed.
         num_cut: Rows whose beginning was cut off, by task.
         certificate: How well the backbone's passes agreed on a few of the texts; `None` if this was never checked.
@@ -59,6 +61,7 @@ class SuiteActivations:
     backbone: str
     fingerprint: str
     layers: Mapping[Reading, tuple[Layer, ...]]
+    depths: Mapping[Reading, int]
     report: PassReport
     num_cut: Mapping[str, int]
     certificate: Certificate | None
@@ -95,13 +98,14 @@ class SuiteActivations:
                     "Set `extraction.tokens=null`, or use a study that reads tokens."
                 )
             values = self._stores[reading].read(texts.tokenized.text_ids, layers)
-            return Activations(values, layers, row_ids(task.name, split, rows.prompts, rows.labels), reading)
+            names = row_ids(task.name, split, rows.prompts, rows.labels)
+            return Activations(values, layers, names, reading, self.depths[reading])
         spans = map(tuple, rows.words.spans.reshape(len(rows), -1).tolist())
         prompts = [f"{prompt}\0{span}" for prompt, span in zip(rows.prompts, spans, strict=True)]
         names = row_ids(task.name, split, prompts, rows.labels)
         kept = rows_with_vectors(rows.words, texts)
         values = vectors_of_rows(rows.words.at(kept), texts, self._vectors(task.name, split, reading))
-        return Activations(values, layers, tuple(names[row] for row in kept.tolist()), reading)
+        return Activations(values, layers, tuple(names[row] for row in kept.tolist()), reading, self.depths[reading])
 
     def streamed_rows(self, task: Task, split: str, reading: Reading) -> Activations:
         """As `rows`, but the values stay in the store; only for tasks of whole texts.
@@ -111,7 +115,7 @@ class SuiteActivations:
         rows, texts = task.splits[split], self._texts[task.name, split].tokenized.text_ids
         layers, names = self.layers[reading], row_ids(task.name, split, rows.prompts, rows.labels)
         values = StreamedRows(StoredRows(self._stores[reading], texts, layers))
-        return Activations(cast(Tensor, values), layers, names, reading)
+        return Activations(cast(Tensor, values), layers, names, reading, self.depths[reading])
 
     def bytes_of(self, task: Task, split: str, reading: Reading) -> int:
         """Memory that `rows` would take, in bytes, without reading more than one of them."""
@@ -208,6 +212,7 @@ def read_suite(
         backbone=backbone.name,
         fingerprint=next(iter(stores.values())).fingerprint,
         layers={reading: backbone.layers(reading.stack, site=reading.site) for reading in stores},
+        depths={reading: depth_of(backbone, reading) for reading in stores},
         report=report,
         num_cut=num_cut,
         certificate=certificate,

@@ -11,9 +11,10 @@ from itertools import permutations
 import numpy as np
 
 from probes.activations import ExtractionSettings
-from probes.analysis import LayerTable
+from probes.analysis import LayerAnalysis, LayerTable
 from probes.backbones import FrozenBackbone
 from probes.metrics import MAIN_METRIC
+from probes.probe_measures.protocol import refuse_fewer
 from probes.probe_measures.transfer import (
     TrainedTask,
     angle_profile,
@@ -44,10 +45,13 @@ class TransferStudy:
             is divided into tasks of its own; `None` for whole tasks.
         centred: Whether a task's rows are shifted to the mean of the other task's training rows before its probe reads
             them, so that what all texts of a task share is no evidence for a class.
-        resamples: Of the test rows, behind each interval.
-        permutations: Draws of each null.
+        resamples: Of the test rows, behind each interval; 0 for none.
+        permutations: Draws of each null; 0 for none.
         training_sets: Halves of the training rows on which directions are refitted, for intervals of cosines; 0: none.
         shuffles: Of the training labels, whose directions are the null of cosines; 0 for none.
+
+    Raises:
+        ValueError: A number is less.
     """
 
     name: str = "transfer"
@@ -58,6 +62,9 @@ class TransferStudy:
     training_sets: int = 10
     shuffles: int = 20
 
+    def __post_init__(self) -> None:
+        refuse_fewer(self, "study", resamples=0, permutations=0, training_sets=0, shuffles=0)
+
     def run(
         self,
         context: RunContext,
@@ -67,6 +74,7 @@ class TransferStudy:
         extraction: ExtractionSettings,
         probe: ProbeSettings,
         trainer: TrainerFactory,
+        analysis: LayerAnalysis,
     ) -> float:
         """Read every layer once, train the probes of each task, and apply them to the other tasks.
 
@@ -77,6 +85,7 @@ class TransferStudy:
             extraction: Poolings, sites, lengths.
             probe: Architecture and training of the probes.
             trainer: Makes the Lightning trainer of one task.
+            analysis: Holds all findings; its measures are not taken.
 
         Returns:
             Mean over pairs and layers of the transferred score minus that of the task's own probe.
@@ -90,7 +99,6 @@ class TransferStudy:
                 parts = [part for task in loaded_suite.tasks for part in divided(task, self.divide_by)]
                 loaded_suite = Suite(loaded_suite.name, tuple(parts))
             _check_pairs(loaded_suite)
-        table = LayerTable()
         with context.logged():
             with context.stage("backbone"):
                 loaded = backbone()
@@ -102,23 +110,23 @@ class TransferStudy:
             names = names_of(self.name, loaded_suite, activations.backbone)
             best = {}
             for number, reading in enumerate(activations.layers):
-                trained = self._trained(context, loaded_suite, activations, reading, probe, trainer, table)
+                trained = self._trained(context, loaded_suite, activations, reading, probe, trainer, analysis.table)
                 if number == 0:
                     fits = {name: task.fit.best_layers for name, task in trained.items()}
                     best = {name: layers for name, layers in fits.items() if layers is not None}
                 with context.stage("transfer"):
-                    self._add_pairs(list(trained.values()), table, probe, seed=context.seed)
+                    self._add_pairs(list(trained.values()), analysis.table, probe, seed=context.seed)
             with context.stage("report"):
-                findings = table.findings()
                 report = report_findings(
-                    context.output_dir, findings, names=names, logger=context.logger, best_layers=best
+                    context.output_dir, analysis.finish(), names=names, logger=context.logger, best_layers=best
                 )
+                values = [row.value for row in report.results if row.metric.startswith("transfer/minus_own_")]
+                objective = context.log_objective(float(np.nanmean(values)) if np.isfinite(values).any() else math.nan)
         page = write_report(context.output_dir)
         metric = "minus_own_" + MAIN_METRIC["regression" if _is_regression(loaded_suite) else "classification"]
         lines = path_lines(report=page, picture=report.heatmaps[0], everything=context.output_dir)
         print_screen(layer_table(report.results, f"transfer/{metric}"), *lines)
-        values = [row.value for row in report.results if row.metric.startswith("transfer/minus_own_")]
-        return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+        return objective
 
     def _trained(
         self,

@@ -144,8 +144,9 @@ class RowBatches:
     """Batches of rows, in a new order in every pass if shuffled; the orders depend on the seed alone.
 
     This is no `DataLoader`: tensors in memory need no workers, and each process takes its share of every batch, so that
-    a batch holds the same rows whatever the number of processes. Unshuffled rows are served as views, which must not be
-    written to.
+    a batch holds the same rows whatever the number of processes. A process for which a batch has no row, because it has
+    fewer rows than there are processes, gets one of weight 0, as not every probe can read none. Unshuffled rows are
+    served as views, which must not be written to.
 
     Args:
         rows: The rows to serve.
@@ -169,8 +170,11 @@ class RowBatches:
         order = self._order_of_pass(next(self._passes))
         for start in range(0, len(self.rows), self.batch_size):
             stop = min(start + self.batch_size, len(self.rows))
-            positions = slice(start + self.rank, stop, self.world_size)
-            yield self.rows.batch(positions if order is None else order[positions], self.world_size / (stop - start))
+            has_share = start + self.rank < stop
+            positions = slice(start + self.rank, stop, self.world_size) if has_share else slice(start, start + 1)
+            factor = self.world_size / (stop - start)
+            batch = self.rows.batch(positions if order is None else order[positions], factor)
+            yield batch if has_share else batch._replace(weights=torch.zeros_like(batch.weights))
 
     def _order_of_pass(self, number: int) -> Tensor | None:
         if self.shuffle_seed is None:

@@ -240,6 +240,7 @@ def _predictions(data: TaskData, spec: BankSpec, outputs: SplitLogits, profiles:
         layers=spec.layers,
         row_ids=data.test.activations.row_ids,
         sentences=None if outputs.sentences is None else outputs.sentences.numpy().astype(np.int32),
+        depth=data.depth,
     )
     main = next(p for p in profiles if (p.metric, p.split, p.control) == (MAIN_METRIC[data.kind], "test", ""))
     if outputs.refits is None or main.estimates.errors is None:

@@ -95,6 +95,11 @@ class TaskData:
         return self.train.activations.layers
 
     @property
+    def depth(self) -> int | None:
+        """Number of blocks of the stack; `None` where it is unknown."""
+        return getattr(self.train.activations, "depth", None)  # vectors of all tokens do not say
+
+    @property
     def reading(self) -> Reading:
         """Stack, site and pooling."""
         return self.train.activations.reading

@@ -77,8 +77,10 @@ def test_equal_names_are_refused(runs, tmp_path):
         compare_runs([read_run(folder) for folder in runs[:2]], tmp_path / "out", labels=["a", "a"])
 
 
-def test_a_folder_that_holds_something_else_is_not_overwritten(runs, tmp_path, monkeypatch):
+def test_a_folder_that_holds_something_else_is_refused_before_anything_is_computed(runs, tmp_path, monkeypatch):
     (tmp_path / "thesis.txt").write_text("mine")
+    never = "probes.studies.compare_runs.paired_score_difference"
+    monkeypatch.setattr(never, lambda *_, **__: pytest.fail("differences were computed"))
     monkeypatch.setattr(sys, "argv", ["probes", "compare", *map(str, runs[:2]), "--output", str(tmp_path)])
     with pytest.raises(SystemExit, match="holds something other than a comparison"):
         main()

@@ -1,14 +1,16 @@
 """Config files match the signatures of what they build, and the command line explains mistyped overrides."""
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from probes.cli import CONFIG_DIR, OverrideError, check_overrides
+from probes.cli import CONFIG_DIR, OverrideError, check_overrides, refuse_unknown_command
 from probes.run import check_arguments
 
 FILES = sorted(path for path in CONFIG_DIR.glob("*/*.yaml") if not path.stem.startswith("_"))
@@ -31,6 +33,27 @@ def test_every_option_composes_and_has_exactly_the_arguments_of_what_it_builds(p
     given = GIVEN_BY_STUDY if path.parent.name == "callbacks" else set()
     parameters = set(inspect.signature(get_object(node._target_)).parameters) - given
     assert parameters == set(node) - {"_target_", "_partial_", "_convert_"}
+
+
+def differing_defaults(node: Any, key: str = "study") -> Iterator[str]:
+    """Keys of a config whose value is not that of the argument in Python; parts that are called later are left out."""
+    if not isinstance(node, dict) or "_partial_" in node:
+        return
+    parameters = inspect.signature(get_object(node["_target_"])).parameters if "_target_" in node else {}
+    for name, value in node.items():
+        yield from differing_defaults(value, f"{key}.{name}")
+        default = parameters[name].default if name in parameters else value
+        default = list(default) if isinstance(default, tuple) else default
+        if not isinstance(value, dict) and value != default:
+            yield f"{key}.{name}: {value} in conf, {default} in Python"
+
+
+STUDIES = [path for path in FILES if path.parent.name == "study"]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_settings_of_a_study_have_the_same_defaults_in_python(path: Path):
+    assert list(differing_defaults(OmegaConf.to_container(OmegaConf.load(path)))) == []
 
 
 PROBE_MEASURES = sorted((CONFIG_DIR / "analysis" / "probe_measures").glob("*.yaml"))
@@ -100,6 +123,15 @@ def test_a_mistyped_override_is_refused_with_the_closest_name(override: str, mes
 )
 def test_a_correct_override_is_accepted(override: str):
     check_overrides([override])
+
+
+def test_a_word_that_is_no_command_is_refused_with_the_closest_name():
+    with pytest.raises(
+        OverrideError, match=r"There is no command `cmopare`\. Did you mean `compare`\? There are cache"
+    ):
+        refuse_unknown_command("cmopare")
+    for word in ("compare", "seed=1", "-m", "~trainer.devices", "+experiment=quick", "--help"):
+        refuse_unknown_command(word)
 
 
 def test_an_argument_that_nothing_takes_is_refused_with_the_closest_name():

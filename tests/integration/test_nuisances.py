@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from logged_objectives import with_logged_objective
 
 from probes.cli import CONFIG_DIR
 from probes.report import read_results
@@ -56,6 +57,14 @@ def test_a_tag_in_the_texts_of_a_folder_is_found(tmp_path):
     assert "explained by first word" in (out / "report.html").read_text()
 
 
+def test_nuisances_that_do_not_exist_are_refused_before_anything_is_read(tmp_path):
+    leave_out = "analysis.probe_measures.nuisances.leave_out"
+    of_place = "suite.nuisances=[place]"
+    with pytest.raises(ValueError, match=rf"`{leave_out}` names lenght, .* There are length, .*position, place\."):
+        run(configured(tmp_path, "analysis=nuisances", of_place, f"{leave_out}=[lenght,place,first word]"))
+    assert not (tmp_path / "cache" / "activations").exists()
+
+
 def test_random_weights_are_read_in_another_pass_only_if_a_measure_asks(tmp_path):
     run(configured(tmp_path, "analysis=baselines", "analysis.probe_measures.baselines.resamples=50"))
     rows = read_results(tmp_path / "out" / "results.csv")
@@ -73,12 +82,15 @@ def test_probes_of_tasks_that_share_labels_are_tried_on_each_other(tmp_path):
         paths = (f"paths.cache_dir={tmp_path / 'cache'}", f"paths.output_dir={tmp_path / 'out'}", "logger=csv")
         data = ("suite.tasks=[subject_number,object_number,tense]", "suite.max_rows=60", "backbone=tiny")
         small = ("study.resamples=50", "study.permutations=50", "study.training_sets=3", "study.shuffles=3")
-        run(compose("train", overrides=["study=transfer", *paths, *data, *small, "probe.training_sets=0"]))
+        derived = "analysis.specificity_of=[transfer/minus_own_*]"
+        cfg = compose("train", overrides=["study=transfer", *paths, *data, *small, "probe.training_sets=0", derived])
+        with_logged_objective(lambda: run(cfg))
     out = tmp_path / "out"
     rows = read_results(out / "results.csv")
     pairs = {row.task for row in rows if row.metric == "transfer/minus_own_macro_f1"}
     assert pairs == {"subject_number → object_number", "object_number → subject_number"}
     assert {row.task for row in rows if row.metric == "transfer/cosine"} == {"subject_number → object_number"}
+    assert {row.task for row in rows if row.metric == "specificity/transfer/minus_own_macro_f1"} == pairs
     assert all(row.ci_low is not None for row in rows if row.metric.startswith("transfer/") and row.layer != 0)
     page = (out / "report.html").read_text()
     assert "whether probes of tiny-0 that are trained on one task serve another" in page

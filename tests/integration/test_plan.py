@@ -27,10 +27,18 @@ def plan(*overrides: str) -> dict:
     return numbers(planned(cfg), cfg)
 
 
-def test_a_run_reads_and_writes_what_was_foretold(tmp_path):
-    foretold = plan(*QUICK)
+PAIRS = ("suite.tasks=[topic]", "suite.pairs=true")
+THEIR_MEASURE = ("analysis/probe_measures=[label_free]", "analysis.probe_measures.label_free.copies=0")
+
+
+@pytest.mark.parametrize(
+    "of_suite", [(), PAIRS, (*PAIRS, *THEIR_MEASURE)], ids=["labels", "pairs", "pairs that are read"]
+)
+def test_a_run_reads_and_writes_what_was_foretold(tmp_path, of_suite):
+    overrides = [*QUICK, *of_suite]
+    foretold = plan(*overrides)
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        run(compose("train", overrides=[*QUICK, f"paths.output_dir={tmp_path / 'out'}"]))
+        run(compose("train", overrides=[*overrides, f"paths.output_dir={tmp_path / 'out'}"]))
     facts = json.loads((tmp_path / "out/provenance.json").read_text())
     assert foretold["texts"] == facts["texts_computed"]
     assert foretold["tokens_read"] == facts["tokens_computed"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import csv
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from logged_objectives import with_logged_objective
 
 from probes.cli import CONFIG_DIR
 from probes.run import run
@@ -39,7 +41,8 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
         "probe.min_validation_rows=20",
         *(f"study.attentive.{n}.min_validation_rows=20" for n in ("attention", "multi_max")),
     )
-    objective = run(configured(folder, "study=readers", *quick, *few, *settings))
+    cfg = configured(folder, "study=readers", *quick, *few, *settings)
+    objective = with_logged_objective(lambda: run(cfg))
     return folder / "out", objective
 
 
@@ -79,6 +82,22 @@ def test_pooled_tokens_are_the_last_the_first_the_mean_and_the_largest() -> None
     assert pooled_tokens(tokens, "mean").reading.pooling == "mean"
 
 
+def test_every_site_is_read_and_the_objective_is_that_of_the_first(tmp_path: Path) -> None:
+    quick = ["study.attentive.attention.max_epochs=1", "study.attentive.attention.penalties=[0.0]"]
+    quick += ["~study.attentive.multi_max", "study.poolings=[mean]", "study.texts_drawn=0", "backbone.layers=[1,2]"]
+    few = ("suite.tasks=[topic]", "suite.max_rows=40", "probe.penalties=[1.0]", "probe.bootstrap_samples=20")
+    no_controls = ("probe.controls=0", "probe.permutations=0", "study.attentive.attention.controls=0")
+    sites = "extraction.site=[residual,mlp]"
+    objective = run(configured(tmp_path, "study=readers", *quick, *few, *no_controls, sites))
+    gains = {
+        row["site"]: float(row["value"])
+        for row in rows_of(tmp_path / "out")
+        if row["metric"] == "at_best_layer/gain_over_pooled"
+    }
+    assert gains.keys() == {"residual", "mlp"}
+    assert objective == pytest.approx(gains["residual"])
+
+
 def test_unknown_poolings_and_probes_of_vectors_are_refused() -> None:
     from probes.training import ProbeSettings
 
@@ -94,10 +113,22 @@ def attention(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = "suite.max_rows={train: 60, validation: 40, test: 40}"
     run(
         configured(
-            folder, "probe=attention", "probe.max_epochs=2", "probe.penalties=[0.0]", "suite.tasks=[topic]", sizes
+            folder,
+            "probe=attention",
+            "probe.max_epochs=2",
+            "probe.penalties=[0.0]",
+            "suite.tasks=[topic]",
+            sizes,
+            "analysis/probe_measures=[label_free]",
         )
     )
     return folder / "out"
+
+
+def test_nothing_is_read_for_measures_that_probes_of_tokens_do_not_have(attention: Path) -> None:
+    facts = json.loads((attention / "provenance.json").read_text())
+    assert facts["texts_computed"] == 140  # no altered copies
+    assert not [row for row in rows_of(attention) if row["metric"].startswith("label_free/")]
 
 
 def test_attention_is_a_probe_like_others_and_reads_tokens(attention: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from logged_objectives import with_logged_objective
 
 from probes.cli import CONFIG_DIR
 from probes.run import run
@@ -25,7 +26,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     folder = tmp_path_factory.mktemp("trees")
     sizes = "suite.max_rows={train: 60, validation: 20, test: 30}"
     quick = ("study.probes.max_epochs=2", "study.probes.ranks=[2,4]", "study.probes.bootstrap_samples=50")
-    objective = run(configured(folder, sizes, *quick, "study.probes.permutations=30", "study.sentences_drawn=2"))
+    cfg = configured(folder, sizes, *quick, "study.probes.permutations=30", "study.sentences_drawn=2")
+    objective = with_logged_objective(lambda: run(cfg))
     return folder / "out", objective
 
 

@@ -85,7 +85,7 @@ def open_objects(url: str) -> Objects:
     if scheme not in _OBSTORE_SCHEMES:
         return _Patient(_Fsspec(url))
     if importlib.util.find_spec("obstore") is None:
-        raise ModuleNotFoundError(f"`paths.cache_dir={url}` needs the package obstore: `pip install probes[remote]`.")
+        raise ModuleNotFoundError(f"`paths.cache_dir={url}` needs the package obstore: `pip install -e '.[remote]'`.")
     return _Patient(_Obstore(url))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -97,7 +98,7 @@ class LabelFreePanel:
     def _of_tokens(self, probed: ProbedTask) -> Iterator[LayerProfile]:
         for name, unit in _TOKEN_QUANTITIES.items():
             by_text = probed.token_paths.get(name)
-            if by_text is None or by_text.shape[0] != len(probed.data.layers):
+            if by_text is None:
                 continue
             known = by_text[:, by_text.isfinite().all(0)]
             count = known.shape[1]
@@ -107,11 +108,13 @@ class LabelFreePanel:
             yield _profile(probed, name, unit, Estimates(known.mean(1).numpy(), count, errors=errors.numpy()))
 
     def _of_copies(self, probed: ProbedTask) -> Iterator[LayerProfile]:
-        copies = [data for name, data in probed.variants.items() if name.startswith(VARIANT)]
-        if not copies:
+        names = [name for name in probed.variants if name.startswith(VARIANT)]
+        if not names:
             return
         rows = min(self.texts, len(probed.data.test.targets))
-        views = torch.stack([one.test.activations.values[:, :rows] for one in [probed.data, *copies]], dim=1)
+        versions = itertools.chain([probed.data], (probed.variants[name] for name in names))
+        # cloned, so that a version that was read for this alone is not kept
+        views = torch.stack([one.test.activations.values[:, :rows].clone() for one in versions], dim=1)
         found = [info_nce_leave_one_out(views[:, 0], views[:, k]) for k in range(1, views.shape[1])]
         recognised = torch.stack([one.values for one in found]).mean(0)
         without = torch.stack([one.without_row for one in found]).mean(0)

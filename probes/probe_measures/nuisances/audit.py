@@ -11,13 +11,14 @@ from torch import Tensor
 from probes.analysis import paired_score_difference
 from probes.metrics import MAIN_METRIC, UNITS
 from probes.probe_measures.main_scores import cells_of, main_score_estimates, over_layers, predictions_of
-from probes.probe_measures.nuisances.features import MAX_WORDS, NuisanceGroup, all_of, nuisances_of
+from probes.probe_measures.nuisances.features import MAX_WORDS, NUISANCES, NuisanceGroup, all_of, nuisances_of
 from probes.probe_measures.nuisances.linear_fit import Labelled, fit_linear, main_score
 from probes.probe_measures.nuisances.residuals import residuals
 from probes.probe_measures.nuisances.strata import strata_of, within_strata
 from probes.probe_measures.nuisances.verdicts import verdict_of
-from probes.probe_measures.protocol import ProbedTask
+from probes.probe_measures.protocol import ProbedTask, refuse_fewer
 from probes.seeds import derive_seed
+from probes.tasks import Task
 from probes.training import Standardiser, is_exact
 from probes.training.scoring import NO_PROBE
 from probes.values import SPLITS, Estimates, LayerProfile
@@ -38,14 +39,34 @@ class NuisanceAudit:
     Attributes:
         leave_out: Names of nuisances that are none, such as `words` where a task asks for words.
         max_words: The most words in the bag of words.
-        resamples: Of the test rows, behind each interval.
-        permutations: Draws of each null.
+        resamples: Of the test rows, behind each interval; 0 for none.
+        permutations: Draws of each null, at least 1, as verdicts rest on them.
+
+    Raises:
+        ValueError: A number is less.
     """
 
     leave_out: Sequence[str] = ()
     max_words: int = MAX_WORDS
     resamples: int = 1000
     permutations: int = 200
+
+    def __post_init__(self) -> None:
+        refuse_fewer(self, "analysis.probe_measures.nuisances", resamples=0, permutations=1)
+
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Refuse names in `leave_out` that no task has.
+
+        Raises:
+            ValueError: A name is neither a nuisance nor a column of a task.
+        """
+        columns = [name for task in tasks for split in task.splits.values() for name in split.columns]
+        known = list(dict.fromkeys([*NUISANCES, *columns]))
+        if unknown := [name for name in self.leave_out if name not in known]:
+            raise ValueError(
+                f"`analysis.probe_measures.nuisances.leave_out` names {', '.join(unknown)}, which is no nuisance. "
+                f"There are {', '.join(known)}."
+            )
 
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile]:
         """The profiles of one task; none if nothing that may explain its labels varies, or no layer has a probe."""

@@ -10,7 +10,7 @@ from probes.metrics import MAIN_METRIC, UNITS, Predictions
 from probes.probe_measures.main_scores import main_score_estimates, over_layers, predictions_of
 from probes.probe_measures.nuisances.features import tfidf
 from probes.probe_measures.nuisances.linear_fit import Labelled, fit_linear
-from probes.probe_measures.protocol import ProbedTask
+from probes.probe_measures.protocol import ProbedTask, refuse_fewer
 from probes.seeds import derive_seed
 from probes.tasks import Task
 from probes.training import fit_task
@@ -35,8 +35,11 @@ class Baselines:
         layer_0: Whether to compare with layer 0.
         random_weights: Whether to read the architecture with random weights, which takes another pass.
         max_words: The most words and pairs of words, those in most training rows.
-        resamples: Of the test rows, behind each interval.
-        permutations: Draws of each null.
+        resamples: Of the test rows, behind each interval; 0 for none.
+        permutations: Draws of each null; 0 for none.
+
+    Raises:
+        ValueError: A number is less.
     """
 
     words: bool = True
@@ -45,6 +48,9 @@ class Baselines:
     max_words: int = 5000
     resamples: int = 1000
     permutations: int = 200
+
+    def __post_init__(self) -> None:
+        refuse_fewer(self, "analysis.probe_measures.baselines", resamples=0, permutations=0)
 
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile]:
         """The profiles of one task; none where no layer has a probe."""
@@ -83,7 +89,8 @@ class Baselines:
 
     def _over_random_weights(self, probed: ProbedTask, own: Predictions) -> Iterator[LayerProfile]:
         assert probed.random_weights is not None
-        settings = replace(probed.settings, controls=0, permutations=self.permutations)
+        draws = {"bootstrap_samples": self.resamples, "permutations": self.permutations}
+        settings = replace(probed.settings, controls=0, **draws)
         fit = fit_task(probed.random_weights, settings, probed.trainer, probed.seed)
         metric = MAIN_METRIC[probed.data.kind]
         yield replace(fit.profile(metric), quantity=f"baseline/random_weights_{metric}", probe="")

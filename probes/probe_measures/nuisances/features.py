@@ -21,6 +21,8 @@ from probes.values import SPLITS
 
 BLOCK_NORM = 100.0
 """Mean squared norm of a training row of a block."""
+NUISANCES = ("length", "template", "first word", "last word", "words", "word", "spelling", "position")
+"""Names of all nuisances but columns: those of texts, then further ones of words."""
 MAX_WORDS = 1000
 """The most words of a bag of words, those in most training rows."""
 _MAX_CATEGORIES = 200

@@ -11,7 +11,7 @@ from probes.analysis import paired_score_difference
 from probes.metrics import MAIN_METRIC, UNITS, Predictions
 from probes.probe_measures.main_scores import cells_of, over_layers
 from probes.probe_measures.nuisances.verdicts import span_verdict
-from probes.probe_measures.protocol import ProbedTask
+from probes.probe_measures.protocol import ProbedTask, refuse_fewer
 from probes.seeds import derive_seed
 from probes.tasks import Split, Task
 from probes.training import ProbeSettings, TaskProbes, fit_task
@@ -33,11 +33,11 @@ class SpanDeletion:
         spans: Name → regular expression, `None` for no spans; every match is deleted. A span that no training prompt of
             a task has is left out for that task.
         seed: Decides the random spans.
-        resamples: Of the test rows, behind each interval.
-        permutations: Draws of each null.
+        resamples: Of the test rows, behind each interval; 0 for none.
+        permutations: Draws of each null, at least 1, as verdicts rest on them.
 
     Raises:
-        ValueError: A regular expression cannot be read.
+        ValueError: A regular expression cannot be read, or a number is less.
     """
 
     spans: Mapping[str, str] | None = None
@@ -46,6 +46,7 @@ class SpanDeletion:
     permutations: int = 200
 
     def __post_init__(self) -> None:
+        refuse_fewer(self, "analysis.probe_measures.spans", resamples=0, permutations=1)
         for name, pattern in (self.spans or {}).items():
             try:
                 re.compile(pattern)

@@ -10,6 +10,7 @@ from probes.metrics import (
     SCALES,
     TargetKind,
     bootstrap_counts,
+    drawn,
     errors_of_draws,
     permuted_scores,
     score_interval,
@@ -65,8 +66,8 @@ def within_strata(
         targets: Shape `(rows,)`, or `(rows, labels)`.
         strata: Stratum of each row, int64 `(rows,)`, or `(rows, labels)`; those with fewer than 8 rows, or in which all
             targets are equal, tell nothing and are left out.
-        resamples: Of the rows, for the interval.
-        permutations: Draws of the null.
+        resamples: Of the rows, for the interval; 0 for none.
+        permutations: Draws of the null; 0 for none.
         seed: Of both.
         sentences: Number of each row's sentence, int64 `(rows,)`, where rows are words: sentences are resampled, and
             there is no null, as words of a sentence are alike within a stratum, too.
@@ -91,23 +92,28 @@ def within_strata(
     for rows, columns in parts:
         own, truth = logits[:, rows, columns], targets[rows] if targets.ndim == 1 else targets[rows, columns]
         scores = score_rows(kind, own, truth, counts[:, rows], names={metric})
-        orders = torch.stack([torch.randperm(len(rows), generator=generator) for _ in range(permutations)])
+        orders = torch.empty(permutations, len(rows), dtype=torch.long)
+        for order in orders:
+            torch.randperm(len(rows), generator=generator, out=order)
         values.append(scores.values[metric])
         draws.append(scores.draws[metric])
         nulls.append(permuted_scores(kind, own, truth, orders, names={metric})[metric])
     weights = torch.tensor(shares, dtype=torch.float64)
     count = len(torch.cat([rows for rows, _ in parts]).unique())
     value, draw, null = (_weighted_mean(torch.stack(part), weights) for part in (values, draws, nulls))
-    units = count if sentences is None else len(sentences.unique())
-    ends = torch.stack(score_interval(value, draw, rows=units, scale=SCALES[kind, metric]))
-    errors = errors_of_draws(draw, units=units).numpy()
+    units, scale = count, SCALES[kind, metric]
+    if sentences is not None:
+        units = len(sentences.unique())
+        scale = "share_of_labels" if scale == "share" else scale  # a sentence has more than one answer
+    ends = torch.stack(score_interval(value, draw, rows=units, scale=scale))
+    errors = errors_of_draws(draw, units=units)
     return Estimates(
         value.numpy(),
         count,
-        errors=errors,
-        null=null.numpy() if sentences is None else None,
+        errors=drawn(errors),
+        null=drawn(null) if sentences is None else None,
         note="the score is undefined",
-        interval=ends.numpy(),
+        interval=ends.numpy() if resamples > 0 else None,
         interval_over="rows" if sentences is None else "sentences",
         freedom=((len(errors), units - 1),),
     )

@@ -28,11 +28,6 @@ _LINE = 0.15  # inches, height of a line of a name
 _SMALLEST = 1.4  # inches, side of a panel
 
 
-def layer_by_layer_heatmap(matrix: LayerByLayer) -> Figure:
-    """Draw one matrix; see `layer_by_layer_heatmaps`."""
-    return layer_by_layer_heatmaps([matrix])
-
-
 def layer_by_layer_heatmaps(matrices: Sequence[LayerByLayer]) -> Figure:
     """Draw one panel per task, all with the same colour scale: rows are `x_layers`, layer 0 at the bottom.
 

@@ -39,6 +39,8 @@ _SECONDS_TO_RESPOND = 10.0  # MLflow itself retries for minutes
 _LONGEST_PARAM = 6000  # characters; MLflow refuses more
 _BATCH = {"params": 100, "metrics": 1000}  # entries of one request; MLflow refuses more
 
+_TABLES_TAG = "mlflow.loggedArtifacts"  # where MLflow's page looks for tables
+
 _log = logging.getLogger(__name__)
 
 
@@ -185,6 +187,7 @@ class MlflowRunLogger:
             raise RuntimeError("There is no connection.")
         if self.run_id is not None:
             client.update_run(self.run_id, status="RUNNING")
+            self._tables = json.loads(client.get_run(self.run_id).data.tags.get(_TABLES_TAG, "[]"))
         else:
             tags = self._tags | ({} if self._notes is None else {"mlflow.note.content": self._notes})
             run = client.create_run(self._experiment_id(client), run_name=self._name, tags=tags)
@@ -235,8 +238,10 @@ class MlflowRunLogger:
         client, run_id = self._open_run
         file = f"{name}.json"
         client.log_dict(run_id, {"columns": list(columns), "data": rows}, file)  # `log_table` would round the numbers
-        self._tables.append({"path": file, "type": "table"})
-        client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(self._tables))  # where the page looks for tables
+        table = {"path": file, "type": "table"}
+        if table not in self._tables:
+            self._tables.append(table)
+            client.set_tag(run_id, _TABLES_TAG, json.dumps(self._tables))
 
 
 def _allowed(name: str) -> str:

@@ -158,7 +158,7 @@ def require_packages(what: str, extra: str, modules: Iterable[str]) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(
-            f"`{what}` needs {', '.join(missing)}. Install it with `pip install 'probes[{extra}]'`.",
+            f"`{what}` needs {', '.join(missing)}. Install it with `pip install -e '.[{extra}]'`.",
             name=missing[0],
         )
 

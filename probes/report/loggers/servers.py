@@ -26,6 +26,6 @@ def server_responds(url: str, seconds: float) -> bool:
             pass
         finished.set()
 
-    threading.Thread(target=request, daemon=True, name="wandb-reachable").start()
+    threading.Thread(target=request, daemon=True, name="server-reachable").start()
     finished.wait(seconds)
     return responded.is_set()

@@ -53,7 +53,6 @@ class WandbRunLogger:
         mode: Mode = "auto",
         run_id: str | None = None,
         upload_artifacts: bool = False,
-        enabled: bool = True,
     ) -> None:
         """Keep the settings; no server is contacted and nothing is written before `run`.
 
@@ -68,7 +67,6 @@ class WandbRunLogger:
             mode: `online`, `offline`, `disabled`, or `auto`, which `choose_mode` turns into one of them.
             run_id: Continue this run instead of starting one.
             upload_artifacts: Whether to upload probes and CSV files as an artifact.
-            enabled: False on every rank but the first, which then logs nothing.
 
         Raises:
             ValueError: `mode` is unknown.
@@ -76,7 +74,7 @@ class WandbRunLogger:
         if mode not in MODES:
             raise ValueError(f"Unknown W&B mode '{mode}'. Set `logger.mode` to one of {', '.join(MODES)}.")
         self.run_id = run_id
-        self._mode: Mode = mode if enabled else "disabled"
+        self._mode: Mode = mode
         self._upload_artifacts = upload_artifacts
         self._run: wandb.Run | None = None
         self._output_dir = Path()

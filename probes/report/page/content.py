@@ -80,6 +80,7 @@ def _rounded(value: float) -> float | None:
 def _pair(matrix: LayerByLayer) -> dict[str, Any]:
     return {
         "quantity": matrix.quantity,
+        "unit": matrix.unit,
         "task": matrix.task,
         "reading": str(matrix.reading),
         "xName": matrix.x_name,

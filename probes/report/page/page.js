@@ -4,6 +4,7 @@
   const element = (id) => document.getElementById(id);
   const minus = (text) => text.replace("-", "\u2212");
   const number = (value, digits = 3) => (value === null || value === undefined ? "unknown" : minus(value.toFixed(digits)));
+  const pValue = (value) => (value !== null && value < 0.001 ? "&lt; 0.001" : number(value));
   const escaped = (text) => String(text).replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
   const RDBU = [[0, "#053061"], [0.1, "#2166ac"], [0.25, "#67a9cf"], [0.4, "#d1e5f0"], [0.5, "#f7f7f7"], [0.6, "#fddbc7"], [0.75, "#ef8a62"], [0.9, "#b2182b"], [1, "#67001f"]];
   const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b6b00", "#8a8a8a"];
@@ -50,7 +51,7 @@
       const low = at(q.nullLow, row, column);
       lines.push(`by chance: ${number(at(q.null, row, column))}${low === null ? "" : `, 95 % in [${number(low)}, ${number(at(q.nullHigh, row, column))}]`}`);
     }
-    if (at(q.p, row, column) !== null) lines.push(`p ${number(at(q.p, row, column))} corrected for all cells, ${number(at(q.pCell, row, column))} alone`);
+    if (at(q.p, row, column) !== null) lines.push(`p ${pValue(at(q.p, row, column))} corrected for all cells, ${pValue(at(q.pCell, row, column))} alone`);
     if (at(q.n, row, column) !== null) lines.push(`n ${at(q.n, row, column)}`);
     if (note) lines.push(escaped(note));
     return lines.join("<br>");
@@ -170,11 +171,12 @@
 
   function drawPair() {
     const pair = content.pairs[Number(element("pair").value)];
-    const text = pair.xLayers.map((a, i) => pair.yLayers.map((b, j) => `${escaped(pair.xName)} layer ${escaped(a)}<br>${escaped(pair.yName)} layer ${escaped(b)}<br><b>${number(pair.value[i][j])}</b>${pair.n ? `<br>n ${pair.n}` : ""}`));
+    const text = pair.xLayers.map((a, i) => pair.yLayers.map((b, j) => `${escaped(pair.xName)} layer ${escaped(a)}<br>${escaped(pair.yName)} layer ${escaped(b)}<br><b>${number(at(pair.value, i, j))}</b> ${escaped(pair.unit)}${pair.n ? `<br>n ${pair.n}` : ""}`));
     const layout = layoutOf(560);
     layout.xaxis = { ...axis(), title: { text: escaped(pair.yName) }, ...layerTicks(pair.yLayers) };
     layout.yaxis = { ...axis(), title: { text: escaped(pair.xName) }, ...layerTicks(pair.xLayers) };
     const trace = { type: "heatmap", z: pair.value, x: pair.yLayers.map((_, j) => j), y: pair.xLayers.map((_, i) => i), text, hoverinfo: "text", colorscale: "Viridis", colorbar: { title: { text: escaped(pair.quantity) }, thickness: 14, outlinewidth: 0 } };
+    element("pairs-plot").setAttribute("aria-label", `${pair.quantity} of all pairs of layers of ${pair.xName} and ${pair.yName}, ${pair.task}`);
     return Plotly.react("pairs-plot", [trace], layout, options);
   }
 

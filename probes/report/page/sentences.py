@@ -22,8 +22,7 @@ def findings_in_words(run: SavedRun) -> list[str]:
     Args:
         run: Any run; of a study that is not known here, only its question and its extremes are told.
     """
-    study = run.rows[0].study if run.rows else ""
-    tell = _TELLERS.get(study, _extremes)
+    tell = _TELLERS.get(run.kind, _extremes)
     ended = _ENDED.get(run.state)
     warning = [f"This run {ended} before its end: its results are not complete."] if ended else []
     return [*warning, _question(run), *tell(run), *_limits(run)]
@@ -46,7 +45,9 @@ def _question(run: SavedRun) -> str:
         "heads": f"which attention heads carry the answers of {first.backbone}",
         "attribute": f"which parts of its prompts the answers of {first.backbone} owe themselves to",
         "patch": f"which layers and tokens carry the answers of {first.backbone}",
-    }.get(first.study, f"what the layers of {first.backbone} hold")
+        "trees": f"which layers of {first.backbone} hold the trees of sentences",
+        "readers": f"whether probes of {first.backbone} gain by reading all tokens of a text",
+    }.get(run.kind, f"what the layers of {first.backbone} hold")
     tasks = list(dict.fromkeys(row.task for row in run.rows if row.layer is not None and row.cluster))
     tasks = tasks or list(matrix.tasks)
     return f"This run asks {what}, on {_count(tasks, 'task')} of the suite {first.suite or 'given'} ({matrix.reading})."

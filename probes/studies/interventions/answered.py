@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,12 @@ class AnsweredTask:
         """Class index of each row, int64."""
         return torch.tensor(self.task.splits[split].labels)
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """A digest of everything in the task that decides a model's answers."""
+        """A digest of everything in the task that decides a model's answers: its rows, and the tokens that are read."""
         rows = {split: [self.task.splits[split].prompts, self.task.splits[split].labels] for split in ("train", "test")}
-        return digest_of_json([rows, self.task.labels])
+        read = [questions.digest for questions in (self.train, self.test, self.content_free)]
+        return digest_of_json([rows, self.task.labels, read])
 
     def calibrated(self, log_probs: np.ndarray, content_free: np.ndarray) -> np.ndarray:
         """Log-probabilities per token, less those after the prompt without content.

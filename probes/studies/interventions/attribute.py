@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from probes.analysis import LayerAnalysis, result_rows
-from probes.analysis.effects import effect_estimates, log_odds_of_right
+from probes.analysis.effects import effect_estimates, log_odds_of_right, without_null
 from probes.answers import LanguageModel
 from probes.backbones import FrozenBackbone
 from probes.interventions.attribution import (
@@ -62,7 +62,7 @@ class AttributeStudy:
         tokens_per_batch: Tokens of one pass at most.
 
     Raises:
-        ValueError: There is no such method.
+        ValueError: There is no such method, or a number is out of its range.
     """
 
     name: str = "attribute"
@@ -73,6 +73,9 @@ class AttributeStudy:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"There is no method '{self.method}'. There are {', '.join(METHODS)}. Set `study.method`.")
+        for key in ("steps", "tokens_per_batch"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"`study.{key}` must be at least 1; got {getattr(self, key)}.")
 
     def run(
         self,
@@ -127,9 +130,10 @@ class AttributeStudy:
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
             with context.stage("report"):
                 report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
+                objective = context.log_objective(float(np.mean(shares)) if shares else math.nan)
         page = write_report(context.output_dir)
         print_screen(*path_lines(report=page, everything=context.output_dir))
-        return float(np.mean(shares)) if shares else math.nan
+        return objective
 
     def _task(
         self, lm: LanguageModel, answered: AnsweredTask, context: RunContext, role: str
@@ -139,6 +143,7 @@ class AttributeStudy:
         found = kept_arrays(lm, context.cache_dir).get(key, partial(self._shares, lm, answered))
         labels = answered.labels("test").numpy()
         profiles = [_profile(answered.task.name, f"share/{part}", found[part], labels, role) for part in PARTS]
+        profiles = [replace(profile, estimates=without_null(profile.estimates)) for profile in profiles]
         if "completeness_error" in found:
             profiles.append(self._completeness(answered.task.name, found["completeness_error"], role))
         own = answer_profiles(answered, found["log_probs"], found["content_free"])

@@ -67,6 +67,11 @@ class ChannelsStudy:
         for key, least in {"top": 1, "remove": 0, "other_components": 2, "tokens_per_batch": 1}.items():
             if getattr(self, key) < least:
                 raise ValueError(f"`study.{key}` must be at least {least}; got {getattr(self, key)}.")
+        if self.remove > self.top:
+            raise ValueError(
+                f"`study.remove` takes channels from the `study.top` ({self.top}) that are listed; got {self.remove}. "
+                "Set the one lower or the other higher."
+            )
         if self.remove:
             recall_lists(self.recall_lists, items=self.recall_items, seed=0)  # refuses numbers that do not fit
 
@@ -116,8 +121,10 @@ class ChannelsStudy:
                 pictures = report_layer_by_layer(context.output_dir, matrices, logger=context.logger, primary=reading)
                 if removed:
                     pictures.append(report_channel_removal(context.output_dir, report.results, logger=context.logger))
+                beyond = [row.value for row in report.results if row.metric == "channel_removal/beyond_others"]
+                objective = float(np.nanmax(beyond)) if beyond else found.top["component"][0].score
+                context.log_objective(objective)
         page = write_report(context.output_dir)
         lines = path_lines(report=page, picture=pictures[-1], everything=context.output_dir)
         print_screen(layer_table(report.results, "composition/largest_component"), *lines)
-        beyond = [row.value for row in report.results if row.metric == "channel_removal/beyond_others"]
-        return float(np.nanmax(beyond)) if beyond else found.top["component"][0].score
+        return objective

@@ -39,7 +39,7 @@ from probes.studies.suite_activations import task_data
 from probes.tasks import Suite, Task
 from probes.trainers import TrainerFactory
 from probes.training import LabelledActivations, ProbeSettings, TaskData, TaskProbes, fit_task
-from probes.values import Activations, Estimates, LayerProfile, Reading
+from probes.values import Estimates, LayerProfile, Reading
 
 Found = Mapping[int, Mapping[str, np.ndarray]]
 """Layer → what `TaskErasure.at` found there."""
@@ -125,17 +125,19 @@ class EraseStudy:
             with context.stage("report"):
                 report = report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
                 first = self.erasure.erasers[0]
+                used = analysis.table.group(f"usedness/{first}", reading)
                 score = f"probe/{MAIN_METRIC['classification']}"
                 picture = report_decodable_and_used(
                     context.output_dir,
                     analysis.table.group(score, reading),
-                    analysis.table.group(f"usedness/{first}", reading),
+                    used,
                     logger=context.logger,
                 )
+                objective = context.log_objective(mean_of_largest(used))
         page = write_report(context.output_dir)
         lines = path_lines(report=page, picture=picture, everything=context.output_dir)
         print_screen(layer_table(report.results, f"usedness/{first}"), *lines)
-        return mean_of_largest(analysis.table.group(f"usedness/{first}", reading))
+        return objective
 
 
 def _others(
@@ -232,7 +234,7 @@ def _refits(
                     for layer, by_name in found.items()
                 ]
             )
-            kept = Activations(values, tuple(found), activations.row_ids, activations.reading)
+            kept = replace(activations, values=values, layers=tuple(found))
             splits[split] = LabelledActivations(kept, targets)
         fit: TaskProbes = fit_task(replace(data, **splits), settings, trainer, seed)
         score = fit.profile(MAIN_METRIC[data.kind])

@@ -24,7 +24,7 @@ from probes.interventions import (
     mean_difference,
     random_subspace,
 )
-from probes.interventions.streams import EditsOf, ErasersAt
+from probes.interventions.streams import GROUPS, EditsOf, ErasersAt
 from probes.seeds import derive_seed
 from probes.studies.interventions.answered import AnsweredTask
 
@@ -69,6 +69,10 @@ class ErasureSettings:
         extra = [name for name in self.from_layer_on if name not in self.erasers]
         if extra:
             raise ValueError(f"`study.erasure.from_layer_on` names {extra}, which is not in `study.erasure.erasers`.")
+        if self.positions not in GROUPS:
+            raise ValueError(
+                f"Unknown positions {self.positions!r}. There are {', '.join(GROUPS)}. Set `study.erasure.positions`."
+            )
         least = {"every": 1, "random_subspaces": 2, "inlp_iterations": 1, "collateral_rows": 0, "tokens_per_batch": 1}
         for key, smallest in least.items():
             if getattr(self, key) < smallest:
@@ -123,6 +127,7 @@ class TaskErasure:
         settings["from_layer_on"] = list(self.settings.from_layer_on)
         key = {"erase": self.answered.key, "layer": layer, "settings": settings, "seed": self.seed}
         key["others"] = {name: questions.digest for name, questions in self.others.items()}
+        key["texts"] = self._texts.digest if self.settings.collateral_rows else None
         return self.kept.get(key, partial(self._compute, layer))
 
     def unedited(self) -> dict[str, np.ndarray]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from probes.analysis import LayerAnalysis, result_rows
 from probes.analysis.effects import effect_estimates, normalised_effect
-from probes.answers import LanguageModel
+from probes.answers import LanguageModel, Questions
 from probes.backbones import FrozenBackbone
-from probes.interventions import KeptArrays, PromptPair, generated_pairs
+from probes.interventions import KeptArrays, PromptPair, check_kinds, generated_pairs
 from probes.interventions.heads import HeadSwap, contradictory_signs, learn_gates
 from probes.progress import tracked
 from probes.report import path_lines, print_screen, report_findings, write_report, write_results
@@ -28,6 +29,7 @@ OPEN = 0.5
 """A head belongs to the mask if its gate is above."""
 CONTROL = "contradictory_pairs"
 _SHARE = "share of the gap"
+_PAIRS = "study.heads.pairs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,7 @@ class HeadSettings:
         pairs_per_step: Training pairs of one step at most.
         random_sets: Random sets of as many heads to compare with.
         control: Also learn masks from pairs that contradict each other, which should keep no head.
+        tokens_per_batch: Tokens of one pass at most.
 
     Raises:
         ValueError: A field is out of its range.
@@ -60,13 +63,15 @@ class HeadSettings:
     pairs_per_step: int = 16
     random_sets: int = 39
     control: bool = True
+    tokens_per_batch: int = 1024
 
     def __post_init__(self) -> None:
+        check_kinds(self.pairs, key=_PAIRS)
         if self.positions not in POSITIONS:
             raise ValueError(
                 f"Unknown positions '{self.positions}'. There are {list(POSITIONS)}. Set `study.heads.positions`."
             )
-        bounds = {"train": 4, "test": 4, "steps": 1, "pairs_per_step": 2, "random_sets": 2}
+        bounds = {"train": 4, "test": 4, "steps": 1, "pairs_per_step": 2, "random_sets": 2, "tokens_per_batch": 1}
         for key, least in bounds.items():
             if getattr(self, key) < least:
                 raise ValueError(f"`study.heads.{key}` must be at least {least}; got {getattr(self, key)}.")
@@ -118,10 +123,12 @@ class HeadsStudy:
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
             with context.stage("report"):
                 report = report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
+                known = np.isfinite(effects).any()
+                objective = context.log_objective(float(np.nanmean(effects)) if known else math.nan)
         page = write_report(context.output_dir)
         picture = next(iter(report.heatmaps), None)  # none where no pairs are told apart
         print_screen(*path_lines(report=page, picture=picture, everything=context.output_dir))
-        return float(np.nanmean(effects)) if np.isfinite(effects).any() else math.nan
+        return objective
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,7 @@ class HeadMasks:
         Raises:
             ValueError: Too few are left for the test.
         """
-        pairs = generated_pairs(kind, lm.backbone, settings.train + settings.test, seed=seed)
+        pairs = generated_pairs(kind, lm.backbone, settings.train + settings.test, seed=seed, key=_PAIRS)
         train = pairs[: min(settings.train, len(pairs) // 2)]
         return cls(lm, kind, train, pairs[len(train) : len(train) + settings.test], settings, kept, seed)
 
@@ -229,10 +236,21 @@ class HeadMasks:
         )
         return gates.double().numpy()
 
-    def _swaps(self, pairs: Sequence[PromptPair]) -> list[HeadSwap]:
-        source, target = (
-            pair_questions(self.lm, pairs, side, tokens_per_batch=1024) for side in ("clean", "corrupted")
+    def _questions(self, pairs: Sequence[PromptPair]) -> tuple[Questions, Questions]:
+        """What the model reads of pairs: the clean prompts, and the corrupted ones."""
+        tokens = self.settings.tokens_per_batch
+        clean, corrupted = (
+            pair_questions(self.lm, pairs, side, tokens_per_batch=tokens) for side in ("clean", "corrupted")
         )
+        return clean, corrupted
+
+    @cached_property
+    def _read(self) -> list[list[str]]:
+        """Digests of the tokens of both parts."""
+        return [[questions.digest for questions in self._questions(part)] for part in (self.train, self.test)]
+
+    def _swaps(self, pairs: Sequence[PromptPair]) -> list[HeadSwap]:
+        source, target = self._questions(pairs)
         return [
             HeadSwap.of(self.lm, theirs, own, changed_groups(own, theirs)[self.settings.positions])
             for theirs, own in zip(source.batches, target.batches, strict=True)
@@ -244,8 +262,8 @@ class HeadMasks:
         return self._log_odds(swaps, np.zeros(shape, dtype=bool)), self._log_odds(swaps, np.ones(shape, dtype=bool))
 
     def _of_source(self) -> np.ndarray:
-        questions = pair_questions(self.lm, self.test, "clean", tokens_per_batch=1024)
-        found = self.lm.log_probs(questions).numpy()
+        clean, _ = self._questions(self.test)
+        found = self.lm.log_probs(clean).numpy()
         return found[:, 0] - found[:, 1]
 
     def _log_odds(self, swaps: Sequence[HeadSwap], heads: np.ndarray) -> np.ndarray:
@@ -257,9 +275,10 @@ class HeadMasks:
         return total.numpy()
 
     def _kept(self, what: str, compute: Callable[[], dict[str, np.ndarray]], **more: object) -> dict[str, np.ndarray]:
-        pairs = [[asdict(pair) for pair in part] for part in (self.train, self.test)]
         settings = {name: value for name, value in vars(self.settings).items() if name not in ("pairs", "control")}
-        return self.kept.get({"heads": what, "of": pairs, "settings": settings, "seed": self.seed, **more}, compute)
+        return self.kept.get(
+            {"heads": what, "of": self._read, "settings": settings, "seed": self.seed, **more}, compute
+        )
 
     def _number(self, quantity: str, estimates: Estimates, unit: str, control: str = "") -> LayerProfile:
         return LayerProfile(

@@ -35,7 +35,7 @@ from probes.studies.interventions.lensing import Lenses, held_out_profiles, lens
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import names_of
 from probes.tasks import Suite
-from probes.values import Reading
+from probes.values import Reading, Result
 
 _FEWEST_TEXTS = 10
 """Of training texts."""
@@ -51,6 +51,9 @@ class LensStudy:
         text_file: A file of texts, one a line, to train the tuned lens on; by default the suite's training prompts.
         every: The last layer and every so many layers before it are looked at.
         tokens_per_batch: Tokens of one pass at most.
+
+    Raises:
+        ValueError: A number is out of its range, or there is no such file.
     """
 
     name: str = "lens"
@@ -58,6 +61,16 @@ class LensStudy:
     text_file: str | None = None
     every: int = 1
     tokens_per_batch: int = 1024
+
+    def __post_init__(self) -> None:
+        for key in ("every", "tokens_per_batch"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"`study.{key}` must be at least 1; got {getattr(self, key)}.")
+        if self.text_file is not None and not Path(self.text_file).expanduser().is_file():
+            raise ValueError(
+                f"There is no file '{self.text_file}'. Set `study.text_file` to a file of texts, one a line, or to "
+                "null for the suite's training prompts."
+            )
 
     def run(
         self,
@@ -107,17 +120,13 @@ class LensStudy:
             with context.stage("report"):
                 report = report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
                 picture = report_lenses(context.output_dir, report.results, logger=context.logger)
+                quantity = f"{lenses.names[-1]}/log_odds"
+                depths = _settled_depths(report.results, quantity, layers)
+                objective = context.log_objective(float(np.mean(depths)) if depths else math.nan)
         page = write_report(context.output_dir)
-        quantity = f"{lenses.names[-1]}/log_odds"
         lines = path_lines(report=page, picture=picture, everything=context.output_dir)
         print_screen(layer_table(report.results, quantity), *lines)
-        depths = []
-        for task in loaded.tasks:
-            p = [row.p for row in report.results if (row.metric, row.task) == (quantity, task.name)]
-            settled = [place for place in range(len(p)) if all(own is not None and own < 0.05 for own in p[place:])]
-            if settled:
-                depths.append(layers[settled[0]] / layers[-1])
-        return float(np.mean(depths)) if depths else math.nan
+        return objective
 
     def _texts(self, suite: Suite, seed: int) -> tuple[Sequence[str], Sequence[str]]:
         """Texts to train on and held-out ones, none in both, each in random order.
@@ -142,3 +151,17 @@ class LensStudy:
         random.Random(derive_seed(seed, "training texts")).shuffle(train)
         random.Random(derive_seed(seed, "held-out texts")).shuffle(held_out)
         return train[: self.tuned.texts], held_out
+
+
+def _settled_depths(results: Sequence[Result], quantity: str, layers: Sequence[int]) -> list[float]:
+    """Depth, from 0 to 1, of the first layer from which on all p are below 0.05, of each task that has one."""
+    by_task: dict[str, list[float | None]] = {}
+    for row in results:
+        if row.metric == quantity:
+            by_task.setdefault(row.task, []).append(row.p)
+    depths = []
+    for p in by_task.values():
+        settled = [place for place in range(len(p)) if all(own is not None and own < 0.05 for own in p[place:])]
+        if settled:
+            depths.append(layers[settled[0]] / layers[-1])
+    return depths

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from probes.analysis.effects import effect_estimates, log_odds_of_right
+from probes.analysis.effects import effect_estimates, log_odds_of_right, without_null
 from probes.answers import LanguageModel, OptionBatch, Questions
 from probes.files import digest_of_json
 from probes.interventions import KeptArrays
@@ -154,13 +154,17 @@ class Lenses:
 
         `unigram` has that of the model's own distribution averaged over training tokens, shape `(1, texts)`.
         """
-        return self.kept.get({**self._key, "held out": digest_of_json(list(self.held_out_texts))}, self._held_out)
+        return self.kept.get({**self._key, "held out": self._tokens_of(self.held_out_texts)}, self._held_out)
 
-    @property
+    @cached_property
     def _key(self) -> dict[str, Any]:
         settings = None if self.tuned is None else vars(self.tuned)
-        texts = digest_of_json(list(self.train_texts))
+        texts = self._tokens_of(self.train_texts)
         return {"tuned lens": settings, "texts": texts, "layers": list(self.layers), "seed": self.seed}
+
+    def _tokens_of(self, texts: Sequence[str]) -> str:
+        """A digest of the tokens that the model reads of texts."""
+        return digest_of_json(self.lm.backbone.tokenize(texts).text_ids if texts else ())
 
     def _look(self, name: str, questions: Questions) -> dict[str, np.ndarray]:
         translators = self.translators() if name == LENSES[1] else None
@@ -258,7 +262,7 @@ def _gain(gain: np.ndarray, labels: np.ndarray, **common: Any) -> LayerProfile:
 
 def _untested(values: np.ndarray, labels: np.ndarray) -> Estimates:
     """Class-balanced means with intervals, of quantities that have no null."""
-    return replace(effect_estimates(values, labels, note=""), null=None, p_cell=None)
+    return without_null(effect_estimates(values, labels, note=""))
 
 
 def _of_right(values: np.ndarray, labels: np.ndarray) -> np.ndarray:

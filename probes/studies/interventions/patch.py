@@ -18,7 +18,7 @@ from probes.interventions.paths import Place
 from probes.progress import tracked
 from probes.report import layer_table, path_lines, print_screen, report_findings, write_report, write_results
 from probes.studies.interventions.answered import edited_layers, kept_arrays, loaded_language_model
-from probes.studies.interventions.patching import Patching, PatchingSettings, pair_questions
+from probes.studies.interventions.patching import PATCHED_PAIRS, Patching, PatchingSettings, pair_questions
 from probes.studies.interventions.path_patching import PathPatching, PathSettings
 from probes.studies.run_context import RunContext
 from probes.values import LayerProfile, Reading, RunNames
@@ -90,16 +90,17 @@ class PatchStudy:
                 write_results(result_rows(analysis.table.profiles, names), context.output_dir / "results.csv")
             with context.stage("report"):
                 report = report_findings(context.output_dir, analysis.finish(), names=names, logger=context.logger)
+                first = analysis.table.profiles[0].quantity
+                largest = [
+                    np.nanmax(profile.estimates.values)
+                    for profile in analysis.table.group(first, _reading(lm, self.patching.sites[0]))
+                    if np.isfinite(profile.estimates.values).any()
+                ]
+                objective = context.log_objective(float(np.mean(largest)) if largest else math.nan)
         page = write_report(context.output_dir)
-        first = analysis.table.profiles[0].quantity
         lines = path_lines(report=page, picture=report.heatmaps[0], everything=context.output_dir)
         print_screen(layer_table(report.results, first), *lines)
-        largest = [
-            np.nanmax(profile.estimates.values)
-            for profile in analysis.table.group(first, _reading(lm, self.patching.sites[0]))
-            if np.isfinite(profile.estimates.values).any()
-        ]
-        return float(np.mean(largest)) if largest else math.nan
+        return objective
 
     def _patches(
         self, lm: LanguageModel, other: LanguageModel | None, context: RunContext
@@ -108,7 +109,7 @@ class PatchStudy:
         settings = self.patching
         kept = kept_arrays(lm, context.cache_dir)
         for kind in settings.pairs:
-            pairs = generated_pairs(kind, lm.backbone, settings.count, seed=context.seed)
+            pairs = generated_pairs(kind, lm.backbone, settings.count, seed=context.seed, key=PATCHED_PAIRS)
             clean, corrupted = (
                 pair_questions(lm, pairs, side, tokens_per_batch=settings.tokens_per_batch)
                 for side in ("clean", "corrupted")

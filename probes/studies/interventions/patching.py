@@ -13,11 +13,13 @@ from torch import Tensor
 from probes.answers import LanguageModel, OptionBatch, Questions, answer_ids
 from probes.backbones import Edit
 from probes.backbones.structure import EDITED_SITES
-from probes.interventions import KeptArrays, PromptPair, set_to
+from probes.interventions import KeptArrays, PromptPair, check_kinds, set_to
 from probes.interventions.heads import one_head, patch_heads
 from probes.values import SITES
 
 POSITIONS = ("changed", "between", "last", "all")
+PATCHED_PAIRS = "study.patching.pairs"
+"""The config key that names kinds of pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,7 @@ class PatchingSettings:
     tokens_per_batch: int = 1024
 
     def __post_init__(self) -> None:
+        check_kinds(self.pairs, key=PATCHED_PAIRS)
         for key, available in (("sites", EDITED_SITES), ("positions", POSITIONS)):
             unknown = [name for name in getattr(self, key) if name not in available]
             if unknown or not getattr(self, key):

@@ -119,7 +119,8 @@ class SteerStudy:
                     name="decodable_and_steered",
                 )
                 picture = report_dose_response(context.output_dir, report.results, logger=context.logger)
+                objective = context.log_objective(mean_of_largest(analysis.table.group(first, reading)))
         page = write_report(context.output_dir)
         lines = path_lines(report=page, picture=picture, everything=context.output_dir)
         print_screen(layer_table(report.results, first), *lines)
-        return mean_of_largest(analysis.table.group(first, reading))
+        return objective

@@ -56,18 +56,26 @@ def jobs_of_study(tasks: Sequence[str], mixture: MixtureSettings) -> list[StudyJ
     >>> [job.model for job in jobs_of_study(["a", "b"], MixtureSettings(replicate_tasks=1))]
     ['mixture:0', 'a:0', 'a:1', 'b:0', 'base', 'mixture:0', 'a:0', 'a:1', 'b:0', '']
     """
-    controls = [
-        model
-        for number, task in enumerate(tasks)
-        for model in _replicates(task, 1 + (mixture.replicate_seeds if number < mixture.replicate_tasks else 0))
-    ]
-    experimental = _replicates(MIXTURE, mixture.experimental_seeds)
+    seeds = seeds_of_models(tasks, mixture)
+    controls = [model for task in tasks for model in numbered_models(task, seeds[task])]
+    experimental = numbered_models(MIXTURE, seeds[MIXTURE])
     tuned = [*(experimental if mixture.experimental == "tuned" else ()), *controls]  # the longest job first
     return [
         *(StudyJob(Stage.TUNE, model) for model in tuned),
         *(StudyJob(Stage.READ, model) for model in (BASE, *experimental, *controls)),
         StudyJob(Stage.COMPARE),
     ]
+
+
+def seeds_of_models(tasks: Sequence[str], mixture: MixtureSettings) -> dict[str, int]:
+    """With how many seeds each model of a study is tuned: those of the tasks, `mixture`, and `base`, which is one.
+
+    >>> seeds_of_models(["a", "b"], MixtureSettings(replicate_tasks=1))
+    {'a': 2, 'b': 1, 'mixture': 1, 'base': 1}
+    """
+    repeated = set(tasks[: mixture.replicate_tasks])
+    controls = {task: 1 + (mixture.replicate_seeds if task in repeated else 0) for task in tasks}
+    return {**controls, MIXTURE: mixture.experimental_seeds, BASE: 1}
 
 
 def is_wanted(name: str, replicate: int, only: Sequence[str] | None) -> bool:
@@ -89,5 +97,10 @@ def split_replicate(model: str) -> tuple[str, int | None]:
     return (name, int(number)) if colon and number.isdigit() else (model, None)
 
 
-def _replicates(name: str, number: int) -> list[str]:
-    return [f"{name}:{replicate}" for replicate in range(number)]
+def numbered_models(name: str, seeds: int) -> list[str]:
+    """The names of a model's replicates.
+
+    >>> numbered_models("sst2", 2)
+    ['sst2:0', 'sst2:1']
+    """
+    return [f"{name}:{replicate}" for replicate in range(seeds)]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.analysis.effects import effect_estimates, log_odds_of_right, normalised_effect
+from probes.analysis.effects import effect_estimates, log_odds_of_right, normalised_effect, without_null
 from probes.answers import LanguageModel, Questions, answer_ids
 from probes.backbones import FrozenBackbone
 from probes.interventions import KeptArrays, Streams, token_groups
@@ -176,17 +176,17 @@ class ModelPatching:
         reading = Reading(self.tuner.base.stacks[0], "residual", "tokens")
         base, tuned = rows.qualities(found["base"]), rows.qualities(found["tuned"])
         goal = rows.qualities(of_control["tuned"]) if role == OTHER else tuned  # another task's model: the own gain
-        same = np.zeros(len(rows.right), dtype=int)
         for measure in base:
             for name, values in ((BASE, base[measure]), (role, tuned[measure])):
                 if name != BASE or role == CONTROL:
+                    estimates = effect_estimates(values[None], rows.right)
                     yield LayerProfile(
                         quantity=f"answer/{measure}",
                         unit="nats",
                         task=rows.task.name,
                         role=name,
                         layers=(None,),
-                        estimates=effect_estimates(values[None], same),
+                        estimates=estimates if measure == "log_odds" else without_null(estimates),
                     )
             for way, start, end, of in (
                 ("into_base", base, goal, INTO_BASE), ("into_tuned", tuned, base, INTO_TUNED)

@@ -16,7 +16,14 @@ from lightning import Callback
 from probes.activations import ExtractionSettings
 from probes.backbones import FrozenBackbone
 from probes.studies.layer_by_layer.comparison import TaskModels
-from probes.studies.layer_by_layer.job_graph import BASE, MIXTURE, is_wanted, split_replicate
+from probes.studies.layer_by_layer.job_graph import (
+    BASE,
+    MIXTURE,
+    is_wanted,
+    numbered_models,
+    seeds_of_models,
+    split_replicate,
+)
 from probes.studies.layer_by_layer.mixture import (
     MixtureSettings,
     mixture_examples,
@@ -171,26 +178,28 @@ class TunedModels:
         ]
 
 
-def check_models(suite: Suite, only: Sequence[str] | None) -> None:
+def check_models(suite: Suite, settings: MixtureSettings, only: Sequence[str] | None) -> None:
     """Refuse what cannot be tuned before anything is loaded.
 
     Args:
         suite: Tasks, some of them marked unseen.
+        settings: With how many seeds each model is tuned.
         only: Names of tasks, `mixture` or `base`, with `:0`, `:1` … for one model of several seeds; `None` is all.
 
     Raises:
-        ValueError: A name is neither a task, `mixture` nor `base`; a mixture is asked for and no task is seen, or two
-            seen tasks contradict each other.
+        ValueError: A name is neither a task, `mixture` nor `base`, or its number is of no model; none is named; a
+            mixture is asked for and no task is seen, or two seen tasks contradict each other.
     """
     names = [task.name for task in suite.tasks]
-    known = {*names, MIXTURE, BASE}
-    unknown = sorted(
-        model for model in set(only or ()) if model not in known and split_replicate(model)[0] not in known
-    )
-    if unknown:
+    seeds = seeds_of_models(names, settings)
+    known = {*seeds, *(model for name, number in seeds.items() for model in numbered_models(name, number))}
+    unknown = sorted(set(only or ()) - known)
+    if unknown or (only is not None and not only):
+        there = [name if number == 1 else f"{name}:0 to {name}:{number - 1}" for name, number in seeds.items()]
+        wrong = f"No model is called {', '.join(unknown)}." if unknown else "`study.only_models` names no model."
         raise ValueError(
-            f"No model is called {', '.join(unknown)}. There are {', '.join(names)} and {MIXTURE}. "
-            "Set `study.only_models` among these."
+            f"{wrong} There are {', '.join(there[:-1])} and {there[-1]}. Set `study.only_models` among these, or to "
+            "null for all."
         )
     if only is not None and MIXTURE not in {split_replicate(model)[0] for model in only}:
         return
@@ -213,18 +222,18 @@ def tune_models(tuner: ModelTuner, settings: MixtureSettings, *, only: Sequence[
     Raises:
         ValueError: As in `check_models` and `ModelTuner.check_answers`, or the controls cannot be merged.
     """
-    check_models(tuner.suite, only)
+    check_models(tuner.suite, settings, only)
     tuner.check_answers()
     tasks = tuner.suite.tasks
     controls: dict[str, list[TunedModel]] = {}
     replicates: dict[str, list[int]] = {}
-    for number, task in enumerate(tasks):
-        repeats = settings.replicate_seeds if number < settings.replicate_tasks else 0
-        if wanted := [replicate for replicate in range(1 + repeats) if is_wanted(task.name, replicate, only)]:
+    seeds = seeds_of_models([task.name for task in tasks], settings)
+    for task in tasks:
+        if wanted := [replicate for replicate in range(seeds[task.name]) if is_wanted(task.name, replicate, only)]:
             controls[task.name] = [tuner.control(task, replicate=replicate) for replicate in wanted]
             replicates[task.name] = wanted
     experimental: list[TunedModel] = []
-    wanted = [replicate for replicate in range(settings.experimental_seeds) if is_wanted(MIXTURE, replicate, only)]
+    wanted = [replicate for replicate in range(seeds[MIXTURE]) if is_wanted(MIXTURE, replicate, only)]
     if settings.experimental == "merged" and wanted:
         first = {task: models[0] for task, models in controls.items() if replicates[task][0] == 0}
         seen = [first[task.name] if task.name in first else tuner.control(task) for task in tasks if not task.unseen]
@@ -293,7 +302,7 @@ def read_only(tuner: ModelTuner, models: TunedModels, *, only: Sequence[str], sp
         only: As in `check_models`.
         splits: Splits that are read with base and first experimental model.
     """
-    if BASE in only:
+    if is_wanted(BASE, 0, only):
         read_suite(tuner.suite, tuner.base, tuner.extraction, tuner.cache_dir, splits=splits)
     for replicate, model in models.numbered(MIXTURE):
         tuner.read(model, tuner.suite.tasks, splits=("test",) if replicate else splits)

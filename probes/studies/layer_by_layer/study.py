@@ -27,7 +27,7 @@ from probes.report import (
 )
 from probes.studies.layer_by_layer.comparison import GAIN, Comparison, SimilarityMeasure
 from probes.studies.layer_by_layer.figures import MapSettings, report_figures
-from probes.studies.layer_by_layer.job_graph import BASE
+from probes.studies.layer_by_layer.job_graph import BASE, split_replicate
 from probes.studies.layer_by_layer.mixture import MixtureSettings, mark_unseen, watched_rows, with_answers
 from probes.studies.layer_by_layer.model_patching import ModelPatching, ModelPatchingSettings
 from probes.studies.layer_by_layer.models import (
@@ -81,19 +81,33 @@ class LayerByLayerStudy:
         only_models: Tune only these models, by task name or `mixture`, and stop; with `stop_after="read"` read them as
             well. A name means the models of all seeds, and with `:0`, `:1` … one of them; `base` is read alone.
         stop_after: Stop after this stage, `tune` or `read`.
+
+    Raises:
+        ValueError: A number is out of its range, or the base alone is named and not read.
     """
 
     name: str = "layer_by_layer"
     mixture: MixtureSettings = field(default_factory=MixtureSettings)
     maps: MapSettings = field(default_factory=MapSettings)
     similarity: Mapping[str, SimilarityMeasure] = field(default_factory=dict)
-    similarity_rows: int = 400
-    similarity_every: int = 1
+    similarity_rows: int = 200
+    similarity_every: int = 4
     with_probes: bool = True
     patch_models: bool = False
     patching: ModelPatchingSettings = field(default_factory=ModelPatchingSettings)
     only_models: Sequence[str] | None = None
     stop_after: str | None = None
+
+    def __post_init__(self) -> None:
+        for key, least in {"similarity_rows": 2, "similarity_every": 1}.items():
+            if getattr(self, key) < least:
+                raise ValueError(f"`study.{key}` must be at least {least}; got {getattr(self, key)}.")
+        only = {split_replicate(model)[0] for model in self.only_models or ()}
+        if only == {BASE} and self.stop_after != "read":
+            raise ValueError(
+                f"`study.only_models` names the base alone, which is read and not tuned; got {self.stop_after} in "
+                "`study.stop_after`. Set it to read."
+            )
 
     def run(
         self,
@@ -137,7 +151,7 @@ class LayerByLayerStudy:
             whole = suite()
             refuse_words(whole, "layer_by_layer")
             loaded = mark_unseen(with_answers(whole), self.mixture.unseen)
-            check_models(loaded, self.only_models)
+            check_models(loaded, self.mixture, self.only_models)
         with context.logged():
             with context.stage("backbone"):
                 base = backbone()
@@ -181,10 +195,11 @@ class LayerByLayerStudy:
                     context.output_dir, comparisons[0], sides, findings, self.maps, logger=context.logger
                 )
                 report_model_patching(context.output_dir, findings.profiles, logger=context.logger)
+                objective = context.log_objective(_mean_gain(report.results, loaded))
         page = write_report(context.output_dir)
         lines = path_lines(report=page, picture=pictures[0], everything=context.output_dir)
         print_screen(layer_table(report.results, GAIN), *lines)
-        return _mean_gain(report.results, loaded)
+        return objective
 
     def _compare(self, suite: Suite, read: ReadModels, analysis: LayerAnalysis) -> list[Comparison]:
         """Compare the models of every task under every reading, and put the profiles into the analysis' table."""

@@ -121,8 +121,7 @@ class TreesStudy:
                 if drawn:
                     title = f"Distance probe of layer {best[_DISTANCE].layer}, chosen on validation sentences"
                     report_trees(context.output_dir, drawn, title=title, logger=context.logger)
-                objective = next(iter(best.values())).score if best else math.nan
-                context.logger.summarize({"objective": objective})
+                objective = context.log_objective(next(iter(best.values())).score if best else math.nan)
         page = write_report(context.output_dir)
         lines = path_lines(report=page, picture=report.heatmaps[0], everything=context.output_dir)
         rows = [row for row in report.results if row.split == "test" and not row.control]

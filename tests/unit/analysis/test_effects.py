@@ -52,6 +52,16 @@ def test_one_sided_tests_look_in_their_direction(alternative, sign: int):
     assert effect_estimates(-rows, labels, alternative=alternative).p_cell > 0.999
 
 
+def test_without_a_second_row_of_a_class_there_is_a_mean_and_no_interval():
+    effects = np.array([[1.0, 2.0, 6.0]])
+    alone, pairs = (effect_estimates(effects, np.array(labels)) for labels in ([0, 0, 1], [0, 0, 0]))
+    assert alone.values.tolist() == [3.75]
+    assert np.isnan(alone.interval).all()
+    assert np.isnan(alone.p_cell).all()
+    assert np.isfinite(pairs.interval).all()
+    assert np.isnan(effect_estimates(effects, np.arange(3)).interval).all()
+
+
 def test_an_effect_of_exactly_nothing_is_not_significant_and_a_missing_layer_is_nan():
     found = effect_estimates(np.stack([np.zeros(8), np.full(8, np.nan)]), np.arange(8) % 2)
     assert found.values[0] == 0

@@ -5,6 +5,7 @@ import torch
 from gaussian_rows import draw_float32
 
 from probes.analysis import join_rows, linear_cka, match_layers, values_at_layers
+from probes.analysis.join import layer_remarks
 from probes.values import Activations, Layer, Reading
 
 READING = Reading("decoder", "residual", "last")
@@ -89,6 +90,23 @@ class TestLayers:
     )  # fmt: skip
     def test_layers_match_by_name_or_at_the_same_relative_depth(self, layers, others, expected):
         assert match_layers(layers, others) == expected
+
+    @pytest.mark.parametrize(
+        ("layers", "others", "depths", "expected"),
+        [
+            ((0, 1, 2, 3), tuple(range(31)), (30, 30), (0, 1, 2, 3)),  # a few layers of one model
+            ((0, 1, 2, 3), tuple(range(31)), (3, 30), (0, 10, 20, 30)),
+            ((0, 2, 4), (0, 2, 4, 6, 8), (4, 8), (0, 4, 8)),  # every second layer of both
+            ((0, 1, 2), (1, 2), (2, 2), (1, 1, 2)),  # the nearest that was read
+            ((3, "final"), (0, 6, "final"), (3, 6), (6, "final")),
+            ((3, "final"), (0, 6), (3, 6), (6, 6)),
+        ],
+    )  # fmt: skip
+    def test_known_depths_decide_what_lies_at_the_same_place(self, layers, others, depths, expected):
+        assert match_layers(layers, others, depth=depths[0], other_depth=depths[1]) == expected
+
+    def test_layers_compared_with_others_are_named(self):
+        assert layer_remarks((0, 1, "final"), (0, 2, "final")) == ("", "against layer 2", "")
 
     def test_values_at_chosen_layers_may_repeat(self):
         x = activations(layers=(0, 1, "final"))

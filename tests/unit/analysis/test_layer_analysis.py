@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from probes.analysis import BetweenTasks, LabelCKA, LayerAnalysis, ReferenceCKA, SpectralMeasure, silhouette
 from probes.analysis.layer_analysis import matched_rows, sample_rows, task_profiles
-from probes.values import Activations, Layer, Reading
+from probes.values import Activations, Estimates, Layer, Reading
 
 READING = Reading("decoder", "residual", "last")
 LAYERS: tuple[Layer, ...] = (0, 1, "final")
@@ -91,3 +92,18 @@ def test_a_sample_keeps_the_order_of_rows_and_follows_its_seed():
     assert some == sorted(set(some)) != other
     assert torch.equal(sample_rows(rows, 10, seed=0)[0, :, 0], torch.tensor(some))
     assert torch.equal(sample_rows(rows, 60, seed=0), rows)
+
+
+def test_a_few_layers_of_a_model_are_compared_with_the_same_layers_of_the_whole():
+    whole = Activations(draw(9, 30, 5), tuple(range(9)), tuple(map(str, range(30))), READING, depth=8)
+    few = replace(whole, values=whole.values[:3], layers=(0, 1, 2))
+
+    def reference_cka(one: Activations) -> Estimates:
+        (profile,) = task_profiles([ReferenceCKA(permutations=0)], matched_rows(one, other=whole), one, task="sst2")
+        return profile.estimates
+
+    np.testing.assert_allclose(reference_cka(few).values, 1, atol=1e-6)
+    assert not any(reference_cka(few).remarks)
+    shallow = reference_cka(replace(few, depth=2))  # the control: a model of two blocks
+    assert shallow.remarks == ("", "against layer 4", "against layer 8")
+    assert (shallow.values[1:] < 0.9).all()

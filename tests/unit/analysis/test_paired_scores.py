@@ -46,6 +46,17 @@ def test_equal_predictions_differ_by_exactly_nothing(targets):
     np.testing.assert_array_equal(found.interval, 0)
 
 
+def test_a_few_layers_of_a_model_are_compared_with_the_same_layers_of_the_whole(targets):
+    rng = np.random.default_rng(0)
+    whole = replace(predictions(rng.random((5, 200)) < 0.7, targets, layers=(0, 1, 2, 3, 4)), depth=4)
+    few = replace(whole, layers=(0, 1, 2), predicted=whole.predicted[:3])
+    found = paired_score_difference(few, whole, resamples=20, exchanges=20)
+    np.testing.assert_array_equal(found.values, 0)
+    assert not any(found.remarks)
+    shallow = paired_score_difference(replace(few, depth=2), whole, resamples=20, exchanges=20)
+    assert shallow.remarks == ("", "against layer 2", "against layer 4")
+
+
 def test_the_difference_is_that_of_the_scores_and_an_improvement_is_found(targets):
     rng = np.random.default_rng(1)
     one, other = drawn(rng, (0.6, 0.6), 200, targets), drawn(rng, (0.6, 0.9), 200, targets)

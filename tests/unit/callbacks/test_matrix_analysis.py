@@ -90,6 +90,19 @@ def test_layers_start_as_the_base_and_move_away(watched):
     assert (matrix.values[known, 2] < 1 - 1e-4).any()
 
 
+def test_a_model_is_watched_through_the_chat_template_of_its_base():
+    base = tiny_backbone()
+    base.tokenizer.wrapped.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    base.tokenizer.chat_template = True
+    live = LiveRows(base, {"toy": TEXTS}, {})
+    ((_, now),) = live.now(base.model)
+    before = live.before("toy")
+    assert now.row_ids == before.row_ids
+    assert torch.equal(now.values, before.values)
+    plain = LiveRows(tiny_backbone(), {"toy": TEXTS}, {}).before("toy")
+    assert plain.row_ids != now.row_ids  # the control: the template changes what is read
+
+
 def test_watching_does_not_change_what_is_learnt(watched, tmp_path):
     alone = tuned_with(tmp_path)
     assert alone.keys() == watched[1].keys()

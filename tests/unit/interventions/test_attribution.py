@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from logged_objectives import with_logged_objective
 from toy_language_model import ANSWERS, planted_directions, toy_language_model, toy_task
 
 from probes.analysis import LayerAnalysis
@@ -43,11 +44,36 @@ def test_integrated_gradients_sum_to_the_difference_of_the_scores():
     task = starter_suite(["sentiment"], prompt="instruction", max_rows=12).tasks[0]
     questions = label_questions(lm.backbone, task.splits["test"].prompts, task.labels)
     weights = right_answer_weights(torch.tensor(task.splits["test"].labels), 2)
+    start_of = average_tokens(lm, questions)
     for batch, found in zip(questions.batches, integrated_gradients(lm, questions, weights, steps=12), strict=True):
         hidden = layer_0(batch, lm)
-        ends = [score_at(lm, batch, own, weights) for own in (hidden, average_tokens(batch, hidden))]
+        ends = [score_at(lm, batch, own, weights) for own in (hidden, start_of(batch, hidden))]
         torch.testing.assert_close(found.sum(1), ends[0] - ends[1], rtol=1e-4, atol=1e-4)
         assert (ends[0] - ends[1]).abs().mean() > 1e-2
+
+
+def test_integrated_gradients_of_a_row_do_not_depend_on_its_batch():
+    found = []
+    for tokens_per_batch in (12, 40, 4096):
+        task = toy_task(0, test=24)
+        answered = AnsweredTask.of(task, LM().backbone, tokens_per_batch=tokens_per_batch)
+        found.append(AttributeStudy(method="integrated_gradients")._shares(LM(), answered))
+        assert (len(answered.test.batches) == 1) == (tokens_per_batch == 4096)
+    for other in found[1:]:
+        for name in ("by_token", "completeness_error"):
+            np.testing.assert_allclose(other[name], found[0][name], rtol=1e-3, atol=1e-4)
+    assert np.abs(found[0]["by_token"]).mean() > 0.1
+
+
+def test_an_average_token_has_the_mean_direction_and_length_of_all_prompt_tokens():
+    questions, _ = questions_and_weights()
+    tokens = torch.cat([layer_0(batch)[batch.prompt_mask.bool()] for batch in questions.batches])
+    batch = questions.batches[-1]
+    prompt, started = batch.prompt_mask.bool(), average_tokens(LM(), questions)(batch, layer_0(batch))
+    average = tokens.mean(0) / tokens.mean(0).norm() * tokens.norm(dim=1).mean()
+    torch.testing.assert_close(started[prompt], average.expand(int(prompt.sum()), -1))
+    assert torch.equal(started[~prompt], layer_0(batch)[~prompt])
+    assert not torch.allclose(started[prompt], layer_0(batch)[prompt])
 
 
 def test_gradient_times_input_is_the_slope_of_the_score_when_a_token_is_scaled():
@@ -89,12 +115,14 @@ def test_parts_of_a_prompt_are_its_input_its_instruction_and_the_options_in_it()
 def test_a_run_leaves_shares_that_add_up_and_their_difference_from_a_reference(tmp_path):
     suite = starter_suite(["sentiment"], prompt="instruction", max_rows={"train": 40, "validation": 8, "test": 24})
     context = RunContext.of(logger=FilesOnly(), seed=0, cache_dir=tmp_path / "cache", output_dir=tmp_path / "out")
-    objective = AttributeStudy(method="integrated_gradients", steps=4).run(
-        context,
-        backbone=tiny_backbone,
-        reference_backbone=lambda: tiny_backbone(seed=1),
-        suite=lambda: suite,
-        analysis=LayerAnalysis(),
+    objective = with_logged_objective(
+        lambda: AttributeStudy(method="integrated_gradients", steps=4).run(
+            context,
+            backbone=tiny_backbone,
+            reference_backbone=lambda: tiny_backbone(seed=1),
+            suite=lambda: suite,
+            analysis=LayerAnalysis(),
+        )
     )
     results = read_results(tmp_path / "out" / "results.csv")
     for role in ("", "reference"):
@@ -108,6 +136,9 @@ def test_a_run_leaves_shares_that_add_up_and_their_difference_from_a_reference(t
     assert objective == pytest.approx(by_name["attribution/share/instruction", ""], abs=0.05)
     assert np.isfinite(objective)
     assert by_name["attribution/completeness_error", ""] < 0.2  # with four nodes
+    for row in results:  # a share cannot be 0 by chance, a difference of shares can
+        if row.metric.startswith("attribution/share"):
+            assert (row.p_cell is None, row.null_mean is None) == ("share/" in row.metric,) * 2
     texts = read_attributions(tmp_path / "out" / "attributions" / "sentiment.csv")
     prompts = suite.tasks[0].splits["test"].prompts
     assert [(text.role, text.row) for text in texts] == [(role, row) for role in ("", "reference") for row in range(24)]
@@ -173,3 +204,9 @@ def test_too_few_nodes_are_warned_about(caplog):
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match=r"no method 'saliency'.*integrated_gradients.*study\.method"):
         AttributeStudy(method="saliency")
+
+
+@pytest.mark.parametrize("key", ["steps", "tokens_per_batch"])
+def test_settings_out_of_range_are_refused(key: str):
+    with pytest.raises(ValueError, match=rf"`study\.{key}` must be at least 1; got 0"):
+        AttributeStudy(**{key: 0})

@@ -27,7 +27,9 @@ from probes.planning import (
 )
 from probes.planning.model_shape import KNOWN
 from probes.planning.rates import loads_of, rates_of
+from probes.planning.texts import unique_texts
 from probes.studies.layer_by_layer.mixture import MixtureSettings
+from probes.tasks import Split, Task
 from probes.tuning import TuningSettings
 
 SHAPE = ModelShape(
@@ -94,7 +96,21 @@ def test_a_probe_study_reads_each_text_once_and_probes_every_task_with_labels(ta
     assert (job.read.tokens, job.steps, job.generated) == (10, 0, 0)
     assert job.fits == (2, 2, 2) * 2
     assert job.stored_bytes == 2 * 2 * 3 * 8 * 4  # readings, texts, layers, features, bytes
-    assert job.compared == 2 * 4 * 3
+    assert job.compared == 2 * 3 * 3  # readings, tasks with labels, layers
+
+
+def test_a_pass_holds_the_longest_text_even_if_a_batch_has_fewer_tokens(tasks):
+    jobs = [probe_jobs(SHAPE, Texts.of([400, 6]), tasks, tokens_per_batch=number)[0] for number in (10, 400, 800)]
+    assert jobs[0].memory_bytes == jobs[1].memory_bytes < jobs[2].memory_bytes
+
+
+def test_pairs_are_not_probed_and_both_texts_are_read():
+    rows = Split(("abc", "de"), (1.0, 0.0), ("", ""), seconds=("fghi", "j"))
+    task = Task("sts", "pairs", (), {"test": rows})
+    (counted,) = counted_tasks([task], lambda texts: [len(text) for text in texts])
+    assert counted.classes == 0
+    assert counted.prompts["test"] == Texts.of([3, 2, 4, 1])
+    assert unique_texts([task], lambda texts: [len(text) for text in texts]).tokens == 10
 
 
 def test_a_layer_by_layer_study_tunes_and_reads_each_model_once(tasks):

@@ -8,8 +8,8 @@ import torch
 from sklearn.linear_model import Ridge
 
 from probes.probe_measures import nuisances
-from probes.probe_measures.main_scores import Scored
-from probes.probe_measures.nuisances.features import BLOCK_NORM, NuisanceGroup
+from probes.probe_measures.main_scores import Scored, main_score_estimates
+from probes.probe_measures.nuisances.features import BLOCK_NORM, NUISANCES, NuisanceGroup
 from probes.probe_measures.nuisances.linear_fit import Labelled, fit_linear
 from probes.probe_measures.nuisances.residuals import hat_matrix, residuals
 from probes.probe_measures.nuisances.strata import strata_of, within_strata
@@ -32,6 +32,13 @@ def test_only_what_varies_is_a_nuisance():
     assert "last word" not in names(task([f"{word} end." for word in ("one", "two", "six", "ten") for _ in range(3)]))
     assert "last word" in names(task([f"end {word}" for word in ("one", "two", "six", "ten") for _ in range(3)]))
     assert "last word" in names(task([f"end{mark}" for mark in ".?" for _ in range(6)]))
+
+
+def test_nuisances_of_texts_are_those_that_an_audit_can_leave_out():
+    prompts = [f"{first} {'so ' * (i % 3)}end{'.?'[i % 2]}" for i, first in enumerate("abcd" * 6)]
+    found = names(task(prompts))
+    assert len(found) == 5
+    assert set(found) < set(NUISANCES)
 
 
 def test_templates_are_what_many_prompts_begin_or_end_with():
@@ -149,6 +156,20 @@ def test_a_score_that_comes_from_the_strata_alone_is_at_the_chance_of_its_strata
     alone = within_strata("classification", logits, targets, targets, **settings)
     assert np.isnan(alone.values).all()
     assert "one label alone" in alone.note
+
+
+def test_words_in_one_stratum_have_the_interval_of_their_main_score():
+    generator = torch.Generator().manual_seed(0)
+    sentences, targets = torch.arange(400) // 20, torch.arange(400) % 2
+    right = torch.rand(400, generator=generator) < 0.8
+    logits = torch.nn.functional.one_hot(torch.where(right, targets, 1 - targets), 2).float()[None]
+    settings = {"resamples": 500, "permutations": 10, "seed": 0, "sentences": sentences}
+    found = within_strata("classification", logits, targets, torch.zeros_like(targets), **settings)
+    main = main_score_estimates("classification", logits, targets, **settings)
+    assert found.values[0] == pytest.approx(main.values[0])
+    assert found.interval is not None
+    np.testing.assert_allclose(found.interval, main.interval, atol=0.02)
+    assert np.diff(found.interval, axis=0).item() < 0.12  # of 20 rows it would be 0.3 wide
 
 
 def test_labels_have_strata_of_their_own_and_equal_weights():

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gaussian_rows import draw_float32
 from planted_tasks import READING
-from probed_samples import probed, profiles_of
+from probed_samples import FEW, probed, profiles_of
 from scipy.stats import spearmanr
 
 from probes.analysis.significance import with_p_values
@@ -35,7 +35,7 @@ def graded(*, scramble: bool = False, ordered: bool = True) -> TaskData:
 
 
 def test_the_ordinal_probe_beats_the_nominal_one_where_classes_are_grades():
-    task = probed(graded())
+    task = probed(graded(), settings=replace(FEW, bootstrap_samples=100, permutations=100))
     found = profiles_of(OrdinalProbe()(task))
     gain, (tested,) = found["ordinal/gain"].estimates, with_p_values([found["ordinal/gain"]])
     assert gain.values[1] > 0.03
@@ -56,6 +56,17 @@ def test_the_correlation_is_scipys():
     assert found.interval[0, 1] < expected < found.interval[1, 1]
     assert predicted.min() >= 0
     assert predicted.max() <= GRADES - 1
+
+
+def test_resamples_and_permutations_are_those_of_the_probes():
+    found = profiles_of(OrdinalProbe()(probed(graded(), settings=replace(FEW, bootstrap_samples=30, permutations=40))))
+    assert found["ordinal/spearman"].estimates.null.shape == (40, 2)
+    assert found["ordinal/gain"].estimates.errors.shape == (30, 2)
+    none = profiles_of(OrdinalProbe()(probed(graded(), settings=replace(FEW, bootstrap_samples=0, permutations=0))))
+    assert none["ordinal/spearman"].estimates.null is None
+    assert none["ordinal/spearman"].estimates.interval is None
+    assert none["ordinal/gain"].estimates.errors is None
+    np.testing.assert_array_equal(none["ordinal/spearman"].estimates.values, found["ordinal/spearman"].estimates.values)
 
 
 def test_the_ordinal_probe_loses_where_the_order_means_nothing():

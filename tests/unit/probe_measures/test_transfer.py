@@ -131,6 +131,38 @@ def test_inverted_labels_have_the_opposite_direction_and_reordered_ones_the_same
     assert found.null is None
 
 
+def of_words(name: str, *, dependent: bool) -> TrainedTask:
+    """Sentences of five equal words; without `dependent`, the words are taken as independent rows."""
+    generator = torch.Generator().manual_seed(sum(map(ord, name)))
+    splits, sentences = {}, {}
+    for split, number in {"train": 60, "validation": 20, "test": 60}.items():
+        y = torch.arange(number) % 2
+        values = torch.randn(1, number, 8, generator=generator)
+        values[0, :, 0] += 2 * y - 1
+        sentences[split] = torch.arange(number).repeat_interleave(5)
+        ids = tuple(f"{name}/{split}/{i}" for i in range(5 * number))
+        rows = Activations(values[:, sentences[split]], (0,), ids, READING)
+        splits[split] = LabelledActivations(rows, y[sentences[split]])
+    data = TaskData(task=name, kind="classification", labels=("no", "yes"), **splits)
+    data = replace(data, sentences=sentences) if dependent else data
+    return TrainedTask(data, fit_task(data, replace(SETTINGS, controls=0), default_trainer, 0))
+
+
+def test_equal_words_of_a_sentence_count_as_one_row():
+    spread = {}
+    for dependent in (False, True):
+        one, other = (of_words(name, dependent=dependent) for name in ("one", "other"))
+        found = transferred(one, other)
+        angle = cosine(one, other, sets=10)
+        scores = [found[name].estimates for name in ("macro_f1", "minus_own_macro_f1")]
+        assert {own.interval_over for own in scores} == {"sentences" if dependent else "rows"}
+        widths = [float(np.ptp(own.interval)) for own in scores]
+        nulls = [own.null.std() for own in scores]
+        spread[dependent] = [*widths, *nulls, np.linalg.norm(angle.errors)]
+    for of_rows, of_sentences in zip(spread[False], spread[True], strict=True):
+        assert of_sentences > 1.4 * of_rows  # √5 on average
+
+
 def test_directions_are_the_weights_of_the_probes():
     own = task("a")
     directions = probe_directions(own, SETTINGS, sets=0, shuffles=0, seed=0).own[:, 0]

@@ -166,17 +166,28 @@ def test_a_run_that_raises_is_failed_and_can_be_continued(local: SimpleNamespace
 
     folder = local.folder.parent / "mlflow"
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    picture = local.heatmaps[0]
     failing = MlflowRunLogger(folder=folder)
-    with pytest.raises(KeyError, match="lost"), failing.run({"seed": 0}, tmp_path):
-        raise KeyError("lost")
+
+    def log_and_fail() -> None:
+        with failing.run({"seed": 0}, tmp_path):
+            failing.log_layer_by_layer("cka", [a_layer_by_layer()], picture)
+            raise KeyError("lost")
+
+    with pytest.raises(KeyError, match="lost"):
+        log_and_fail()
     run_id = str(failing.run_id)
     assert client.get_run(run_id).info.status == "FAILED"
     again = MlflowRunLogger(folder=folder, run_id=run_id, curves=False)
     with again.run({"seed": 1}, tmp_path):
         assert client.get_run(run_id).info.status == "RUNNING"
         again.summarize({"mean/accuracy": 0.75})
+        for name in ("cka", "gain"):
+            again.log_layer_by_layer(name, [a_layer_by_layer()], picture)
     run = client.get_run(run_id)
     assert (run.info.status, run.data.metrics["mean/accuracy"], run.data.params["seed"]) == ("FINISHED", 0.75, "0")
+    tables = [{"path": f"layer_by_layer/{name}.json", "type": "table"} for name in ("cka", "gain")]
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == tables
 
 
 def test_a_server_that_does_not_respond_is_refused_at_once_with_the_key_to_set(tmp_path: Path) -> None:

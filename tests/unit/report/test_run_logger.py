@@ -50,7 +50,7 @@ def test_a_missing_package_is_refused_before_the_run_with_the_extra_to_install(
     found = importlib.util.find_spec
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found("json"))
-    with pytest.raises(ModuleNotFoundError, match=rf"needs {package}\. .*`pip install 'probes\[{option}\]'`"):
+    with pytest.raises(ModuleNotFoundError, match=rf"needs {package}\. .*`pip install -e '\.\[{option}\]'`"):
         LOGGERS[option]()
     if package == "sqlalchemy":
         MlflowRunLogger(tracking_uri="http://localhost:1")  # a client of a server needs no database

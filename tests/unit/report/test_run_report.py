@@ -12,6 +12,7 @@ from similarity_samples import LAST, a_layer_by_layer
 from probes.analysis import SegmentedQuantity
 from probes.analysis.bands.segments import Segments
 from probes.report import FilesOnly, report_layer_by_layer
+from probes.report.csv_files import read_layer_by_layer, write_layer_by_layer
 from probes.report.run_report import report_bands
 from probes.values import Estimates, LayerByLayer, LayerProfile, Reading
 
@@ -47,6 +48,22 @@ def test_each_task_is_a_file_with_all_digits(reported):
         assert rows[0] == ["layer", "0", "1", "final"]
         assert [row[0] for row in rows[1:]] == ["0", "1"]
         np.testing.assert_array_equal([[float(value) for value in row[1:]] for row in rows[1:]], matrix.values)
+
+
+def test_a_matrix_reads_back_with_its_names_unit_reading_and_n(reported):
+    folder, _, matrices, _ = reported
+    paths = ("cka/a", "cka/b", "cka@decoder.residual.mean/a", "cka@decoder.residual.mean/b", "cka_biased/a")
+    for path, matrix in zip(paths, matrices, strict=True):
+        found = read_layer_by_layer(folder / f"layer_by_layer/{path}.csv")
+        np.testing.assert_array_equal(found.values, matrix.values)
+        assert vars(found) | {"values": 0} == vars(matrix) | {"values": 0}
+
+
+def test_a_matrix_without_its_names_is_refused(reported, tmp_path):
+    path = write_layer_by_layer(reported[2][0], tmp_path)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(ValueError, match=r"a\.csv cannot be read without a\.json, which names its quantity"):
+        read_layer_by_layer(path)
 
 
 def test_each_quantity_and_reading_is_one_picture_and_one_hand_over(reported):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from report_samples import MEAN, a_matrix, best_at
 
 from probes.metrics import Predictions
@@ -23,6 +25,7 @@ from probes.report import (
 )
 from probes.report.csv_files import read_best_layers, read_task_maps, write_best_layers, write_task_maps
 from probes.report.figures.task_maps import TaskMap
+from probes.report.page.sentences import findings_in_words
 from probes.values import BestLayers, Reading, Result
 
 HOSTILE = '</script><script>alert("x")</script>&é'
@@ -117,6 +120,24 @@ def test_the_report_says_what_was_found(folder):
     page = (folder / "report.html").read_text()
     assert "is decoded best" in page
     assert "python train.py seed=0" in page
+
+
+def test_every_study_has_its_question_whatever_its_name(folder):
+    run = read_run(folder)
+    options = sorted((Path(__file__).parents[3] / "conf" / "study").glob("*.yaml"))
+    asked = {}
+    for option in options:
+        target = yaml.safe_load(option.read_text())["_target_"]
+        own = replace(run, config={"study": {"_target_": target, "name": "mine"}})
+        assert own.kind == option.stem
+        asked[option.stem] = findings_in_words(own)[0].partition(", on ")[0]
+    assert len(set(asked.values())) == len(options) == 13
+    assert "hold the trees of sentences" in asked["trees"]
+    assert not [question for question in asked.values() if "what the layers of" in question]
+
+
+def test_the_name_of_a_study_says_its_kind_where_the_config_does_not(folder):
+    assert read_run(folder).kind == "probe"
 
 
 def test_the_report_of_an_interrupted_run_says_so_first(folder, tmp_path):

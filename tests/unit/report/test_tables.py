@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_samples import MEAN, a_matrix, best_at, results_of
+from report_samples import LAST, MEAN, a_matrix, best_at, results_of
 from rich.console import Console
 from rich.table import Table
 
-from probes.report import best_layer_table, layer_table, learning_table, path_lines, print_best_layers
+from probes.report import best_layer_table, difference_table, layer_table, learning_table, path_lines, print_best_layers
 from probes.values import Result
 
 BEST = best_at({"sst2": "final"}) | best_at({"trec": 1}, (0, 1, "final"))
@@ -211,6 +211,32 @@ class TestLearningTable:
 
     def test_names_with_brackets_are_printed_as_they_are(self):
         assert "odd[/red] (control)" in printed(learning_table([score("odd[/red]", "control", 1.0)]))
+
+
+@pytest.mark.parametrize("readings", [(LAST,), (LAST, MEAN)])
+def test_differences_have_a_row_for_each_task_and_reading(readings):
+    differences = [
+        replace(row, backbone="b", p=p)
+        for place, reading in enumerate(readings)
+        for row, p in zip(
+            results_of(
+                a_matrix(
+                    layers=(0, 1), tasks=("sst2",), values=np.array([[0.1], [-0.3]]) / (1 + place), reading=reading
+                ),
+                "difference/macro_f1",
+            ),
+            (0.5, 0.01),
+            strict=True,
+        )
+    ]
+    best = replace(differences[0], layer=None, metric="difference_at_best_layers/macro_f1", value=0.2, p=0.04)
+    found = rows(difference_table([*differences, best], label="b", reference="a"))
+    names = ["sst2"] if len(readings) == 1 else [f"sst2 ({reading})" for reading in readings]
+    assert [row[0] for row in found] == names
+    assert found[0][1:] == ["+0.200 [0.00, 0.20]", "0.04", "layer 1", "-0.300 [-0.40, -0.20]", "1 of 2", "400"]
+    assert [row[1:] for row in found[1:]] == [["", "", "layer 1", "-0.150 [-0.25, -0.05]", "1 of 2", "400"]] * (
+        len(readings) - 1
+    )
 
 
 def test_paths_inside_the_working_folder_are_shown_relative(tmp_path, monkeypatch):

@@ -110,7 +110,7 @@ class TestReport:
 
 def test_without_the_package_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_logger.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r"`probes wandb-report` needs wandb_workspaces\. .*'probes\[wandb-report\]'"):
+    with pytest.raises(SystemExit, match=r"`probes wandb-report` needs wandb_workspaces\. .*'\.\[wandb-report\]'"):
         main(["sweep-7", "--entity", "me"])
 
 

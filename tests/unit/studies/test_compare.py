@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from logged_objectives import with_logged_objective
 from tiny_models import tiny_model
 
 from probes.activations import ExtractionSettings, extract
@@ -53,7 +54,7 @@ def compare(
     }
     context = RunContext.of(logger=FilesOnly(), seed=0, cache_dir=tmp_path / "cache", output_dir=tmp_path / "out")
     study = options.pop("study", None) or CompareStudy(name=name)
-    return study.run(context, **{**parts, **options})
+    return with_logged_objective(lambda: study.run(context, **{**parts, **options}))
 
 
 def matrix_of(folder: Path, task: str, name: str = "cka") -> np.ndarray:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import inspect
 import json
 
 import pytest
 
+from probes import studies
 from probes.studies.run_context import Provenance
 
 
@@ -34,3 +36,9 @@ def test_the_versions_of_what_decides_numbers_are_recorded(tmp_path):
     versions = read(tmp_path / "provenance.json")["versions"]
     assert versions["torch"] == torch.__version__
     assert versions["transformers"] == transformers.__version__
+
+
+def test_every_study_logs_its_objective():
+    classes = [getattr(studies, name) for name in studies.__all__ if name.endswith("Study")]
+    assert len(classes) == 13
+    assert [cls.__name__ for cls in classes if "context.log_objective(" not in inspect.getsource(cls)] == []

@@ -3,7 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from probes.architectures import MultiMaxProbe
+from probes.training.bank.minibatch_module import row_loss_for
+from probes.training.bank.probe_bank import ProbeBank
 from probes.training.data_module import ActivationDataModule, LayerBatches, RowBatches, Rows
+from probes.training.ragged import RaggedRows
 
 
 def rows(count, *, layers=3, controls=1):
@@ -39,12 +43,41 @@ def test_rows_in_order_are_served_as_views_and_shuffled_rows_are_copied(shuffle_
 
 def test_the_mean_over_processes_is_the_mean_over_the_whole_batch():
     data = rows(50)
-    whole = [batch.values.sum() * batch.mean_factor for batch in RowBatches(data, 16, shuffle_seed=0)]
+
+    def mean(batch):
+        return (batch.values * batch.weights[0, :, None]).sum() * batch.mean_factor
+
+    whole = [mean(batch) for batch in RowBatches(data, 16, shuffle_seed=0)]
     by_rank = []
     for rank in range(3):
         batches = RowBatches(data, 16, shuffle_seed=0, rank=rank, world_size=3)
-        by_rank.append(torch.stack([batch.values.sum() * batch.mean_factor for batch in batches]))
+        by_rank.append(torch.stack([mean(batch) for batch in batches]))
     assert torch.allclose(torch.stack(by_rank).mean(0), torch.stack(whole), rtol=1e-4)
+
+
+def test_gradients_are_those_of_one_process_where_the_last_batch_has_fewer_rows_than_processes():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.arange(33) % 4 + 1
+    tokens = torch.randn(2, int(lengths.sum()), 6, generator=generator)
+    targets, weights = torch.randint(2, (1, 33), generator=generator), torch.rand(1, 33, generator=generator)
+    rows = Rows(RaggedRows(tokens, lengths), targets, weights)
+    bank = ProbeBank(MultiMaxProbe, 6, 2, layers=(0, 1))
+
+    def gradients(rank: int, world_size: int) -> torch.Tensor:
+        of_batches = []
+        for batch in RowBatches(rows, 16, shuffle_seed=0, rank=rank, world_size=world_size):
+            bank.zero_grad()
+            losses = bank.losses(batch.values, batch.targets, row_loss_for("classification"), mask=batch.mask)
+            ((losses * batch.weights).sum() * batch.mean_factor).backward()
+            of_batches.append(torch.cat([parameter.grad.flatten() for parameter in bank.parameters()]))
+        return torch.stack(of_batches)
+
+    of_one = gradients(0, 1)
+    assert of_one.shape[0] == 3
+    assert of_one[-1].abs().max() > 0
+    by_rank = torch.stack([gradients(rank, 3) for rank in range(3)])
+    torch.testing.assert_close(by_rank.mean(0), of_one)
+    assert by_rank[:, -1].abs().amax(1).count_nonzero() == 1  # the last batch has one row, which one process reads
 
 
 def test_layer_batches_hold_all_rows_of_every_layer_once():

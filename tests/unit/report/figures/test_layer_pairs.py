@@ -10,7 +10,7 @@ from matplotlib.axis import Axis
 from matplotlib.transforms import BboxBase
 from similarity_samples import a_layer_by_layer
 
-from probes.report.figures.layer_pairs import layer_by_layer_heatmap, layer_by_layer_heatmaps
+from probes.report.figures.layer_pairs import layer_by_layer_heatmaps
 
 BIG = (*range(31), "final")
 
@@ -28,7 +28,7 @@ def outline(axes: Axes) -> BboxBase:
 
 def test_rows_are_the_layers_of_x_from_the_bottom_and_columns_the_layers_of_y():
     matrix = a_layer_by_layer(x_layers=(0, 1, 2), y_layers=(0, 1, 2, 3, "final"), names=("base", "tuned"))
-    axes, bar = layer_by_layer_heatmap(matrix).axes
+    axes, bar = layer_by_layer_heatmaps([matrix]).axes
     (image,) = axes.images
     np.testing.assert_array_equal(image.get_array(), matrix.values)
     assert image.origin == "lower"
@@ -39,13 +39,13 @@ def test_rows_are_the_layers_of_x_from_the_bottom_and_columns_the_layers_of_y():
 
 
 def test_the_colour_bar_shows_the_unit_beside_the_quantity():
-    assert layer_by_layer_heatmap(replace(a_layer_by_layer(), unit="bits")).axes[-1].get_ylabel() == "cka\n(bits)"
+    assert layer_by_layer_heatmaps([replace(a_layer_by_layer(), unit="bits")]).axes[-1].get_ylabel() == "cka\n(bits)"
 
 
 def test_the_line_joins_the_corners_and_says_whether_layers_or_relative_depths_are_equal():
     same, other = a_layer_by_layer(), a_layer_by_layer(y_layers=range(7))
     for matrix, label in ((same, "same layer"), (other, "same relative depth")):
-        figure = layer_by_layer_heatmap(matrix)
+        figure = layer_by_layer_heatmaps([matrix])
         lines = [line for line in figure.axes[0].lines if line.get_gid() == "diagonal"]
         assert lines
         for line in lines:
@@ -61,7 +61,7 @@ def test_cells_without_value_are_hatched_and_counted_over_all_panels():
     assert [marked_cells(axes, "missing") for axes in figure.axes[:2]] == [{(0, 1), (1, 1)}] * 2
     assert "4 cells without a value" in legend_texts(figure)
     one = a_layer_by_layer(x_layers=(0, 1), values=np.array([[np.nan, 0.2], [0.3, 0.1]]))
-    assert "1 cell without a value" in legend_texts(layer_by_layer_heatmap(one))
+    assert "1 cell without a value" in legend_texts(layer_by_layer_heatmaps([one]))
     pixels(figure)
 
 
@@ -84,7 +84,7 @@ def test_a_signed_quantity_is_centred_at_zero(side: int):
 
 @pytest.mark.parametrize("value", [np.nan, 0.5])
 def test_a_matrix_of_one_value_or_none_is_drawn(value: float):
-    figure = layer_by_layer_heatmap(a_layer_by_layer(x_layers=(0,), values=np.array([[value]])))
+    figure = layer_by_layer_heatmaps([a_layer_by_layer(x_layers=(0,), values=np.array([[value]]))])
     assert figure.axes[0].images[0].get_clim() == (0.0, 1.0)  # one value has the middle colour
     pixels(figure)
 
@@ -124,4 +124,4 @@ def test_a_figure_without_cells_is_refused():
     with pytest.raises(ValueError, match="expect matrices with cells; got none for any task"):
         layer_by_layer_heatmaps([])
     with pytest.raises(ValueError, match="got none for task 'sst2'"):
-        layer_by_layer_heatmap(a_layer_by_layer(x_layers=(), values=np.empty((0, 0))))
+        layer_by_layer_heatmaps([a_layer_by_layer(x_layers=(), values=np.empty((0, 0)))])

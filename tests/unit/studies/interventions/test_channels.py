@@ -17,7 +17,7 @@ from probes.backbones.heads import attention_heads
 from probes.backbones.structure import find_stacks
 from probes.backbones.tiny import byte_tokenizer
 from probes.interventions import KeptArrays
-from probes.report import read_results
+from probes.report import read_results, read_run
 from probes.studies import ChannelsStudy
 from probes.studies.interventions.channel_removal import ALL_CHANNELS, Removal
 from probes.studies.interventions.composing import composed, distinct_components
@@ -121,6 +121,10 @@ def test_a_run_leaves_tables_matrices_figures_and_a_report(finished):
     assert scores == sorted(scores, reverse=True)
     assert (rows[0]["reader"].split(".")[0], rows[0]["read_as"], float(rows[0]["p"]) < 0.05) == ("3", "key", True)
     assert "read what earlier heads write" in (folder / "report.html").read_text()
+    pairs = read_run(folder).layer_by_layer
+    assert {(pair.x_name, pair.y_name, pair.unit) for pair in pairs} == {("the reader", "the writer", "largest score")}
+    assert "composition/whole" in {pair.quantity for pair in pairs}
+    assert min(pair.n for pair in pairs) > 0
     beyond = [row.value for row in results if row.metric == "channel_removal/beyond_others"]
     assert objective == max(beyond)
 
@@ -164,6 +168,7 @@ def test_lists_name_all_items_and_then_all_but_the_missing_one():
         ({"recall_items": 1}, r"2 to \d+ items; got 1. Set `study\.recall_items`"),
         ({"recall_lists": 5}, r"5 lists of 3 items are too few.*study\.recall_lists"),
         ({"other_components": 1}, r"study\.other_components` must be at least 2"),
+        ({"top": 3, "remove": 4}, r"`study\.remove` takes channels from the `study\.top` \(3\).*got 4"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message: str):

@@ -141,6 +141,7 @@ def test_models_and_tasks_that_do_not_suit_are_refused(tmp_path, caplog):
         ({"erasers": ["inlp"]}, r"from_layer_on.*leace"),
         ({"random_subspaces": 1}, r"random_subspaces` must be at least 2"),
         ({"every": 0}, r"every` must be at least 1"),
+        ({"positions": "middle"}, r"Unknown positions 'middle'. There are all, last.*study\.erasure\.positions"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message: str):

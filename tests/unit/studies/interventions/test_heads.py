@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from logged_objectives import with_logged_objective
 from planted_circuit import circuit_pairs, planted_circuit
 
 from probes.analysis import LayerAnalysis
-from probes.backbones import FrozenBackbone
+from probes.backbones import FrozenBackbone, tiny_backbone
 from probes.interventions import pairs as pairs_module
 from probes.report import FilesOnly, read_results
 from probes.studies import HeadSettings, HeadsStudy, RunContext
 from probes.studies.interventions.heads import CONTROL, HeadMasks
-
-SETTINGS = HeadSettings(
-    pairs=["read", "ignored"], train=24, test=16, penalty=0.05, steps=60, pairs_per_step=24, random_sets=19
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,9 +32,16 @@ def backbone() -> FrozenBackbone:
     return FrozenBackbone(lm.model, lm.backbone.tokenizer.wrapped, name="planted", with_head=lambda: lm.model)
 
 
+def settings() -> HeadSettings:
+    return HeadSettings(
+        pairs=["read", "ignored"], train=24, test=16, penalty=0.05, steps=60, pairs_per_step=24, random_sets=19
+    )
+
+
 def run_study(folder, cache=None) -> float:
     context = RunContext.of(logger=FilesOnly(), seed=0, cache_dir=cache or folder / "cache", output_dir=folder / "out")
-    return HeadsStudy(heads=SETTINGS).run(context, backbone=backbone, analysis=LayerAnalysis())
+    study = HeadsStudy(heads=settings())
+    return with_logged_objective(lambda: study.run(context, backbone=backbone, analysis=LayerAnalysis()))
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +106,29 @@ def test_a_second_run_learns_nothing_and_finds_the_same(finished, tmp_path, monk
     assert run_study(tmp_path, folder / "cache") == objective
 
 
-def test_no_pair_is_both_learned_on_and_judged_on():
+def test_pairs_are_shared_out_between_learning_and_judging():
     found = HeadMasks.of(planted_circuit(), "read", HeadSettings(train=60, test=60), None, 0)  # pyright: ignore[reportArgumentType]
     assert len(found.train) == 48
     assert len(found.test) == 48
+
+
+@pytest.mark.parametrize("tokens", [64, 1024])
+def test_a_pass_has_at_most_the_tokens_that_are_allowed(tokens: int):
+    settings = HeadSettings(train=24, test=24, tokens_per_batch=tokens)
+    masks = HeadMasks.of(planted_circuit(), "read", settings, None, 0)  # pyright: ignore[reportArgumentType]
+    swaps = masks._swaps(masks.test)
+    assert max(swap.batch.input_ids.numel() for swap in swaps) <= tokens
+    assert sum(len(swap.batch.rows.unique()) for swap in swaps) == 24
+    assert (len(swaps) > 1) == (tokens == 64)
+
+
+@pytest.mark.parametrize("kind", ["facts", "boxes"])
+def test_no_pair_is_both_learned_on_and_judged_on_in_either_order(kind: str):
+    settings = HeadSettings(train=7, test=7)
+    found = HeadMasks.of(SimpleNamespace(backbone=tiny_backbone()), kind, settings, None, 0)  # pyright: ignore[reportArgumentType]
+    train, test = ([frozenset((pair.clean, pair.corrupted)) for pair in part] for part in (found.train, found.test))
+    assert len(train) == len(test) == 7
+    assert len({*train, *test}) == 14
 
 
 @pytest.mark.parametrize(
@@ -114,6 +138,8 @@ def test_no_pair_is_both_learned_on_and_judged_on():
         ({"test": 2}, r"study\.heads\.test` must be at least 4"),
         ({"penalty": 0.0}, r"study\.heads\.penalty` and"),
         ({"pairs_per_step": 1}, r"pairs_per_step` must be at least 2"),
+        ({"tokens_per_batch": 0}, r"study\.heads\.tokens_per_batch` must be at least 1"),
+        ({"pairs": ["weather"]}, r"kinds of pairs; got \['weather'\].*agreement.*study\.heads\.pairs"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message: str):

@@ -131,3 +131,16 @@ def test_no_held_out_text_is_trained_on(tmp_path):
     own, _ = LensStudy(text_file=str(tmp_path / "texts.txt"))._texts(toy_suite(), 0)
     assert 10 < len(own) <= 20
     assert all(np.char.startswith(own, "w"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every": 0}, r"`study\.every` must be at least 1; got 0"),
+        ({"tokens_per_batch": 0}, r"`study\.tokens_per_batch` must be at least 1; got 0"),
+        ({"text_file": "no/such.txt"}, r"no file 'no/such\.txt'.*`study\.text_file`"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, message: str):
+    with pytest.raises(ValueError, match=message):
+        LensStudy(**options)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from intervention_runs import cells
+from logged_objectives import with_logged_objective
 from toy_language_model import LAYERS, toy_language_model, toy_pairs, toy_tokenizer, trained_model
 
 from probes.analysis import LayerAnalysis
@@ -19,7 +22,7 @@ from probes.interventions.heads import first_over_second
 from probes.interventions.paths import PathPatches, Place, places_before
 from probes.report import FilesOnly, read_results
 from probes.studies import PatchingSettings, PatchStudy, PathSettings, RunContext
-from probes.studies.interventions.patching import Patching, changed_groups, pair_questions
+from probes.studies.interventions.patching import PATCHED_PAIRS, Patching, changed_groups, pair_questions
 
 LM = toy_language_model
 
@@ -114,9 +117,8 @@ def run_study(folder, *, reference=None, paths=None, **settings) -> float:
         logger=FilesOnly(), seed=0, cache_dir=folder / "cache", output_dir=folder / "out"
     )  # fmt: skip
     study = PatchStudy(patching=PatchingSettings(every=2, count=8, **settings), paths=paths or PathSettings())
-    return study.run(
-        context, backbone=tiny_backbone, reference_backbone=reference, analysis=LayerAnalysis()
-    )  # fmt: skip
+    parts: dict[str, Any] = {"backbone": tiny_backbone, "reference_backbone": reference, "analysis": LayerAnalysis()}
+    return with_logged_objective(lambda: study.run(context, **parts))
 
 
 def test_a_run_leaves_effects_of_every_kind_site_and_group(tmp_path, monkeypatch):
@@ -181,7 +183,7 @@ def test_the_direct_paths_together_carry_the_sign_that_is_read_and_no_other(whic
 
 def test_pairs_have_prompts_of_equally_many_tokens_and_alternate():
     backbone = tiny_backbone()
-    pairs = generated_pairs("boxes", backbone, 12, seed=0)
+    pairs = generated_pairs("boxes", backbone, 12, seed=0, key=PATCHED_PAIRS)
     assert len(pairs) == 12
     for pair in pairs:
         clean, corrupted = backbone.tokenize([pair.clean, pair.corrupted]).ids
@@ -189,14 +191,28 @@ def test_pairs_have_prompts_of_equally_many_tokens_and_alternate():
         asked = pair.clean.split("Box ")[-1][0]
         assert f"Box {asked} contains the {pair.clean_answer}." in pair.clean
         assert f"Box {asked} contains the {pair.corrupted_answer}." in pair.corrupted
-    assert generated_pairs("boxes", backbone, 12, seed=0) == pairs != generated_pairs("boxes", backbone, 12, seed=1)
+    again, others = (generated_pairs("boxes", backbone, 12, seed=seed, key=PATCHED_PAIRS) for seed in (0, 1))
+    assert again == pairs != others
+
+
+@pytest.mark.parametrize(("kind", "count"), [("facts", 14), ("boxes", 56)])
+def test_no_two_prompts_are_paired_twice_in_either_order(kind: str, count: int, caplog):
+    pairs = generated_pairs(kind, tiny_backbone(), 100, seed=0, key=PATCHED_PAIRS)
+    assert len(pairs) == count
+    assert len({frozenset((pair.clean, pair.corrupted)) for pair in pairs}) == count
+    assert f"{count} pairs '{kind}' have" in caplog.text
+    assert "100 were asked for" in caplog.text
+    caplog.clear()
+    assert len(generated_pairs(kind, tiny_backbone(), count, seed=0, key=PATCHED_PAIRS)) == count
+    assert not caplog.text
 
 
 def test_what_cannot_be_patched_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"Only 0 of \d+ pairs 'agreement'.*study\.patching\.pairs"):
-        generated_pairs("agreement", tiny_backbone(), 8, seed=0)  # a plural is one byte longer
-    with pytest.raises(ValueError, match=r"no pairs 'weather'.*agreement"):
-        generated_pairs("weather", tiny_backbone(), 8, seed=0)
+        generated_pairs("agreement", tiny_backbone(), 8, seed=0, key=PATCHED_PAIRS)  # a plural is one byte longer
+    for kinds in (["boxes", "weather"], []):
+        with pytest.raises(ValueError, match=rf"{re.escape(repr(kinds))}.*agreement.*study\.patching\.pairs"):
+            PatchingSettings(pairs=kinds)
     with pytest.raises(ValueError, match=r"3 blocks, 16 features\) cannot be patched into.*reference_backbone"):
         run_study(tmp_path, reference=lambda: tiny_backbone(hidden_size=16), pairs=["boxes"])
     with pytest.raises(ValueError, match=r"Unknown sites \['stream'\]"):

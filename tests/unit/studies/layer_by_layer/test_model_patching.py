@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,6 +79,25 @@ def test_a_second_run_loads_no_model_and_finds_the_same(found, monkeypatch):
     monkeypatch.setattr(_Loaded, "lm", property(lambda _: pytest.fail("was loaded")))
     for before, after in zip(profiles, again.profiles(), strict=True):
         np.testing.assert_array_equal(before.estimates.values, after.estimates.values)
+
+
+def test_a_preference_for_one_label_is_no_quality_of_answers_and_log_probabilities_are_not_tested():
+    right = np.array([0] * 9 + [1] * 3)
+    same = np.tile([-1.0, -2.0], (12, 1)) + 1e-3 * np.arange(12)[:, None] * [1, -1]
+    informed = np.where(right[:, None] == [0, 1], -1.0, -2.0) + 1e-3 * np.arange(12)[:, None] * [1, -1]
+    task = Task("sign", "classification", ("no", "yes"), {})
+    base_alone = SimpleNamespace(base=tiny_backbone())
+    rows, found = AnswerRows(task, None, right), {"base": same, "tuned": informed}  # pyright: ignore[reportArgumentType]
+    profiles = list(ModelPatching(base_alone, None, SETTINGS)._of_role(rows, "control", found, found))  # pyright: ignore[reportArgumentType]
+    odds = {role: of(profiles, "answer/log_odds", role)["sign"] for role in ("base", "control")}
+    assert odds["base"].values == pytest.approx(0, abs=0.01)  # the mean over all rows is 0.5
+    assert odds["control"].values == pytest.approx(1, abs=0.01)
+    assert odds["control"].p_cell[0] < 1e-6
+    for role in ("base", "control"):
+        untested = of(profiles, "answer/log_prob", role)["sign"]
+        assert untested.null is None
+        assert untested.p_cell is None
+        assert np.isfinite(untested.interval).all()
 
 
 def test_another_task_is_one_of_another_cluster_if_there_is_one():

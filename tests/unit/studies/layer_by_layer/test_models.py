@@ -13,8 +13,9 @@ from probes.activations import ExtractionSettings
 from probes.backbones import FrozenBackbone, tiny_backbone
 from probes.kept_files import seal_folder
 from probes.studies.layer_by_layer import models as module
+from probes.studies.layer_by_layer.job_graph import jobs_of_study
 from probes.studies.layer_by_layer.mixture import MixtureSettings, mark_unseen
-from probes.studies.layer_by_layer.models import ModelTuner, check_models, tune_models
+from probes.studies.layer_by_layer.models import ModelTuner, TunedModels, check_models, read_only, tune_models
 from probes.tasks import Suite
 from probes.trainers import default_trainer
 from probes.tuning import AnswerScores, TunedModel, TuningExamples, tune
@@ -122,17 +123,44 @@ class TestOrders:
 class TestRefusals:
     def test_unknown_models_are_named_beside_those_there_are(self):
         with pytest.raises(
-            ValueError, match=r"called sst2, trec\. There are a, b, c and mixture.*`study\.only_models`"
+            ValueError, match=r"called sst2, trec\. There are a, b, c, mixture and base.*`study\.only_models`"
         ):
-            check_models(toy_suite(), ["a", "trec", "sst2"])
-        check_models(toy_suite(), ["a", "mixture"])
+            check_models(toy_suite(), MixtureSettings(replicate_tasks=0), ["a", "trec", "sst2"])
+        check_models(toy_suite(), MixtureSettings(), ["a", "mixture"])
+
+    @pytest.mark.parametrize("model", ["a:2", "a:01", "b:1", "mixture:2", "base:1"])
+    def test_numbers_of_no_model_are_refused_and_those_there_are_named(self, model: str):
+        settings = MixtureSettings(replicate_tasks=1, experimental_seeds=2)
+        there = r"There are a:0 to a:1, b, c, mixture:0 to mixture:1 and base\."
+        with pytest.raises(ValueError, match=rf"called {model}\. {there}"):
+            check_models(toy_suite(), settings, ["a", model])
+
+    def test_a_list_of_no_models_is_refused(self):
+        with pytest.raises(ValueError, match=r"`study\.only_models` names no model\. There are a:0.*or to null"):
+            check_models(toy_suite(), MixtureSettings(), [])
+
+    @pytest.mark.parametrize(("only", "reads"), [(["base"], 1), (["base:0"], 1), (["a"], 0)])
+    def test_the_base_is_read_where_it_is_named(self, tmp_path, monkeypatch, only: list[str], reads: int):
+        read = []
+        monkeypatch.setattr(module, "read_suite", lambda suite, backbone, *_, **__: read.append(backbone))
+        tuner = make_tuner(tmp_path)
+        check_models(tuner.suite, MixtureSettings(), only)
+        read_only(tuner, TunedModels({}, []), only=only, splits=("test",))
+        assert read == [tuner.base] * reads
+
+    def test_every_job_of_a_study_names_a_model(self):
+        settings = MixtureSettings(replicate_tasks=2, replicate_seeds=2, experimental_seeds=2)
+        jobs = jobs_of_study(["a", "b", "c"], settings)
+        assert len(jobs) == 20
+        for job in jobs[:-1]:
+            check_models(toy_suite(), settings, [job.model])
 
     def test_a_mixture_of_nothing_is_refused_and_controls_alone_are_not(self):
         suite = toy_suite(unseen="abc")
         for only in (None, ["mixture"]):
             with pytest.raises(ValueError, match=r"no seen task to mix: all 3.*`study\.mixture\.unseen`"):
-                check_models(suite, only)
-        check_models(suite, ["a"])
+                check_models(suite, MixtureSettings(), only)
+        check_models(suite, MixtureSettings(), ["a"])
 
     def test_tuning_is_refused_too_before_anything_is_tuned(self, tmp_path, orders):
         with pytest.raises(ValueError, match="No model is called sst2"):

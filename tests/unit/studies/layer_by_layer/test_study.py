@@ -6,12 +6,14 @@ import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from logged_objectives import with_logged_objective
 from safetensors.torch import load_file, save_file
 from study_samples import TUNING, toy_suite, toy_task
 
@@ -79,7 +81,10 @@ class Study:
             cache_dir=cache or folder / "cache",
             output_dir=self.out,
         )
-        self.objective = LayerByLayerStudy(**settings).run(context, **parts)
+        study = LayerByLayerStudy(**settings)
+        run = partial(study.run, context, **parts)
+        stops = {"only_models", "stop_after"} & options.keys()  # before there is an objective
+        self.objective = run() if stops else with_logged_objective(run)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -170,9 +175,8 @@ class TestResults:
 
 class TestLimits:
     def test_without_a_step_everything_is_the_base(self, tmp_path):
-        study = Study(
-            tmp_path, tuning=replace(TUNING, max_steps=0), with_probes=True, similarity={"p": procrustes_similarity}
-        )
+        similarity: dict[str, Any] = {"similarity": {"p": procrustes_similarity}, "similarity_every": 1}
+        study = Study(tmp_path, tuning=replace(TUNING, max_steps=0), with_probes=True, **similarity)
         for metric in ("cka/control_vs_base", "cka/control_vs_experimental", "cka/control_vs_control"):
             np.testing.assert_allclose([r.value for r in study.cells(metric).values()], 1, atol=1e-6)
         for metric in ("tuning_gain", "tuning_gain_biased", "tuning_gain_by/p", "probe_gain/macro_f1"):
@@ -319,6 +323,17 @@ class TestStages:
         with pytest.raises(ValueError, match=r"no task or cluster sst2.*`study\.mixture\.unseen`"):
             Study(tmp_path, mixture=MixtureSettings(unseen=["sst2"]), **missing)
         assert not list(tmp_path.rglob("adapters"))
+
+    @pytest.mark.parametrize(("key", "least"), [("similarity_every", 1), ("similarity_rows", 2)])
+    def test_similarity_of_no_layers_or_rows_is_refused(self, key: str, least: int):
+        with pytest.raises(ValueError, match=rf"`study\.{key}` must be at least {least}; got 0"):
+            LayerByLayerStudy(**{key: 0})
+
+    @pytest.mark.parametrize("stage", ["tune", None])
+    def test_the_base_alone_is_refused_where_it_is_not_read(self, stage: str | None):
+        with pytest.raises(ValueError, match=rf"base alone.*got {stage} in `study\.stop_after`\. Set it to read"):
+            LayerByLayerStudy(only_models=["base:0"], stop_after=stage)
+        assert LayerByLayerStudy(only_models=["base"], stop_after="read").only_models == ["base"]
 
     def test_the_mixture_settings_decide_what_is_unseen(self, whole, tmp_path):
         study = Study(tmp_path, cache=cache_of(whole), mixture=MixtureSettings(replicate_tasks=0, unseen=["near"]))
