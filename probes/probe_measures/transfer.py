@@ -141,14 +141,17 @@ def probe_directions(task: TrainedTask, settings: ProbeSettings, *, sets: int, s
     if data.kind == "regression":
         targets = (targets - probes.target_mean) / probes.target_deviation
     sentences = None if data.sentences is None else data.sentences["train"]
-    groups = data.groups_of("train")
     shuffled_by = derive_seed(seed, "shuffled directions", data.task)
     shuffled = permuted_orders(len(targets), shuffles, seed=shuffled_by, groups=sentences)
     orders = [torch.arange(len(targets))] * sets + list(shuffled)
     row_weights = torch.ones(len(orders), len(targets))
     if sets > 0:
         row_weights[:sets] = half_weights(
-            len(targets), sets, seed=derive_seed(seed, "training sets"), sentences=sentences, groups=groups
+            len(targets),
+            sets,
+            seed=derive_seed(seed, "training sets"),
+            sentences=sentences,
+            groups=data.groups_of("train"),
         )
     found = [_weights_of(probes)]
     if orders:
