@@ -122,7 +122,7 @@ class Cache:
         return read_scores(path, key=f"{fingerprint} {scores_key}") is not None
 
     def _reads_fingerprint(self, path: Path) -> bool:
-        model = next(model for model in self.models if path.name.startswith(model.key))
+        model = next(model for model in self.models if path.name.startswith(f"{model.name}-{model.key}"))
         assert model.folder is not None
         key = f"{model.key} {manifest_digest(model.folder)}"
         return read_sealed_json(path, key=key, remedy="It is computed again.") is not None
