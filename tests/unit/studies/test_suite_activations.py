@@ -13,7 +13,7 @@ from probes.activations import ExtractionSettings, extract
 from probes.analysis import join_rows
 from probes.backbones import FrozenBackbone, tiny_backbone
 from probes.studies.probe import with_labels
-from probes.studies.suite_activations import labels_of_test_rows, matching_test_rows, read_suite
+from probes.studies.suite_activations import labels_of_test_rows, matching_test_rows, read_suite, task_data
 from probes.tasks import Split, Suite, Task
 
 
@@ -118,3 +118,15 @@ def test_labels_are_what_measures_want(kind, labels, expected):
     assert (found is None) == (expected is None)
     if expected is not None:
         torch.testing.assert_close(found, expected)
+
+
+def test_probes_know_which_rows_have_one_text(tmp_path):
+    repeated = {"train": ["one", "two", "three", "one"], "validation": ["two", "four"], "test": ["five", "six"]}
+    apart = {"train": ["one", "two", "three"], "validation": ["four"], "test": ["five", "one"]}
+    suite = Suite("s", (task("a", repeated), task("b", apart)))
+    read = read_suite(suite, tiny_backbone(), ExtractionSettings(), tmp_path)
+    (reading,) = read.layers
+    groups = task_data(suite.tasks[0], read, reading).groups
+    assert groups is not None
+    assert {split: own.tolist() for split, own in groups.items()} == {"train": [0, 1, 2, 0], "validation": [1, 3]}
+    assert task_data(suite.tasks[1], read, reading).groups is None
