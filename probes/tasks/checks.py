@@ -129,7 +129,7 @@ def check_classes(task: Task) -> None:
 
 
 def check_leaks(task: Task, *, strict: bool) -> None:
-    """Warn of prompts that two splits share (raise if `strict`), and of prompts repeated within a split.
+    """Warn of prompts that two splits share (raise if `strict`), of prompts repeated within a split, and of grouped rows.
 
     Raises:
         ValueError: `strict`, and two splits share a prompt.
@@ -147,6 +147,13 @@ def check_leaks(task: Task, *, strict: bool) -> None:
             _log.warning("%s Scores on them are too optimistic; `suite.strict=true` makes this an error.", message)
     for split, rows in task.splits.items():
         _warn_of_duplicates(task.name, split, rows)
+    test = task.splits["test"].groups
+    if len(set(test)) < len(test):
+        _log.warning(
+            "The %d test rows of task '%s' have %d values of `suite.group`. Intervals and p take the rows for "
+            "independent, and are too narrow and too small as far as rows of one value are alike.",
+            len(test), task.name, len(set(test)),
+        )  # fmt: skip
 
 
 def _classes_in(labels: Iterable[Label]) -> set[int]:

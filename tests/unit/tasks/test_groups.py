@@ -76,7 +76,7 @@ def test_a_task_is_divided_by_the_values_of_a_column():
         divided(task("mood", ("bad", "good", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j")), "domain")
 
 
-def test_groups_of_json_lines_are_never_in_two_splits(write_task, rows):
+def test_groups_of_json_lines_are_never_in_two_splits(write_task, rows, caplog):
     def with_domain(prefix: str, n: int):
         return [{**row, "domain": f"d{i % 12}"} for i, row in enumerate(rows(prefix, n))]
 
@@ -87,9 +87,13 @@ def test_groups_of_json_lines_are_never_in_two_splits(write_task, rows):
     assert not domains["train"] & domains["validation"]
     assert sum(len(own) for own in found.splits.values()) == 192
     assert len(found.splits["train"]) > 90
+    several = f"have {len(domains['test'])} values of `suite.group`. Intervals and p take the rows for independent"
+    assert several in caplog.text
+    caplog.clear()
     with pytest.raises(ValueError, match=r"has no `source`, which `suite\.group` names"):
         load_local_suite(folder, group="source")
     (as_they_are,) = load_local_suite(folder, nuisances=["domain"]).tasks
+    assert "for independent" not in caplog.text
     assert set(as_they_are.splits["train"].columns["domain"]) == set(as_they_are.splits["test"].columns["domain"])
 
 
