@@ -129,7 +129,7 @@ def check_classes(task: Task) -> None:
 
 
 def check_leaks(task: Task, *, strict: bool) -> None:
-    """Warn of prompts that two splits share (raise if `strict`), of prompts repeated within a split, and of grouped rows.
+    """Warn of prompts that two splits share (raise if `strict`), of prompts repeated within a split, and of groups.
 
     Raises:
         ValueError: `strict`, and two splits share a prompt.
