@@ -84,8 +84,8 @@ class Estimates:
         alternative: Which deviations from the null count.
         note: Why a layer has no value; it is reported for the layers where `values` is NaN.
         interval: Ends of 95 % intervals, shape `(2, layers)`; `None`: Student's t from `errors`, if there are any.
-        interval_over: What would be drawn anew in each repetition that the intervals are about: `rows`, `rows and
-            training sets`, or `tasks`.
+        interval_over: What would be drawn anew in each repetition that the intervals are about: `rows`,
+            `sentences` or `groups` of them, `rows and training sets`, or `tasks`.
         p: p of each value under its null, corrected for looking at all cells of the quantity, shape `(layers,)`; `None`
             if not tested, or not yet.
         p_cell: p of each value by itself, shape `(layers,)`; `None` likewise.

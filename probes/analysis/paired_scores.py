@@ -44,7 +44,8 @@ def paired_score_difference(
 
     The null is that it makes no difference which probe predicted a row. In each draw the two predictions of every row
     are exchanged with probability ½, at all layers together. If the two are exchangeable, the observed difference is
-    one more of these draws; two-sided. Of words, whole sentences are resampled and exchanged. The test is about
+    one more of these draws; two-sided. Of words, whole sentences are resampled and exchanged, and whole groups
+    of rows that share a value of `suite.group`. The test is about
     the two trained probes as they are: other training rows might reverse a small difference, which only the interval
     over training sets accounts for.
 
@@ -73,8 +74,9 @@ def paired_score_difference(
     matched = match_layers(first.layers, second.layers, depth=first.depth, other_depth=second.depth)
     pair = torch.stack([first.logits(), second.logits(matched)])  # (2, layers, rows, classes)
     targets, rows = first.target_tensor(), len(first.row_ids)
-    counts = bootstrap_counts(rows, resamples, seed=seed, groups=first.groups)
-    units, of = (rows, "rows") if first.groups is None else (len(first.groups.unique()), "sentences")
+    groups = first.groups
+    units, of, number = (rows, "rows", None) if groups is None else (groups.count, groups.name, groups.number)
+    counts = bootstrap_counts(rows, resamples, seed=seed, groups=number)
     (one, other) = (score_rows(first.kind, logits, targets, counts, names={metric}) for logits in pair)
     value = other.values[metric] - one.values[metric]
     draws = other.draws[metric] - one.draws[metric]
@@ -90,7 +92,7 @@ def paired_score_difference(
         value.numpy(),
         rows,
         errors=drawn(errors) if resamples > 0 else None,
-        null=drawn(_exchanged(pair, targets, first.kind, metric, exchanges, groups=first.groups, seed=seed + 1)),
+        null=drawn(_exchanged(pair, targets, first.kind, metric, exchanges, groups=number, seed=seed + 1)),
         alternative="two-sided",
         note="the score is undefined",
         interval=ends.numpy() if resamples > 0 else None,

@@ -8,6 +8,7 @@ from probes.metrics.baselines import majority_logits as majority_logits
 from probes.metrics.baselines import word_majority_logits as word_majority_logits
 from probes.metrics.classification import auroc as auroc
 from probes.metrics.predictions import Predictions as Predictions
+from probes.metrics.resampling import RowGroups as RowGroups
 from probes.metrics.resampling import bootstrap_counts as bootstrap_counts
 from probes.metrics.resampling import permuted_orders as permuted_orders
 from probes.metrics.score_intervals import drawn as drawn

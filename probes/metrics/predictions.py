@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probes.metrics.resampling import RowGroups
 from probes.metrics.scores import METRICS, TargetKind
 from probes.values import Layer, Reading
 
@@ -40,6 +41,8 @@ class Predictions:
         training_seed: What decided the training sets; equal in two runs whose errors are paired.
         sentences: Number of each row's sentence, int32 `(rows,)`, where rows are words; without entries where rows are
             independent.
+        group_numbers: Number of each row's value of `suite.group`, int32 `(rows,)`, where rows share one; without
+            entries where they do not.
         depth: Number of blocks of the stack that was read; `None` where it is unknown.
     """
 
@@ -54,12 +57,16 @@ class Predictions:
     training_errors: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     training_seed: str = ""
     sentences: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    group_numbers: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     depth: int | None = None
 
     @property
-    def groups(self) -> Tensor | None:
-        """Number of each row's sentence, int64 `(rows,)`; `None` where rows are independent."""
-        return torch.from_numpy(self.sentences).long() if len(self.sentences) else None
+    def groups(self) -> RowGroups | None:
+        """Sentences, or values of `suite.group`, that rows share; `None` where rows are independent."""
+        for name, numbers in (("sentences", self.sentences), ("groups", self.group_numbers)):
+            if len(numbers):
+                return RowGroups(torch.from_numpy(numbers).long(), name)
+        return None
 
     def __post_init__(self) -> None:
         expected = (len(self.layers), *self.targets.shape)
@@ -81,7 +88,7 @@ class Predictions:
         labels: tuple[str, ...],
         layers: tuple[Layer, ...],
         row_ids: tuple[str, ...],
-        sentences: np.ndarray | None = None,
+        groups: RowGroups | None = None,
         depth: int | None = None,
     ) -> Predictions:
         """The predictions that logits `(layers, rows, classes)` stand for; numbers in the unit of the targets."""
@@ -91,6 +98,9 @@ class Predictions:
             predicted, dtype = logits > 0, np.bool_
         else:
             predicted, dtype = logits[..., 0], np.float32
+        none = np.empty(0, np.int32)
+        numbers = none if groups is None else groups.number.numpy(force=True).astype(np.int32)
+        of_words = groups is not None and groups.name == "sentences"
         return cls(
             task=task,
             kind=kind,
@@ -100,7 +110,8 @@ class Predictions:
             row_ids=row_ids,
             predicted=predicted.numpy(force=True).astype(dtype),
             targets=targets.numpy(force=True).astype(dtype),
-            sentences=np.empty(0, np.int32) if sentences is None else sentences,
+            sentences=numbers if of_words else none,
+            group_numbers=none if of_words else numbers,
             depth=depth,
         )
 

@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """Rows that may be alike, and so are resampled, permuted and exchanged together.
+
+    Attributes:
+        number: Number of each row's group, int64 `(rows,)`.
+        name: What the groups are, in the plural: `sentences` of words, or `groups`, the values of `suite.group`.
+    """
+
+    number: Tensor
+    name: str
+
+    @property
+    def count(self) -> int:
+        """How many groups there are."""
+        return len(self.number.unique())
 
 
 def bootstrap_counts(rows: int, samples: int, *, seed: int, groups: Tensor | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from probes.analysis.significance import permutation_p
 from probes.metrics import (
     MAIN_METRIC,
     Predictions,
+    RowGroups,
     TargetKind,
     bootstrap_counts,
     drawn,
@@ -35,11 +36,11 @@ def main_score_estimates(
     resamples: int,
     permutations: int,
     seed: int,
-    sentences: Tensor | None = None,
+    groups: RowGroups | None = None,
 ) -> Estimates:
     """The main metric of every layer's logits, with an interval over rows and a null of permuted labels.
 
-    Of words, sentences are resampled and matched with others, as for the scores of the task's own probes.
+    Rows in groups are resampled and matched with others as wholes, as for the scores of the task's own probes.
 
     Args:
         kind: Kind of task.
@@ -48,12 +49,12 @@ def main_score_estimates(
         resamples: Of the rows, for the interval; 0 for none.
         permutations: Of the labels, for the null; 0 for none.
         seed: The run's; equal seeds and numbers of rows give equal resamples, so that scores are paired.
-        sentences: Number of each row's sentence, int64 `(rows,)`, where rows are words.
+        groups: Of the rows, such as `TaskData.row_groups("test")`.
     """
     metric, rows = MAIN_METRIC[kind], len(targets)
-    units = None if sentences is None else len(sentences.unique())
-    counts = bootstrap_counts(rows, resamples, seed=derive_seed(seed, "bootstrap", "test"), groups=sentences)
-    orders = permuted_orders(rows, permutations, seed=derive_seed(seed, "permutations"), groups=sentences)
+    units, number = (None, None) if groups is None else (groups.count, groups.number)
+    counts = bootstrap_counts(rows, resamples, seed=derive_seed(seed, "bootstrap", "test"), groups=number)
+    orders = permuted_orders(rows, permutations, seed=derive_seed(seed, "permutations"), groups=number)
     scores = score_rows(kind, logits, targets, counts, groups=units, names={metric})
     null = permuted_scores(kind, logits, targets, orders, names={metric})[metric]
     ends = scores.interval(metric) if resamples > 0 else None
@@ -66,7 +67,7 @@ def main_score_estimates(
         null=drawn(null),
         note="the score is undefined",
         interval=None if ends is None else torch.stack(ends).numpy(),
-        interval_over="rows" if sentences is None else "sentences",
+        interval_over="rows" if groups is None else groups.name,
         freedom=((len(errors), resampled - 1),),
     )
 
@@ -107,7 +108,7 @@ def predictions_of(data: TaskData, logits: Tensor, layers: Sequence[Layer]) -> P
         labels=data.labels,
         layers=tuple(layers),
         row_ids=data.test.activations.row_ids,
-        sentences=None if data.sentences is None else data.sentences["test"].numpy().astype(np.int32),
+        groups=data.row_groups("test"),
         depth=data.depth,
     )
 

@@ -91,7 +91,7 @@ def transfer_profiles(
         resamples=resamples,
         permutations=permutations,
         seed=seed,
-        sentences=None if data.sentences is None else data.sentences["test"],
+        groups=data.row_groups("test"),
     )
     difference = paired_score_difference(
         own.at_layers(layers),

@@ -33,7 +33,7 @@ class TagScores:
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile]:
         """A profile of the quantity `tag_f1/TASK` for each tag."""
         predictions = probed.fit.predictions
-        if predictions is None or predictions.groups is None or predictions.kind != "classification":
+        if predictions is None or len(predictions.sentences) == 0 or predictions.kind != "classification":
             return
         predicted, targets = predictions.predicted, predictions.targets
         of_tag = np.bincount(targets, minlength=len(predictions.labels))
@@ -77,7 +77,7 @@ class EntityScores:
     def __call__(self, probed: ProbedTask) -> Iterator[LayerProfile]:
         """Profiles of `entity_f1`, `entity_precision` and `entity_recall`."""
         predictions = probed.fit.predictions
-        if predictions is None or predictions.groups is None or not is_bio(predictions.labels):
+        if predictions is None or len(predictions.sentences) == 0 or not is_bio(predictions.labels):
             return
         sentences, targets = predictions.sentences, predictions.targets.astype(np.int64)
         number, first = np.unique(sentences, return_index=True)
@@ -121,7 +121,8 @@ def _majority_tags(probed: ProbedTask) -> np.ndarray:
 def _weights(probed: ProbedTask, predictions: Predictions, samples: int) -> np.ndarray:
     """How often each test word counts in each resample of the sentences, float64 `(samples, words)`."""
     seed = derive_seed(probed.seed, "bootstrap", "test")
-    return bootstrap_counts(len(predictions.targets), samples, seed=seed, groups=predictions.groups).double().numpy()
+    sentences = torch.from_numpy(predictions.sentences)
+    return bootstrap_counts(len(predictions.targets), samples, seed=seed, groups=sentences).double().numpy()
 
 
 def _orders(probed: ProbedTask, predictions: Predictions, permutations: int) -> np.ndarray | None:
@@ -129,7 +130,8 @@ def _orders(probed: ProbedTask, predictions: Predictions, permutations: int) -> 
     if permutations == 0:
         return None
     seed = derive_seed(probed.seed, "permutations")
-    return permuted_orders(len(predictions.targets), permutations, seed=seed, groups=predictions.groups).numpy()
+    sentences = torch.from_numpy(predictions.sentences)
+    return permuted_orders(len(predictions.targets), permutations, seed=seed, groups=sentences).numpy()
 
 
 class _Scored(NamedTuple):

@@ -15,8 +15,8 @@ from probes.values import Reading
 
 _FORMAT = "predictions/1"
 _ARRAYS = ("predicted", "targets", "training_errors")
-_OF_WORDS = ("sentences",)
-"""Arrays that only predictions for words have."""
+_OF_GROUPS = ("sentences", "group_numbers")
+"""Arrays that only predictions for rows in groups have."""
 
 
 def write_predictions(predictions: Predictions, path: Path) -> Path:
@@ -29,9 +29,10 @@ def write_predictions(predictions: Predictions, path: Path) -> Path:
     Returns:
         `path`.
     """
-    header = {name: value for name, value in vars(predictions).items() if name not in (*_ARRAYS, *_OF_WORDS)}
+    header = {name: value for name, value in vars(predictions).items() if name not in (*_ARRAYS, *_OF_GROUPS)}
     header |= {"format": _FORMAT, "reading": vars(predictions.reading)}
-    arrays = {name: getattr(predictions, name) for name in (*_ARRAYS, *_OF_WORDS[: len(predictions.sentences)])}
+    arrays = {name: getattr(predictions, name) for name in _ARRAYS}
+    arrays |= {name: numbers for name in _OF_GROUPS if len(numbers := getattr(predictions, name))}
     with replaced_file(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, header=np.array(json.dumps(header)), allow_pickle=False, **arrays)
     return path
@@ -46,7 +47,7 @@ def read_predictions(path: Path) -> Predictions:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             header: dict[str, Any] = json.loads(str(file["header"]))
-            arrays = {name: file[name] for name in (*_ARRAYS, *_OF_WORDS) if name in _ARRAYS or name in file}
+            arrays = {name: file[name] for name in (*_ARRAYS, *_OF_GROUPS) if name in _ARRAYS or name in file}
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as predictions: {error}. Run the study again.") from error
     if header.pop("format", None) != _FORMAT:

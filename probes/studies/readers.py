@@ -33,7 +33,7 @@ from probes.studies.probe import with_labels
 from probes.studies.run_context import RunContext
 from probes.studies.suite_activations import facts_of, names_of, read_suite
 from probes.tasks import Suite, Task
-from probes.tasks.groups import groups_of_rows
+from probes.tasks.groups import groups_of_rows, values_of_group
 from probes.token_values import TokenActivations, token_mode
 from probes.trainers import TrainerFactory
 from probes.training import LabelledActivations, ProbeSettings, TaskData, TaskProbes, fit_task
@@ -321,7 +321,8 @@ def _data(task: Task, of_splits: Mapping[str, Activations] | Mapping[str, TokenA
     }
     together = {split: torch.from_numpy(numbers) for split, numbers in groups_of_rows(task).items()}
     data = TaskData(task=task.name, kind=task.kind, labels=task.labels, ordered=task.ordered, **splits)  # pyright: ignore[reportArgumentType]
-    return replace(data, groups=together or None)
+    values = {split: torch.from_numpy(numbers) for split, numbers in values_of_group(task).items()}
+    return replace(data, groups=together or None, group_values=values or None)
 
 
 def weighed_texts(

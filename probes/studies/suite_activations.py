@@ -36,7 +36,7 @@ from probes.studies.read_texts import (
     with_kept_rows,
 )
 from probes.tasks import Suite, Task
-from probes.tasks.groups import groups_of_rows
+from probes.tasks.groups import groups_of_rows, values_of_group
 from probes.token_values import TokenActivations, token_mode
 from probes.training import LabelledActivations, StreamedRows, TaskData
 from probes.values import SPLITS, Activations, Layer, Reading, RunNames
@@ -314,6 +314,7 @@ def task_data(
         sentences=groups or None,
         word_types=types or None,
         groups=together or None,
+        group_values={split: torch.from_numpy(numbers) for split, numbers in values_of_group(task).items()} or None,
         **splits,
     )
 

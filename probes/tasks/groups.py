@@ -145,6 +145,22 @@ def groups_of_rows(task: Task) -> dict[str, np.ndarray]:
     return {"train": numbers[: len(train)], "validation": numbers[len(train) :]}
 
 
+def values_of_group(task: Task) -> dict[str, np.ndarray]:
+    """Which rows of a split share a value of `suite.group`.
+
+    Returns:
+        Split → number of each row's value, int64 `(rows,)`; empty where no validation or test row shares its value.
+
+    >>> rows = Split(("a", "b", "c"), (0, 1, 0), ("",) * 3, groups=("x", "y", "x"))
+    >>> values_of_group(Task("t", "classification", ("x", "y"), dict.fromkeys(SPLITS, rows)))["test"].tolist()
+    [0, 1, 0]
+    """
+    values = {split: task.splits[split].groups for split in SPLITS}
+    if all(len(set(values[split])) == len(values[split]) for split in ("validation", "test")):
+        return {}
+    return {split: np.unique(own, return_inverse=True)[1].astype(np.int64) for split, own in values.items()}
+
+
 def divided(task: Task, column: str) -> tuple[Task, ...]:
     """A task for each value of a column, such as a domain, named after task and value.
 

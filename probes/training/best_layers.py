@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from probes.metrics import LARGER_IS_BETTER, OBJECTIVE_METRIC, TargetKind, bootstrap_counts, score_rows
+from probes.metrics import LARGER_IS_BETTER, OBJECTIVE_METRIC, RowGroups, TargetKind, bootstrap_counts, score_rows
 from probes.values import BestLayers, Layer
 
 CONFIDENCE_LEVEL = 0.95
@@ -67,7 +67,7 @@ def best_layers_of(
     layers: Sequence[Layer],
     samples: int,
     seed: int,
-    sentences: Tensor | None = None,
+    groups: RowGroups | None = None,
 ) -> BestLayers | None:
     """Choose a task's best layer and find the layers that may be as good, from logits of the rows to choose by.
 
@@ -79,14 +79,15 @@ def best_layers_of(
         layers: Names of the first axis of `logits`.
         samples: Resamples of the rows, shared by all layers; with 0 the set of layers is unknown.
         seed: Decides the resamples.
-        sentences: Number of each row's sentence, where sentences are resampled in place of rows.
+        groups: Of the rows, which are resampled in place of them.
 
     Returns:
         `None` if no layer has a finite score. Of equal scores the first layer is the best one.
     """
     metric = OBJECTIVE_METRIC[kind]
     sign = 1.0 if LARGER_IS_BETTER[metric] else -1.0
-    counts = bootstrap_counts(len(targets), samples, seed=seed, groups=sentences) if samples > 0 else None
+    number = None if groups is None else groups.number
+    counts = bootstrap_counts(len(targets), samples, seed=seed, groups=number) if samples > 0 else None
     found = score_rows(kind, logits, targets, counts, names={metric})
     scores = sign * found.values[metric].cpu()
     finite = scores.isfinite()

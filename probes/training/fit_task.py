@@ -114,7 +114,7 @@ def fit_task(data: TaskData, settings: ProbeSettings, trainer_factory: TrainerFa
     spec = BankSpec(data, layers, data.num_classes, exact, settings, trainer_factory, seed)
     rows = {split: _rows(data, split, live, settings, seed) for split in SPLITS}
     selection = select(rows["train"], rows["validation"], spec) if layers else None
-    logits_by_split = {} if selection is None else _logits_by_split(selection, rows, spec)
+    logits_by_split = {} if selection is None else _logits_by_split(data, selection, rows, spec)
     profiles = tuple(_profiles(data, spec, selection, rows, logits_by_split))
     return TaskProbes(
         probes=_chosen_probes(data, spec, selection),
@@ -186,7 +186,7 @@ def _best_layers(data: TaskData, spec: BankSpec, selection: Selection) -> BestLa
         layers=spec.layers,
         samples=spec.settings.bootstrap_samples,
         seed=derive_seed(spec.seed, "bootstrap", "validation"),
-        sentences=selection.rows.sentences,
+        groups=data.row_groups(*selection.splits),
     )
 
 
@@ -239,7 +239,7 @@ def _predictions(data: TaskData, spec: BankSpec, outputs: SplitLogits, profiles:
         labels=data.labels,
         layers=spec.layers,
         row_ids=data.test.activations.row_ids,
-        sentences=None if outputs.sentences is None else outputs.sentences.numpy().astype(np.int32),
+        groups=outputs.groups,
         depth=data.depth,
     )
     main = next(p for p in profiles if (p.metric, p.split, p.control) == (MAIN_METRIC[data.kind], "test", ""))
@@ -255,24 +255,23 @@ def _predictions(data: TaskData, spec: BankSpec, outputs: SplitLogits, profiles:
     )
 
 
-def _logits_by_split(selection: Selection, rows: Mapping[str, Rows], spec: BankSpec) -> dict[str, SplitLogits]:
-    """Logits of the chosen probes and their controls on every split, and of refitted ones on test rows.
-
-    Those of a cross-validation are out of fold.
-    """
+def _logits_by_split(
+    data: TaskData, selection: Selection, rows: Mapping[str, Rows], spec: BankSpec
+) -> dict[str, SplitLogits]:
+    """Logits of the chosen probes and their controls on every split, out of fold if cross-validated, and of refits."""
     trained, bank = selection.trained, selection.bank(controls=True)
     found = {}
     for split in SPLITS:
         if split == "validation":
             remark = f"out of fold, {selection.folds}-fold cross-validation" if selection.folds else ""
-            of_rows = selection.rows
-            found[split] = SplitLogits(split, selection.logits, of_rows.targets, remark, sentences=of_rows.sentences)
+            groups = data.row_groups(*selection.splits)
+            found[split] = SplitLogits(split, selection.logits, selection.rows.targets, remark, groups=groups)
             continue
-        if split == "train" and spec.task_data is not None and spec.task_data.streamed:
+        if split == "train" and data.streamed:
             continue  # their logits would not fit either
         logits = row_batched_logits(bank, trained.standardiser, rows[split].values)
         logits = logits * trained.target_deviation + trained.target_mean
-        found[split] = SplitLogits(split, logits, rows[split].targets, sentences=rows[split].sentences)
+        found[split] = SplitLogits(split, logits, rows[split].targets, groups=data.row_groups(split))
     sets = spec.settings.sets_to_refit(len(rows["train"]), exact=spec.exact)
     if sets > 0:
         refits = refitted_logits(

@@ -15,6 +15,7 @@ from probes.metrics import (
     MAIN_METRIC,
     SCALES,
     UNITS,
+    RowGroups,
     Scores,
     TargetKind,
     bootstrap_counts,
@@ -51,7 +52,7 @@ class SplitLogits:
         remark: Reported with every score of this split, such as that it was cross-validated.
         refits: Logits of probes and controls refitted on halves of the training rows, shape
             `(layers, 1 + controls, sets, rows, classes)`; `None`: intervals hold the trained probes fixed.
-        sentences: Number of each row's sentence, where sentences are resampled; `None`: rows are.
+        groups: Sentences, or values of `suite.group`, that are resampled; `None`: rows are.
     """
 
     split: str
@@ -59,12 +60,12 @@ class SplitLogits:
     targets: Tensor
     remark: str = ""
     refits: Tensor | None = None
-    sentences: Tensor | None = None
+    groups: RowGroups | None = None
 
     @property
     def units(self) -> str:
         """What is resampled."""
-        return "rows" if self.sentences is None else "sentences"
+        return "rows" if self.groups is None else self.groups.name
 
 
 @dataclass(frozen=True)
@@ -154,13 +155,14 @@ class TaskScorer:
         """Scores of the probe and of each control."""
         kind, rows = self.data.kind, outputs.targets.shape[1]
         counts, orders = None, None
+        number = None if outputs.groups is None else outputs.groups.number
         if self.bootstrap_samples > 0 and outputs.split != "train":
             seed = derive_seed(self.seed, "bootstrap", outputs.split)
-            counts = bootstrap_counts(rows, self.bootstrap_samples, seed=seed, groups=outputs.sentences)
+            counts = bootstrap_counts(rows, self.bootstrap_samples, seed=seed, groups=number)
         if self.permutations > 0 and outputs.split == "test":
             seed = derive_seed(self.seed, "permutations")
-            orders = permuted_orders(rows, self.permutations, seed=seed, groups=outputs.sentences)
-        groups = None if outputs.sentences is None else len(outputs.sentences.unique())
+            orders = permuted_orders(rows, self.permutations, seed=seed, groups=number)
+        groups = None if outputs.groups is None else outputs.groups.count
         scores = []
         for replica, targets in enumerate(outputs.targets):
             logits = outputs.logits[:, replica]
@@ -210,6 +212,8 @@ class TaskScorer:
     def _why_without_interval(self, outputs: SplitLogits, metric: str) -> list[str]:
         """For each probed layer, why the interval of a metric would be too narrow; empty where it has one."""
         reasons = [""] * len(self.probed_layers)
+        if outputs.groups is not None and outputs.groups.count == 1 and outputs.split == "test":
+            return [f"no interval: all test rows are of one {outputs.groups.name.removesuffix('s')}"] * len(reasons)
         if self.data.kind != "classification" or outputs.split != "test" or self.bootstrap_samples == 0:
             return reasons
         targets = outputs.targets[0]

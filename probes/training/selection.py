@@ -40,6 +40,11 @@ class Selection:
     rows: Rows
     folds: int
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits of `rows`, in their order."""
+        return ("train", "validation") if self.folds else ("validation",)
+
     def penalties(self, settings: ProbeSettings) -> list[float]:
         """Return λ of each layer."""
         return [settings.penalties[i] for i in self.chosen.tolist()]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.metrics import TargetKind
+from probes.metrics import RowGroups, TargetKind
 from probes.token_values import TokenActivations
 from probes.training.ragged import RaggedRows, RowValues
 from probes.training.streamed_rows import StreamedRows
@@ -56,6 +56,8 @@ class TaskData:
         groups: `train` and `validation` → number of each row's group, int64 `(rows,)`, equal in both for equal groups:
             rows of one text, or one value of `suite.group`, which folds and halves of the rows do not divide. `None`:
             no two rows are of one group.
+        group_values: Split → number of each row's value of `suite.group`, int64 `(rows,)`, where rows of a split share
+            one; scores resample and permute these as wholes. `None`: test rows are independent.
 
     Raises:
         ValueError: The kind has no probes; splits differ in layers, reading or width; a target is out of range; a class
@@ -72,6 +74,7 @@ class TaskData:
     sentences: Mapping[str, Tensor] | None = None
     word_types: Mapping[str, tuple[str, ...]] | None = None
     groups: Mapping[str, Tensor] | None = None
+    group_values: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         kinds = get_args(TargetKind)
@@ -129,6 +132,18 @@ class TaskData:
         if self.groups is None or "test" in splits:
             return None
         return torch.cat([self.groups[split] for split in splits])
+
+    def row_groups(self, *splits: str) -> RowGroups | None:
+        """What the rows of some splits, one after the other, are resampled with; `None` where they are independent."""
+        name, numbers = ("sentences", self.sentences) if self.sentences is not None else ("groups", self.group_values)
+        if numbers is None:
+            return None
+        parts: list[Tensor] = []
+        for split in splits:
+            before = 1 + max((int(part.max()) for part in parts if len(part)), default=-1)
+            parts.append(numbers[split] + before)
+        found = RowGroups(torch.cat(parts), name)
+        return None if name == "groups" and found.count == len(found.number) else found
 
     def independent_rows(self, split: str, *, seed: int = 0) -> tuple[Activations, Tensor]:
         """Rows of one vector that are independent of each other, and their targets: all rows, or a word a sentence.

@@ -133,6 +133,7 @@ def _simulation(sentences: int, *, short: int, of_rows: bool = False) -> Simulat
 
 
 SIMULATIONS = [
+    _simulation(10, short=0),
     _simulation(60, short=5),
     _simulation(300, short=0),
     _simulation(60, short=0, of_rows=True),

@@ -105,7 +105,7 @@ class _TaskAudit:
         self.labelled = Labelled(
             data.kind, data.num_classes, targets, probed.settings, probed.seed, data.groups_of("train")
         )
-        self.sentences = None if data.sentences is None else data.sentences["test"]
+        self.row_groups = data.row_groups("test")
 
     def profiles(self) -> Iterator[LayerProfile]:
         kind, targets = self.labelled.kind, self.labelled.targets["test"]
@@ -147,7 +147,7 @@ class _TaskAudit:
             resamples=self.settings.resamples,
             permutations=self.settings.permutations,
             seed=self._seed("strata"),
-            sentences=self.sentences,
+            groups=self.row_groups,
         )
         within = replace(within, remarks=(f"strata of {alone.strongest}",) * len(self.layers))
         yield self._of_layers(f"within_strata_{self.metric}", within)
@@ -193,7 +193,7 @@ class _TaskAudit:
             resamples=self.settings.resamples,
             permutations=self.settings.permutations,
             seed=self.probed.seed,
-            sentences=self.sentences,
+            groups=self.row_groups,
         )
 
     def _explained_variance(self, explained: Tensor) -> LayerProfile:

@@ -80,7 +80,7 @@ class Baselines:
             resamples=self.resamples,
             permutations=self.permutations,
             seed=probed.seed,
-            sentences=None if data.sentences is None else data.sentences["test"],
+            groups=data.row_groups("test"),
         )
         estimates = replace(estimates, remarks=fit.remarks)
         yield replace(_profile(probed, f"baseline/tfidf_{metric}", estimates), layers=(None,))

@@ -8,6 +8,7 @@ from torch import Tensor
 from probes.metrics import (
     MAIN_METRIC,
     SCALES,
+    RowGroups,
     TargetKind,
     bootstrap_counts,
     drawn,
@@ -53,7 +54,7 @@ def within_strata(
     resamples: int,
     permutations: int,
     seed: int,
-    sentences: Tensor | None = None,
+    groups: RowGroups | None = None,
 ) -> Estimates:
     """Mean of the main metric over strata, weighted by their rows; its null permutes labels within strata.
 
@@ -69,8 +70,8 @@ def within_strata(
         resamples: Of the rows, for the interval; 0 for none.
         permutations: Draws of the null; 0 for none.
         seed: Of both.
-        sentences: Number of each row's sentence, int64 `(rows,)`, where rows are words: sentences are resampled, and
-            there is no null, as words of a sentence are alike within a stratum, too.
+        groups: Of the rows, such as sentences of words: groups are resampled, and there is no null, as rows of a group
+            are alike within a stratum, too.
 
     Returns:
         Estimates over layers; NaN with a note if no stratum is left.
@@ -86,7 +87,7 @@ def within_strata(
     if not parts:
         missing = torch.full((len(logits),), torch.nan, dtype=torch.float64)
         return Estimates(missing.numpy(), 0, note="every stratum of the nuisance has one label alone, or too few rows")
-    counts = bootstrap_counts(len(targets), resamples, seed=seed, groups=sentences)
+    counts = bootstrap_counts(len(targets), resamples, seed=seed, groups=None if groups is None else groups.number)
     generator = torch.Generator().manual_seed(seed)
     values, draws, nulls = [], [], []
     for rows, columns in parts:
@@ -102,19 +103,19 @@ def within_strata(
     count = len(torch.cat([rows for rows, _ in parts]).unique())
     value, draw, null = (_weighted_mean(torch.stack(part), weights) for part in (values, draws, nulls))
     units, scale = count, SCALES[kind, metric]
-    if sentences is not None:
-        units = len(sentences.unique())
-        scale = "share_of_labels" if scale == "share" else scale  # a sentence has more than one answer
+    if groups is not None:
+        units = groups.count
+        scale = "share_of_labels" if scale == "share" else scale  # a group has more than one answer
     ends = torch.stack(score_interval(value, draw, rows=units, scale=scale))
     errors = errors_of_draws(draw, units=units)
     return Estimates(
         value.numpy(),
         count,
         errors=drawn(errors),
-        null=drawn(null) if sentences is None else None,
+        null=drawn(null) if groups is None else None,
         note="the score is undefined",
         interval=ends.numpy() if resamples > 0 else None,
-        interval_over="rows" if sentences is None else "sentences",
+        interval_over="rows" if groups is None else groups.name,
         freedom=((len(errors), units - 1),),
     )
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from probes.metrics import RowGroups
 from probes.probe_measures import nuisances
 from probes.probe_measures.main_scores import Scored, main_score_estimates
 from probes.probe_measures.nuisances.features import BLOCK_NORM, NUISANCES, NuisanceGroup
@@ -163,7 +164,7 @@ def test_words_in_one_stratum_have_the_interval_of_their_main_score():
     sentences, targets = torch.arange(400) // 20, torch.arange(400) % 2
     right = torch.rand(400, generator=generator) < 0.8
     logits = torch.nn.functional.one_hot(torch.where(right, targets, 1 - targets), 2).float()[None]
-    settings = {"resamples": 500, "permutations": 10, "seed": 0, "sentences": sentences}
+    settings = {"resamples": 500, "permutations": 10, "seed": 0, "groups": RowGroups(sentences, "sentences")}
     found = within_strata("classification", logits, targets, torch.zeros_like(targets), **settings)
     main = main_score_estimates("classification", logits, targets, **settings)
     assert found.values[0] == pytest.approx(main.values[0])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -130,3 +131,19 @@ def test_probes_know_which_rows_have_one_text(tmp_path):
     assert groups is not None
     assert {split: own.tolist() for split, own in groups.items()} == {"train": [0, 1, 2, 0], "validation": [1, 3]}
     assert task_data(suite.tasks[1], read, reading).groups is None
+
+
+def test_probes_know_which_test_rows_share_a_value_of_the_group(tmp_path):
+    texts = {"train": ["one", "two"], "validation": ["three", "four"], "test": ["five", "six", "seven"]}
+    plain = task("a", texts)
+    values = {"train": ("p", "q"), "validation": ("r", "s"), "test": ("v", "u", "v")}
+    grouped = replace(plain, splits={name: replace(own, groups=values[name]) for name, own in plain.splits.items()})
+    alone = replace(plain, name="b")
+    read = read_suite(Suite("s", (grouped, alone)), tiny_backbone(), ExtractionSettings(), tmp_path)
+    (reading,) = read.layers
+    data = task_data(grouped, read, reading)
+    found = data.row_groups("test")
+    assert found is not None
+    assert (found.name, found.number.tolist(), found.count) == ("groups", [1, 0, 1], 2)
+    assert data.row_groups("validation") is None  # no two of its rows share a value
+    assert task_data(alone, read, reading).row_groups("test") is None
