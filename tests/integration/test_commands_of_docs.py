@@ -182,7 +182,8 @@ def test_the_command_works(command: str, place, monkeypatch, capsys):
     state = read_state(place / folder)
     assert state is not None
     assert state.state == "finished"
-    left = {path.name for path in (place / folder).iterdir()} - {".run.lock", "train.log", "probes.log"}
+    own = {".run.lock", "train.log", "probes.log", "earlier"}
+    left = {path.name for path in (place / folder).iterdir()} - own
     assert left <= set(_WRITTEN), "`resume=true` would leave these files among those of another run"
 
 
