@@ -151,7 +151,7 @@ def check_leaks(task: Task, *, strict: bool) -> None:
     if len(set(test)) < len(test):
         _log.warning(
             "The %d test rows of task '%s' have %d values of `suite.group`. Scores, their differences, transfer and "
-            "audits resample these values; other measures take rows for independent, so that their intervals are too "
+            "audits resample these values; other measures treat rows as independent, so that their intervals are too "
             "narrow as far as rows of one value are alike.",
             len(test), task.name, len(set(test)),
         )  # fmt: skip

@@ -58,7 +58,7 @@ def test_copies_of_rows_do_not_make_intervals_narrower(grouped, by_row):
         assert own.value == pytest.approx(naive.value)
         assert (own.interval_over, naive.interval_over) == ("groups", "rows")
         assert width(own) == pytest.approx(width(once), rel=0.25)
-        assert width(naive) < 0.7 * width(own)  # the control: copies taken for independent
+        assert width(naive) < 0.7 * width(own)  # the control: copies treated as independent
 
 
 def test_labels_are_permuted_among_groups(grouped, by_row):
