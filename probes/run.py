@@ -29,6 +29,7 @@ from probes.runs.masking import mask_secrets
 from probes.runs.run_folder import config_digest, is_finished, read_state, run_in_folder
 from probes.runs.targets import foreign_code, is_defined_by_known, is_known, targets_of
 from probes.studies import RunContext
+from probes.trainers import leave_process_group_at_exit
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def run(cfg: DictConfig) -> float:
             outside the known packages, or the folder holds what another run has left.
         Interrupted: A signal asked the run to end.
     """
+    leave_process_group_at_exit()
     folder, circumstances = _folder(cfg), _circumstances(cfg)
     if _rank() == 0:
         return run_in_folder(folder, partial(_run_study, cfg, folder), **circumstances)

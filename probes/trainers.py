@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, Protocol
 
+import torch.distributed as dist
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
@@ -63,6 +64,21 @@ def root_of_trainers() -> str | None:
     folder = tempfile.mkdtemp(prefix="probes-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+@cache
+def leave_process_group_at_exit() -> None:
+    """Have this process leave its process group, if it is in one by then, before the interpreter ends.
+
+    Threads of gloo that still run when the interpreter ends abort the process now and then, although its work is done,
+    and its launcher then ends the other processes. Lightning does the same for NCCL alone.
+    """
+    atexit.register(_leave_process_group)
+
+
+def _leave_process_group() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _is_under_slurm() -> bool:

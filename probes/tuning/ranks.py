@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import pickle
 import time
@@ -149,4 +150,5 @@ def _sendable(error: Exception) -> Exception:
 @cache
 def _messages() -> dist.ProcessGroup:
     """The group of messages; the first call waits for all ranks."""
+    atexit.register(_messages.cache_clear)  # a group that is held when the interpreter ends can abort the process
     return cast("dist.ProcessGroup", dist.new_group(backend="gloo", timeout=_LONGEST_WAIT))

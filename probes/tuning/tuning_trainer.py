@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.strategies import DDPStrategy
 from typing_extensions import override
 
-from probes.trainers import TrainerFactory, root_of_trainers
+from probes.trainers import TrainerFactory, leave_process_group_at_exit, root_of_trainers
 from probes.tuning.ranks import ALONE, Ranks
 from probes.tuning.tuning_settings import TuningSettings
 
@@ -49,6 +49,7 @@ def ranks_of(trainer: TrainerFactory, settings: TuningSettings) -> tuple[Ranks, 
                 "`tuning.shard_weights=false`."
             )
         return ALONE, None
+    leave_process_group_at_exit()
     strategy = _together(trainer).strategy
     assert isinstance(strategy, TogetherStrategy)
     assert strategy.launcher is not None
