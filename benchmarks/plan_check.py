@@ -1,4 +1,4 @@
-"""`probes plan` against three measured runs: what it foretells, and what they took.
+"""`probes plan` against three measured runs: what it predicts, and what they took.
 
 Both count the processor time of one thread, so that other processes of the machine do not disturb the comparison.
 """
@@ -56,11 +56,11 @@ def main(names: list[str]) -> int:
                 [sys.executable, str(ROOT / "train.py"), *overrides, "hydra.run.dir=out"], folder
             )
             facts = json.loads((folder / "out/provenance.json").read_text())
-            foretold = 3600 * plan["hours"]
-            missed += not 0.7 <= foretold / took <= 1.3
+            predicted = 3600 * plan["hours"]
+            missed += not 0.7 <= predicted / took <= 1.3
             parts = {part: round(seconds, 1) for part, seconds in plan["seconds_by_part"].items()}
-            print(f"{name}: foretold {foretold:.0f} s, took {took:.0f} s, ratio {foretold / took:.2f}", flush=True)
-            print(f"  tokens {plan['tokens_read']:,} foretold; parts {parts}; stages {facts['seconds']}", flush=True)
+            print(f"{name}: predicted {predicted:.0f} s, took {took:.0f} s, ratio {predicted / took:.2f}", flush=True)
+            print(f"  tokens {plan['tokens_read']:,} predicted; parts {parts}; stages {facts['seconds']}", flush=True)
     return 1 if missed else 0
 
 

@@ -233,15 +233,12 @@ class ActivationStore:
     def _vectors(self, shard: str, rows: Tensor, layers: Sequence[Layer]) -> Tensor:
         """Some rows of a shard, float32 `(rows, layers, features)`."""
         columns = torch.tensor([self._headers[shard].layers.index(layer) for layer in layers])
-        attempts = 1
-        if self._remote is not None:
-            self._remote.keep_local(shard)
-            attempts = 3  # another process may delete the copy to keep to its limit before this one has opened it
-        for _ in range(attempts):
-            with suppress(FileNotFoundError), safe_open(self.folder / shard, framework="pt") as file:
-                return file.get_tensor("activations")[rows][:, columns].float()
+        # Another process may delete the copy of a remote shard, to keep to its limit, before this one has opened it.
+        for _ in range(1 if self._remote is None else 3):
             if self._remote is not None:
                 self._remote.keep_local(shard)
+            with suppress(FileNotFoundError), safe_open(self.folder / shard, framework="pt") as file:
+                return file.get_tensor("activations")[rows][:, columns].float()
         raise KeyError(f"Shard '{shard}' is not in the store '{self.folder}' any more.")
 
     def remove_litter(self) -> None:

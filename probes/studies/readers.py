@@ -31,9 +31,8 @@ from probes.report import (
 )
 from probes.studies.probe import with_labels
 from probes.studies.run_context import RunContext
-from probes.studies.suite_activations import facts_of, names_of, read_suite
+from probes.studies.suite_activations import facts_of, groups_of, names_of, read_suite
 from probes.tasks import Suite, Task
-from probes.tasks.groups import groups_of_rows, values_of_group
 from probes.token_values import TokenActivations, token_mode
 from probes.trainers import TrainerFactory
 from probes.training import LabelledActivations, ProbeSettings, TaskData, TaskProbes, fit_task
@@ -319,10 +318,8 @@ def _data(task: Task, of_splits: Mapping[str, Activations] | Mapping[str, TokenA
         split: LabelledActivations(of_split, torch.tensor(task.splits[split].labels))
         for split, of_split in of_splits.items()
     }
-    together = {split: torch.from_numpy(numbers) for split, numbers in groups_of_rows(task).items()}
     data = TaskData(task=task.name, kind=task.kind, labels=task.labels, ordered=task.ordered, **splits)  # pyright: ignore[reportArgumentType]
-    values = {split: torch.from_numpy(numbers) for split, numbers in values_of_group(task).items()}
-    return replace(data, groups=together or None, group_values=values or None)
+    return replace(data, **groups_of(task))
 
 
 def weighed_texts(

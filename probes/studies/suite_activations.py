@@ -305,7 +305,7 @@ def task_data(
     words = {split: task.splits[split].words for split in splits}
     groups = {split: torch.from_numpy(rows.sentence) for split, rows in words.items() if rows is not None}
     types = {split: rows.types for split, rows in words.items() if rows is not None}
-    together = {split: torch.from_numpy(numbers) for split, numbers in groups_of_rows(task).items()}
+    together = groups_of(task)
     return TaskData(
         task=task.name,
         kind=task.kind,
@@ -313,10 +313,19 @@ def task_data(
         ordered=task.ordered,
         sentences=groups or None,
         word_types=types or None,
-        groups=together or None,
-        group_values={split: torch.from_numpy(numbers) for split, numbers in values_of_group(task).items()} or None,
+        groups=together["groups"],
+        group_values=together["group_values"],
         **splits,
     )
+
+
+def groups_of(task: Task) -> dict[str, dict[str, Tensor] | None]:
+    """Which rows of a task belong together: the arguments `groups` and `group_values` of `TaskData`."""
+    found = {"groups": groups_of_rows(task), "group_values": values_of_group(task)}
+    return {
+        name: {split: torch.from_numpy(own) for split, own in numbers.items()} or None
+        for name, numbers in found.items()
+    }
 
 
 def labels_of_test_rows(task: Task) -> Tensor | None:
